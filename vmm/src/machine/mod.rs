@@ -1,0 +1,35 @@
+//! What a virtual machine is, and the devices made from that description. Knows no process and no engine.
+//!
+//! May depend on: `virtio`, `memory`, `arch`, `vmm-disk`.
+
+mod size;
+mod spec;
+
+pub use size::MemorySize;
+pub use spec::{BootSpec, DiskSpec, MachineSpec, VsockSpec};
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use crate::arch::Arch;
+use crate::virtio::VirtioDevice;
+
+/// A machine ready to be launched by an engine: every file is open, every device is made, nothing runs.
+pub struct Machine {
+    /// The guest's architecture.
+    pub arch: Arch,
+    /// The number of processors.
+    pub cpus: u8,
+    /// The guest's memory.
+    pub memory: MemorySize,
+    /// The kernel: ELF on x86_64, `Image` on arm64, never compressed.
+    pub kernel: File,
+    /// The initial file system.
+    pub initramfs: File,
+    /// The kernel's command line, without what an engine adds of its own.
+    pub command_line: String,
+    /// The devices, in the order in which the guest sees them.
+    pub devices: Vec<Box<dyn VirtioDevice>>,
+    /// Our end is elsewhere: what the guest writes to its serial console goes into this socket.
+    pub console: OwnedFd,
+}

@@ -1,0 +1,13 @@
+//! The thin layer over the operating system: events, polling, shared memory, descriptors over sockets, locks.
+//!
+//! Everything may depend on this package; it depends on nothing of ours. It is one of the few places where
+//! `unsafe` is allowed, so that the rest needs none.
+
+pub mod event;
+pub mod fd_passing;
+pub mod lock;
+pub mod poller;
+
+pub use event::Event;
+pub use lock::FileLock;
+pub use poller::{Interest, Poller, Ready};

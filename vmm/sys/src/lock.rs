@@ -1,0 +1,73 @@
+//! Advisory locks on files: who holds one lives, and the kernel drops it when its holder dies.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+
+/// A file that is open and locked; dropping it unlocks.
+///
+/// The descriptor is closed on `exec`, so no child inherits the lock.
+#[derive(Debug)]
+pub struct FileLock {
+    file: File,
+}
+
+impl FileLock {
+    /// Locks for ourselves alone. `None`: another process holds it.
+    pub fn try_exclusive(path: &Path) -> io::Result<Option<Self>> {
+        Self::try_lock(open(path)?, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Locks together with other readers. `None`: another process holds it alone.
+    pub fn try_shared(path: &Path) -> io::Result<Option<Self>> {
+        Self::try_lock(open(path)?, FlockOperation::NonBlockingLockShared)
+    }
+
+    /// Locks for ourselves alone, waiting for whoever holds it.
+    pub fn exclusive(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
+        Ok(Self { file })
+    }
+
+    /// Locks a file that is already open. `None`: another process holds it.
+    pub fn try_exclusive_file(file: File) -> io::Result<Option<Self>> {
+        Self::try_lock(file, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// The locked file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn try_lock(file: File, operation: FlockOperation) -> io::Result<Option<Self>> {
+        match flock(&file, operation) {
+            Ok(()) => Ok(Some(Self { file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_has_one_holder_and_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = FileLock::try_exclusive(&path).unwrap().unwrap();
+        assert!(FileLock::try_exclusive(&path).unwrap().is_none());
+        assert!(FileLock::try_shared(&path).unwrap().is_none());
+        drop(held);
+        assert!(FileLock::try_shared(&path).unwrap().is_some());
+    }
+}
