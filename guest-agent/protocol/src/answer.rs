@@ -1,0 +1,135 @@
+//! What the agent answers to a request, in the first header of its side.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Exit, ProcessId, ProcessInfo};
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It was done.
+    Ok(Reply),
+    /// It was not.
+    Error {
+        /// Why, for programs.
+        kind: ErrorKind,
+        /// Why, for people: what was tried, on what, and the cause.
+        message: String,
+    },
+}
+
+/// What is told when a request was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The process runs.
+    Started {
+        /// Its name for later requests.
+        process: ProcessId,
+        /// Its number in the guest.
+        pid: u32,
+    },
+    /// The client is attached; what is kept of the output follows.
+    Attached {
+        /// Whether the process has a terminal.
+        terminal: bool,
+        /// How many bytes of standard output came before the first that is replayed.
+        stdout_from: u64,
+        /// The same for standard error.
+        stderr_from: u64,
+    },
+    /// The process has ended.
+    Ended(Exit),
+    /// Nothing more is to be told.
+    Done,
+    /// The processes that the agent started: those that run, and those that ended last.
+    Processes(Vec<ProcessInfo>),
+    /// How the guest is.
+    Health(Health),
+}
+
+/// Why a request was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The client speaks another MAJOR version of the protocol. The answer's own version is the agent's.
+    Version,
+    /// The header is no request.
+    Malformed,
+    /// There is no process of that name, or it is forgotten.
+    NoSuchProcess,
+    /// The process has ended already.
+    Ended,
+    /// The process has no terminal.
+    NoTerminal,
+    /// The command does not exist (a shell's status 127).
+    CommandNotFound,
+    /// The command exists and cannot be executed (a shell's status 126).
+    CommandNotExecutable,
+    /// The working directory cannot be entered.
+    WorkingDirectory,
+    /// There is no such user or group.
+    NoSuchUser,
+    /// The guest has no more memory, processes or descriptors for it.
+    Resources,
+    /// The guest is shutting down.
+    ShuttingDown,
+    /// The agent failed.
+    Internal,
+    /// A kind that a newer agent knows.
+    #[serde(other)]
+    Other,
+}
+
+/// How the guest is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// The agent's own version.
+    pub agent: String,
+    /// The time since the kernel started.
+    pub uptime_ms: u64,
+    /// The load over 1, 5 and 15 minutes, in hundredths.
+    pub load_hundredths: [u32; 3],
+    /// Its memory.
+    pub memory: MemoryUse,
+    /// Its mounted disks.
+    pub disks: Vec<DiskUse>,
+    /// The processes that the agent started and that run.
+    pub processes: u32,
+}
+
+/// The guest's memory in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryUse {
+    /// What the kernel has.
+    pub total: u64,
+    /// What is used for nothing.
+    pub free: u64,
+    /// What programs could have without swapping.
+    pub available: u64,
+    /// Space to swap to.
+    pub swap_total: u64,
+    /// How much of it is free.
+    pub swap_free: u64,
+}
+
+/// A mounted disk, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskUse {
+    /// The block device.
+    pub device: String,
+    /// Where it is mounted.
+    pub mount_point: String,
+    /// The file system's type.
+    pub file_system: String,
+    /// Its size.
+    pub total: u64,
+    /// What is free for users who are not root.
+    pub available: u64,
+    /// Nothing can be written to it.
+    pub read_only: bool,
+}
