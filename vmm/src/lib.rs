@@ -4,6 +4,14 @@
 
 pub mod arch;
 pub mod engine;
+pub mod home;
 pub mod machine;
 pub mod memory;
+pub mod sandbox;
 pub mod virtio;
+
+pub use home::{EngineChoice, Home, Init, VmId, VmName, VmState};
+pub use sandbox::{
+    CancelToken, Command, Error, ExitStatus, Output, Process, Progress, PullPolicy, Sandbox, SandboxBuilder,
+    StartOptions, Stdin, TerminalSize, VmInfo,
+};

@@ -1,0 +1,142 @@
+//! What can go wrong with a home and the VMs in it.
+
+use std::io;
+use std::path::PathBuf;
+
+use snafu::Snafu;
+
+use super::{InvalidName, VmName};
+
+/// Why a home or a VM in it could not be used.
+#[derive(Debug, Snafu)]
+#[snafu(visibility(pub(crate)))]
+pub enum HomeError {
+    /// Neither `VMM_HOME` nor `HOME` says where the home is.
+    #[snafu(display("no folder to keep images and VMs in: neither VMM_HOME nor HOME is set"))]
+    NoDataFolder,
+    /// A folder cannot be made or used.
+    #[snafu(display("cannot use the folder {}", path.display()))]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A folder belongs to another user, or others may enter it.
+    #[snafu(display("the folder {} is not safe to use: {reason}", path.display()))]
+    Unsafe {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file cannot be written.
+    #[snafu(display("cannot write {}", path.display()))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file cannot be read.
+    #[snafu(display("cannot read {}", path.display()))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file of a VM does not hold what it should.
+    #[snafu(display("{} is damaged", path.display()))]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// No socket can have so long a path.
+    #[snafu(display(
+        "the path {} is too long for a socket: set XDG_RUNTIME_DIR to a shorter one", path.display()
+    ))]
+    SocketPath {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A VM's name is none.
+    #[snafu(context(false), display("{source}"))]
+    Name {
+        /// The rule.
+        #[snafu(source)]
+        source: InvalidName,
+    },
+    /// Another VM has the name.
+    #[snafu(display("the name {name} is in use"))]
+    NameInUse {
+        /// The name.
+        name: VmName,
+    },
+    /// No VM has the name or id.
+    #[snafu(display("there is no VM {wanted:?}{}", nearest.as_ref().map(|name| format!(": did you mean {name}?")).unwrap_or_default()))]
+    NoSuchVm {
+        /// What was asked for.
+        wanted: String,
+        /// A name that is nearly the same.
+        nearest: Option<String>,
+    },
+    /// Several ids begin so.
+    #[snafu(display("{prefix:?} begins the id of more than one VM: give more of it"))]
+    Ambiguous {
+        /// What was asked for.
+        prefix: String,
+    },
+    /// Another process holds the VM's lock: it starts, runs or is being removed.
+    #[snafu(display("the VM {name} is in use: it runs, or another command is at work on it"))]
+    Busy {
+        /// The VM.
+        name: String,
+    },
+}
+
+impl HomeError {
+    /// A stable word for the kind of error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoDataFolder | Self::Folder { .. } | Self::Unsafe { .. } | Self::SocketPath { .. } => {
+                "home_unusable"
+            }
+            Self::Write { .. } => "home_write",
+            Self::Read { .. } => "home_read",
+            Self::Damaged { .. } => "home_damaged",
+            Self::Name { .. } => "invalid_name",
+            Self::NameInUse { .. } => "name_in_use",
+            Self::NoSuchVm { .. } => "no_such_vm",
+            Self::Ambiguous { .. } => "ambiguous_id",
+            Self::Busy { .. } => "vm_busy",
+        }
+    }
+
+    /// What to do about it, in a sentence.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoDataFolder => Some("set VMM_HOME to a folder that you may write to".to_owned()),
+            Self::Folder { source, .. } | Self::Write { source, .. } => Some(match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "free some space there, or set VMM_HOME to a folder on another disk".to_owned()
+                }
+                _ => "set VMM_HOME to a folder that you may write to".to_owned(),
+            }),
+            Self::Unsafe { path, .. } => Some(format!(
+                "make it yours alone (chmod 700 {}), or set VMM_HOME to another folder",
+                path.display()
+            )),
+            Self::NameInUse { name } => {
+                Some(format!("choose another name, or remove the VM that has it: vmm rm {name}"))
+            }
+            Self::NoSuchVm { nearest: None, .. } => Some("vmm ps --all lists the VMs there are".to_owned()),
+            Self::Damaged { path, .. } => {
+                Some(format!("remove the VM that it belongs to: {}", path.display()))
+            }
+            _ => None,
+        }
+    }
+}

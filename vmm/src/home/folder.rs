@@ -1,0 +1,217 @@
+//! The folder of one VM, and its lock: whoever holds the lock has the VM. The kernel drops it when its holder dies,
+//! so a lock that is free means that nothing of the VM lives.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use snafu::{OptionExt, ResultExt};
+use vmm_sys::FileLock;
+
+use super::error::{BusySnafu, FolderSnafu, ReadSnafu, WriteSnafu};
+use super::{Home, HomeError, StateRecord, VmId, VmSpec, files};
+
+/// The folder of one VM. That it exists says nothing of the VM: see [`VmFolder::hold`] and `state.json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmFolder {
+    home: Home,
+    id: VmId,
+}
+
+impl VmFolder {
+    pub(super) fn new(home: &Home, id: VmId) -> Self {
+        Self { home: home.clone(), id }
+    }
+
+    /// The VM's id.
+    pub fn id(&self) -> &VmId {
+        &self.id
+    }
+
+    /// The home that it lies in.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> PathBuf {
+        self.home.vms().join(self.id.as_str())
+    }
+
+    /// What the guest wrote to its console.
+    pub fn console_log(&self) -> PathBuf {
+        self.path().join("console.log")
+    }
+
+    /// What was on the console before [`VmFolder::console_log`] reached its bound.
+    pub fn console_log_older(&self) -> PathBuf {
+        self.path().join("console.log.1")
+    }
+
+    /// What the monitor has to say of itself.
+    pub fn monitor_log(&self) -> PathBuf {
+        self.path().join("monitor.log")
+    }
+
+    /// The folder of its sockets, there while it runs.
+    pub fn sockets(&self) -> PathBuf {
+        self.home.runtime().join(self.id.as_str())
+    }
+
+    /// The monitor's control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.sockets().join("control")
+    }
+
+    /// The host's side of the VM's vsock device.
+    pub fn vsock_socket(&self) -> PathBuf {
+        self.sockets().join("vsock")
+    }
+
+    /// What the VM is. `None`: the folder is not complete, or gone.
+    pub fn spec(&self) -> Result<Option<VmSpec>, HomeError> {
+        files::read_json(&self.path().join("spec.json"))
+    }
+
+    /// What was recorded of its last run. `None`: it never ran.
+    pub fn state(&self) -> Result<Option<StateRecord>, HomeError> {
+        files::read_json(&self.path().join("state.json"))
+    }
+
+    /// Takes the VM's lock. Fails where another process has it, and where the VM is gone.
+    pub fn hold(&self) -> Result<HeldVm, HomeError> {
+        self.try_hold()?.context(BusySnafu { name: self.id.as_str() })
+    }
+
+    /// Takes the VM's lock. `None`: another process has it, and so the VM lives or is at work.
+    pub fn try_hold(&self) -> Result<Option<HeldVm>, HomeError> {
+        let path = self.lock_path();
+        let file = match File::options().read(true).write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(HomeError::NoSuchVm { wanted: self.id.to_string(), nearest: None });
+            }
+            Err(source) => return Err(HomeError::Read { path, source }),
+        };
+        let Some(lock) = FileLock::try_exclusive_file(file).context(ReadSnafu { path: &path })? else {
+            return Ok(None);
+        };
+        // Its last holder may have removed the VM between our open and our lock.
+        if !is_at(lock.file(), &path) {
+            return Err(HomeError::NoSuchVm { wanted: self.id.to_string(), nearest: None });
+        }
+        Ok(Some(HeldVm { folder: self.clone(), lock }))
+    }
+
+    /// Whether a process has the VM.
+    pub fn is_held(&self) -> Result<bool, HomeError> {
+        Ok(self.try_hold()?.is_none())
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.path().join("lock")
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => ours.dev() == there.dev() && ours.ino() == there.ino(),
+        _ => false,
+    }
+}
+
+/// A VM whose lock is ours: nobody else starts, changes or removes it. Dropping it gives the lock back.
+#[derive(Debug)]
+pub struct HeldVm {
+    folder: VmFolder,
+    lock: FileLock,
+}
+
+impl HeldVm {
+    /// Makes the folder of a new VM and takes its lock. Called under the home's lock.
+    pub(super) fn create(folder: VmFolder) -> Result<Self, HomeError> {
+        let path = folder.path();
+        files::private_folder(&path)?;
+        let lock_path = folder.lock_path();
+        let lock = FileLock::try_exclusive(&lock_path).context(WriteSnafu { path: &lock_path })?;
+        let lock = lock.context(BusySnafu { name: folder.id.as_str() })?;
+        Ok(Self { folder, lock })
+    }
+
+    /// Takes over a lock that its holder handed to us as an open file.
+    pub fn from_lock_file(folder: VmFolder, file: File) -> Result<Self, HomeError> {
+        let path = folder.lock_path();
+        let same = is_at(&file, &path);
+        // The same open file description may lock again; any other finds it locked.
+        let lock = FileLock::try_exclusive_file(file).context(ReadSnafu { path: &path })?;
+        let lock = lock.filter(|_| same).context(BusySnafu { name: folder.id.as_str() })?;
+        Ok(Self { folder, lock })
+    }
+
+    /// The VM's folder.
+    pub fn folder(&self) -> &VmFolder {
+        &self.folder
+    }
+
+    /// The locked file, to hand it to the monitor: the lock is held while any duplicate of it is open.
+    pub fn lock_file(&self) -> &File {
+        self.lock.file()
+    }
+
+    /// Writes `spec.json`.
+    pub fn write_spec(&self, spec: &VmSpec) -> Result<(), HomeError> {
+        files::write_json(&self.folder.path().join("spec.json"), spec)
+    }
+
+    /// Writes `state.json`.
+    pub fn write_state(&self, record: &StateRecord) -> Result<(), HomeError> {
+        files::write_json(&self.folder.path().join("state.json"), record)
+    }
+
+    /// Makes the folder of its sockets, empty: what an earlier run left there is dead, for we hold the lock.
+    pub fn make_sockets_folder(&self) -> Result<PathBuf, HomeError> {
+        self.remove_sockets_folder()?;
+        let sockets = self.folder.sockets();
+        // Another VM of this home that ends now may remove the folder above as empty.
+        for _ in 0..100 {
+            files::private_folder_among_others(self.folder.home.runtime())?;
+            match files::private_folder_among_others(&sockets) {
+                Err(HomeError::Folder { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                result => return result.map(|()| sockets),
+            }
+        }
+        Err(HomeError::Folder { path: sockets, source: io::ErrorKind::NotFound.into() })
+    }
+
+    /// Removes its sockets and their folder.
+    pub fn remove_sockets_folder(&self) -> Result<(), HomeError> {
+        let sockets = self.folder.sockets();
+        remove_all(&sockets).context(FolderSnafu { path: &sockets })?;
+        // Fails while another VM has sockets beside: then it stays.
+        let _ = fs::remove_dir(self.folder.home.runtime());
+        Ok(())
+    }
+
+    /// Removes everything of the VM: its sockets, its name, its folder, at last the lock.
+    pub fn remove(self) -> Result<(), HomeError> {
+        self.remove_sockets_folder()?;
+        self.folder.home.release_names_of(&self.folder.id)?;
+        let path = self.folder.path();
+        // Renamed first, so that what is half removed is never taken for a VM.
+        let removed = self.folder.home.vms().join(format!(".removed-{}", self.folder.id));
+        match fs::rename(&path, &removed) {
+            Ok(()) => remove_all(&removed).context(FolderSnafu { path: &removed }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(HomeError::Folder { path, source }),
+        }
+    }
+}
+
+/// Removes a folder with everything in it, if it is there.
+pub(super) fn remove_all(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

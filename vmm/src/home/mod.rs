@@ -1,0 +1,100 @@
+//! The folder where everything of vmm lies, and in it the folder of each VM. A small module that `sandbox` and
+//! `monitor` both use: neither sees the other, they meet here and at the control socket.
+//!
+//! ```text
+//! VMM_HOME/            0700
+//!   images/  layers/   the image store's
+//!   names/<name>       symbolic link to ../vms/<id>: made atomically, so a name has one owner
+//!   vms/<id>/          spec.json  state.json  console.log  monitor.log  lock
+//! runtime folder/<home>/<id>/   control, vsock: the sockets of a VM that runs
+//! ```
+//!
+//! May depend on: `machine`, `arch`, `vmm-disk`, `vmm-sys`. Never on `monitor`, `sandbox`, `engine`.
+
+mod error;
+mod files;
+mod folder;
+mod name;
+mod registry;
+mod runtime;
+mod spec;
+mod state;
+
+pub use error::HomeError;
+pub use folder::{HeldVm, VmFolder};
+pub use name::{InvalidName, VmId, VmName};
+pub use spec::{EngineChoice, Init, VmSpec};
+pub use state::{End, EndReason, StateRecord, Timestamp, Timings, VmState};
+
+use std::path::{Path, PathBuf};
+
+use snafu::OptionExt;
+
+use error::NoDataFolderSnafu;
+
+/// A handle on a folder with everything in it: images, layers, VMs. Cloning it is cheap; there is no global state.
+///
+/// ```no_run
+/// let home = vmm::Home::open_default()?;
+/// println!("{}", home.root().display());
+/// # Ok::<(), vmm::home::HomeError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    root: PathBuf,
+    runtime: PathBuf,
+}
+
+impl Home {
+    /// Opens `VMM_HOME`, or else the platform's folder for a user's data, and makes it where it is missing.
+    pub fn open_default() -> Result<Self, HomeError> {
+        Self::open(default_root().context(NoDataFolderSnafu)?)
+    }
+
+    /// Opens a folder as home and makes what is missing in it. Fails where it cannot be written or is another
+    /// user's.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self, HomeError> {
+        let root = std::path::absolute(root.as_ref())
+            .map_err(|source| HomeError::Folder { path: root.as_ref().to_owned(), source })?;
+        files::private_folder_all(&root)?;
+        for folder in ["vms", "names"] {
+            files::private_folder(&root.join(folder))?;
+        }
+        let runtime = runtime::folder_of(&root)?;
+        Ok(Self { root, runtime })
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folders of the VMs.
+    pub(crate) fn vms(&self) -> PathBuf {
+        self.root.join("vms")
+    }
+
+    /// The links from names to VMs.
+    pub(crate) fn names(&self) -> PathBuf {
+        self.root.join("names")
+    }
+
+    /// Where the sockets of this home's VMs lie.
+    pub(crate) fn runtime(&self) -> &Path {
+        &self.runtime
+    }
+}
+
+/// `VMM_HOME`, or `vmm` in the platform's folder for a user's data.
+fn default_root() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(home) = variable("VMM_HOME") {
+        return Some(home);
+    }
+    if let Some(data) = variable("XDG_DATA_HOME").filter(|data| data.is_absolute()) {
+        return Some(data.join("vmm"));
+    }
+    let home = variable("HOME").filter(|home| home.is_absolute())?;
+    let data = if std::env::consts::OS == "macos" { "Library/Application Support" } else { ".local/share" };
+    Some(home.join(data).join("vmm"))
+}

@@ -1,0 +1,200 @@
+//! The VMs of a home: creating them, their names, finding them, and clearing away what dead monitors left.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::str::FromStr;
+
+use snafu::ResultExt;
+use vmm_sys::FileLock;
+
+use super::error::{FolderSnafu, WriteSnafu};
+use super::folder::remove_all;
+use super::{HeldVm, Home, HomeError, VmFolder, VmId, VmName};
+
+impl Home {
+    /// Creates the folder of a new VM, held by us, and gives it its name. Of two that want one name, one gets it.
+    ///
+    /// The VM is complete when its `spec.json` is written; until then it is cleared away when its holder dies.
+    pub fn create(&self, name: Option<&VmName>) -> Result<HeldVm, HomeError> {
+        let _lock = self.lock()?;
+        let id = loop {
+            let id = VmId::random().context(WriteSnafu { path: self.vms() })?;
+            if !self.folder(&id).path().exists() {
+                break id;
+            }
+        };
+        let held = HeldVm::create(self.folder(&id))?;
+        let Some(name) = name else { return Ok(held) };
+        match self.claim(name, &id) {
+            Ok(()) => Ok(held),
+            Err(error) => {
+                held.remove()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Points a name to a VM, exclusively. Called under the home's lock.
+    fn claim(&self, name: &VmName, id: &VmId) -> Result<(), HomeError> {
+        let link = self.names().join(name.as_str());
+        let target = Path::new("../vms").join(id.as_str());
+        // Twice: what is in the way may be the name of a VM that is gone.
+        for _ in 0..2 {
+            match symlink(&target, &link) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(HomeError::Write { path: link, source }),
+            }
+            let abandoned = match self.named(name) {
+                None => true,
+                Some(folder) => folder.spec().ok().flatten().is_none() && clear(&folder)?,
+            };
+            if !abandoned {
+                break;
+            }
+            let _ = fs::remove_file(&link);
+        }
+        Err(HomeError::NameInUse { name: name.clone() })
+    }
+
+    /// Takes the names of a VM away from it.
+    pub(super) fn release_names_of(&self, id: &VmId) -> Result<(), HomeError> {
+        let names = self.names();
+        for entry in fs::read_dir(&names).context(FolderSnafu { path: &names })?.flatten() {
+            if id_at(&entry.path()).as_ref() == Some(id) {
+                let path = entry.path();
+                fs::remove_file(&path).context(WriteSnafu { path })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The VM with this id, whether there is one or not.
+    pub fn folder(&self, id: &VmId) -> VmFolder {
+        VmFolder::new(self, id.clone())
+    }
+
+    /// Every VM of this home that is complete, by id.
+    pub fn folders(&self) -> Result<Vec<VmFolder>, HomeError> {
+        let mut ids = self.ids()?;
+        ids.sort();
+        let folders = ids.iter().map(|id| self.folder(id));
+        Ok(folders.filter(|folder| folder.path().join("spec.json").exists()).collect())
+    }
+
+    /// Finds a VM by its name, its id or the beginning of its id.
+    pub fn find(&self, wanted: &str) -> Result<VmFolder, HomeError> {
+        let named = VmName::from_str(wanted).ok().and_then(|name| self.named(&name));
+        if let Some(folder) = named {
+            return Ok(folder);
+        }
+        let mut matching = self.folders()?;
+        matching.retain(|folder| !wanted.is_empty() && folder.id().as_str().starts_with(wanted));
+        match (matching.pop(), matching.is_empty()) {
+            (Some(folder), true) => Ok(folder),
+            (Some(_), false) => Err(HomeError::Ambiguous { prefix: wanted.to_owned() }),
+            (None, _) => {
+                let nearest = nearest(wanted, &self.all_names()?);
+                Err(HomeError::NoSuchVm { wanted: wanted.to_owned(), nearest })
+            }
+        }
+    }
+
+    /// Clears away what is left of VMs whose processes are gone: those without a name, and those half made or half
+    /// removed. One that another command is at work on is left alone. Cheap where there is nothing to do.
+    pub fn clear_leftovers(&self) -> Result<(), HomeError> {
+        // Under the lock no VM is being made, so one that nobody holds is nobody's.
+        let Some(_lock) =
+            FileLock::try_exclusive(&self.lock_path()).context(WriteSnafu { path: self.lock_path() })?
+        else {
+            return Ok(());
+        };
+        let vms = self.vms();
+        for entry in fs::read_dir(&vms).context(FolderSnafu { path: &vms })?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(".removed-") {
+                let _ = remove_all(&entry.path());
+            }
+        }
+        for id in self.ids()? {
+            let folder = self.folder(&id);
+            // A damaged one is kept: a person must decide.
+            let Ok(spec) = folder.spec() else { continue };
+            if spec.is_none_or(|spec| spec.ephemeral()) {
+                clear(&folder)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lock_path(&self) -> std::path::PathBuf {
+        self.vms().join(".lock")
+    }
+
+    fn lock(&self) -> Result<FileLock, HomeError> {
+        let path = self.lock_path();
+        FileLock::exclusive(&path).context(WriteSnafu { path })
+    }
+
+    fn named(&self, name: &VmName) -> Option<VmFolder> {
+        let folder = self.folder(&id_at(&self.names().join(name.as_str()))?);
+        folder.path().exists().then_some(folder)
+    }
+
+    fn ids(&self) -> Result<Vec<VmId>, HomeError> {
+        let vms = self.vms();
+        let entries = fs::read_dir(&vms).context(FolderSnafu { path: &vms })?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter_map(|name| VmId::try_from(name).ok()).collect())
+    }
+
+    fn all_names(&self) -> Result<Vec<String>, HomeError> {
+        let names = self.names();
+        let entries = fs::read_dir(&names).context(FolderSnafu { path: &names })?;
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+}
+
+/// Removes a VM that nobody holds; says whether it is gone.
+fn clear(folder: &VmFolder) -> Result<bool, HomeError> {
+    match folder.try_hold() {
+        Ok(Some(held)) => held.remove().map(|()| true),
+        Ok(None) => Ok(false),
+        // Its maker died before there was a lock, or its remover has just been here.
+        Err(HomeError::NoSuchVm { .. }) => {
+            let path = folder.path();
+            remove_all(&path).context(FolderSnafu { path }).map(|()| true)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The id that a name's link leads to.
+fn id_at(link: &Path) -> Option<VmId> {
+    let target = fs::read_link(link).ok()?;
+    VmId::try_from(target.file_name()?.to_str()?.to_owned()).ok()
+}
+
+/// The name that takes the fewest changes to become `wanted`, if they are few.
+fn nearest(wanted: &str, names: &[String]) -> Option<String> {
+    let near = names.iter().map(|name| (distance(wanted, name), name));
+    let (changes, name) = near.min()?;
+    (changes <= 1 + wanted.chars().count() / 4).then(|| name.clone())
+}
+
+/// Levenshtein's distance.
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (removed, from) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = removed + 1;
+        for (index, to) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[index + 1];
+            row[index + 1] = replaced.min(diagonal + 1).min(row[index] + 1);
+        }
+    }
+    row[to.len()]
+}

@@ -1,0 +1,196 @@
+//! `state.json`: what the monitor recorded of a VM's run, and the state that is derived from it and from what lives.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// A time of day: milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// Now.
+    pub fn now() -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The time that has passed since (none, if the clock was set back).
+    pub fn elapsed(self) -> Duration {
+        Duration::from_millis(Self::now().0.saturating_sub(self.0))
+    }
+}
+
+/// What a VM does, derived from what lives: the lock, the control socket, the recorded end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// It never ran.
+    Created,
+    /// Its guest boots.
+    Starting,
+    /// Its guest answers.
+    Running,
+    /// It shuts down.
+    Stopping,
+    /// It ended as it was asked to, or by itself.
+    Stopped,
+    /// It ended in a way that nobody asked for.
+    Crashed,
+}
+
+impl VmState {
+    /// Its name, as the command line writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Crashed => "crashed",
+        }
+    }
+
+    /// Whether a monitor process has it.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Starting | Self::Running | Self::Stopping)
+    }
+}
+
+impl fmt::Display for VmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The kinds of end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest reset itself.
+    Reset,
+    /// Somebody asked for it, and the guest shut down in order.
+    Stopped,
+    /// Somebody asked for it at once, or the guest did not shut down in time.
+    Killed,
+    /// Whoever started it is gone.
+    StarterGone,
+    /// The guest's kernel panicked.
+    GuestPanic,
+    /// The guest did not get ready in time.
+    NeverReady,
+    /// The guest's agent says that it cannot go on.
+    AgentFailed,
+    /// The guest's agent speaks another version of the protocol.
+    AgentVersion,
+    /// The engine could not start the machine.
+    StartFailed,
+    /// The engine failed while the machine ran.
+    EngineFailed,
+    /// The monitor was killed, so that nobody could record the end.
+    MonitorKilled,
+    /// A kind of end that a newer monitor wrote.
+    #[serde(other)]
+    Unknown,
+}
+
+impl EndReason {
+    /// Whether it is an end that nobody asked for.
+    pub fn is_crash(self) -> bool {
+        match self {
+            Self::PowerOff | Self::Reset | Self::Stopped | Self::Killed | Self::StarterGone => false,
+            Self::GuestPanic
+            | Self::NeverReady
+            | Self::AgentFailed
+            | Self::AgentVersion
+            | Self::StartFailed
+            | Self::EngineFailed
+            | Self::MonitorKilled
+            | Self::Unknown => true,
+        }
+    }
+
+    /// A stable word for it, also the code of the error that it makes.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::PowerOff => "power_off",
+            Self::Reset => "reset",
+            Self::Stopped => "stopped",
+            Self::Killed => "killed",
+            Self::StarterGone => "starter_gone",
+            Self::GuestPanic => "guest_panic",
+            Self::NeverReady => "never_ready",
+            Self::AgentFailed => "agent_failed",
+            Self::AgentVersion => "agent_version",
+            Self::StartFailed => "start_failed",
+            Self::EngineFailed => "engine_failed",
+            Self::MonitorKilled => "monitor_killed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How a run of a VM ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The kind of end.
+    pub reason: EndReason,
+    /// What happened, in a sentence.
+    pub message: String,
+    /// What to do about it, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The last lines of the console, where they say something about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub console_tail: String,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+/// How long each step of a start took, in microseconds after the start was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Timings {
+    /// The monitor process read what to do.
+    pub monitor: Option<u64>,
+    /// The machine is built: disks open, devices made.
+    pub built: Option<u64>,
+    /// The engine runs it.
+    pub launched: Option<u64>,
+    /// The guest's first byte reached the console.
+    pub console: Option<u64>,
+    /// The agent said hello.
+    pub agent: Option<u64>,
+    /// The agent is ready: the root is mounted, commands run.
+    pub ready: Option<u64>,
+}
+
+/// What `state.json` holds. Its writer is the monitor, whoever holds the VM's lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRecord {
+    /// The version of this file's format.
+    pub version: u32,
+    /// What the VM did when this was written.
+    pub state: VmState,
+    /// The monitor's process.
+    pub monitor_pid: u32,
+    /// The engine that runs the machine, by name: a newer monitor may have one that we do not know.
+    pub engine: Option<String>,
+    /// When this run was started.
+    pub started: Timestamp,
+    /// How long its start took.
+    #[serde(default)]
+    pub timings: Timings,
+    /// How it ended.
+    pub end: Option<End>,
+}
+
+impl StateRecord {
+    /// The version of the format that is written here.
+    pub const VERSION: u32 = 1;
+}

@@ -1,0 +1,209 @@
+//! Describing a VM that is to be created and started.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::progress::Observer;
+use super::{CancelToken, Error, Progress, Sandbox};
+use crate::home::{EngineChoice, Home, Init};
+use crate::machine::MemorySize;
+
+/// When an image is fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// When it is not in the store.
+    #[default]
+    Missing,
+    /// Never: it must be in the store.
+    Never,
+}
+
+/// How a VM is started, whether it is new or was there before.
+#[derive(Clone, Debug)]
+pub struct StartOptions {
+    pub(super) detached: bool,
+    pub(super) ready_timeout: Duration,
+    pub(super) cancel: Option<CancelToken>,
+    pub(super) observer: Observer,
+}
+
+/// How long a guest may take to get ready, unless it is told otherwise. A loaded host without hardware
+/// virtualization needs much of it.
+pub(super) const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(120);
+
+impl Default for StartOptions {
+    fn default() -> Self {
+        Self {
+            detached: false,
+            ready_timeout: DEFAULT_READY_TIMEOUT,
+            cancel: None,
+            observer: Observer::default(),
+        }
+    }
+}
+
+impl StartOptions {
+    /// The VM outlives the handle and this process, until it is stopped.
+    pub fn detached(mut self, detached: bool) -> Self {
+        self.detached = detached;
+        self
+    }
+
+    /// How long the guest may take to get ready; 120 s where nothing is said.
+    pub fn ready_timeout(mut self, timeout: Duration) -> Self {
+        self.ready_timeout = timeout;
+        self
+    }
+
+    /// Cancelling this token ends the start, and leaves nothing of it.
+    pub fn cancel_token(mut self, token: &CancelToken) -> Self {
+        self.cancel = Some(token.clone());
+        self
+    }
+
+    /// Who is told what the start is doing.
+    pub fn progress(mut self, observer: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
+        self.observer = Observer::new(observer);
+        self
+    }
+}
+
+/// A VM that is to be created and started.
+///
+/// ```no_run
+/// let sandbox = vmm::Sandbox::builder("alpine").cpus(2).memory("1G".parse()?).start()?;
+/// println!("{}", String::from_utf8_lossy(&sandbox.command(["uname", "-a"]).output()?.stdout));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens until it is started"]
+pub struct SandboxBuilder {
+    pub(super) image: String,
+    pub(super) home: Option<Home>,
+    pub(super) name: Option<String>,
+    pub(super) cpus: u8,
+    pub(super) memory: MemorySize,
+    pub(super) engine: EngineChoice,
+    pub(super) require_hardware: bool,
+    pub(super) init: Init,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) kernel: Option<PathBuf>,
+    pub(super) command_line: Option<String>,
+    pub(super) pull: PullPolicy,
+    pub(super) options: StartOptions,
+}
+
+impl SandboxBuilder {
+    pub(super) fn new(image: String) -> Self {
+        Self {
+            image,
+            home: None,
+            name: None,
+            cpus: 1,
+            memory: MemorySize::default(),
+            engine: EngineChoice::default(),
+            require_hardware: false,
+            init: Init::default(),
+            env: Vec::new(),
+            kernel: None,
+            command_line: None,
+            pull: PullPolicy::default(),
+            options: StartOptions::default(),
+        }
+    }
+
+    /// The home that it is created in; [`Home::open_default`] where none is given.
+    pub fn home(mut self, home: &Home) -> Self {
+        self.home = Some(home.clone());
+        self
+    }
+
+    /// Names it. A VM with a name keeps its disk when it ends, until it is removed; one without leaves nothing.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The number of processors; 1 where nothing is said.
+    pub fn cpus(mut self, count: u8) -> Self {
+        self.cpus = count;
+        self
+    }
+
+    /// The guest's memory; 512 MiB where nothing is said.
+    pub fn memory(mut self, size: MemorySize) -> Self {
+        self.memory = size;
+        self
+    }
+
+    /// The engine; the best that works here where nothing is said.
+    pub fn engine(mut self, engine: EngineChoice) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// Refuses to start on an engine that does not isolate by hardware.
+    pub fn require_hardware(mut self, required: bool) -> Self {
+        self.require_hardware = required;
+        self
+    }
+
+    /// Who is PID 1 in the guest.
+    pub fn init(mut self, init: Init) -> Self {
+        self.init = init;
+        self
+    }
+
+    /// Sets a variable in the environment of every command in the guest.
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Boots this kernel instead of the image's.
+    pub fn kernel(mut self, kernel: impl Into<PathBuf>) -> Self {
+        self.kernel = Some(kernel.into());
+        self
+    }
+
+    /// Adds parameters to the kernel's command line.
+    pub fn command_line(mut self, parameters: impl Into<String>) -> Self {
+        self.command_line = Some(parameters.into());
+        self
+    }
+
+    /// When the image is fetched.
+    pub fn pull(mut self, policy: PullPolicy) -> Self {
+        self.pull = policy;
+        self
+    }
+
+    /// The VM outlives the handle and this process, until it is stopped.
+    pub fn detached(mut self, detached: bool) -> Self {
+        self.options = self.options.detached(detached);
+        self
+    }
+
+    /// How long the guest may take to get ready; 120 s where nothing is said.
+    pub fn ready_timeout(mut self, timeout: Duration) -> Self {
+        self.options = self.options.ready_timeout(timeout);
+        self
+    }
+
+    /// Cancelling this token ends the start, and leaves nothing of it.
+    pub fn cancel_token(mut self, token: &CancelToken) -> Self {
+        self.options = self.options.cancel_token(token);
+        self
+    }
+
+    /// Who is told what the start is doing.
+    pub fn progress(mut self, observer: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
+        self.options = self.options.progress(observer);
+        self
+    }
+
+    /// Finds or fetches the image, creates the VM, starts its monitor process and waits until its agent answers.
+    pub fn start(self) -> Result<Sandbox, Error> {
+        Err(Error::Unfinished)
+    }
+}
