@@ -2,7 +2,18 @@
 //!
 //! Devices hold a [`GuestMemory`] handle and take a snapshot for each piece of work.
 
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+mod io_vectors;
+
+pub use io_vectors::{ReadVectors, WriteVectors};
+
+use vm_memory::{GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
 
 /// A handle on the guest's memory. Cloning it is cheap; every clone sees a later replacement of the regions.
 pub type GuestMemory = GuestMemoryAtomic<GuestMemoryMmap>;
+
+/// The regions as they are at one moment.
+pub type Regions = GuestMemoryMmap;
+
+/// The regions as they were when the snapshot was taken: [`GuestMemory`]'s `memory()` gives one. What it maps stays
+/// mapped while it lives, so it is kept for one piece of work and not for long.
+pub type Snapshot = GuestMemoryLoadGuard<GuestMemoryMmap>;

@@ -34,6 +34,10 @@ pub enum Vector {
 pub trait Interrupt: Send + Sync {
     /// Raises `vector`. Raising one that the guest has masked is no error.
     fn trigger(&self, vector: Vector) -> io::Result<()>;
+
+    /// The driver broke the rules of `queue`, and the device takes nothing more from it before a reset
+    /// (`DEVICE_NEEDS_RESET`, virtio 1.2, 2.1.1). Called at most once for each start of a queue.
+    fn needs_reset(&self, queue: u16);
 }
 
 /// Where the driver has put a queue. Nothing here has been checked: the guest wrote it.
@@ -72,7 +76,8 @@ pub struct QueueResources {
 
 /// Why a queue cannot be served.
 #[derive(Debug, Snafu)]
-#[snafu(visibility(pub(crate)))]
+#[snafu(visibility(pub(super)))]
+#[non_exhaustive]
 pub enum DeviceError {
     /// The device has no such queue.
     #[snafu(display("the device has no queue {index}"))]

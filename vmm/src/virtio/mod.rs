@@ -5,8 +5,25 @@
 //!
 //! May depend on: `memory`, `arch`, `vmm-sys`, `vmm-disk`. Never on `machine`, `engine`, `monitor`, `sandbox`.
 
+mod chain;
 mod device;
+pub mod log_limit;
+pub mod queue;
+mod worker;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use chain::{Chain, ChainReader, ChainWriter, Segment};
 pub use device::{
     DeviceError, DeviceType, Interrupt, QueueLayout, QueueResources, QueueState, Vector, VirtioDevice,
 };
+pub use queue::{QueueError, Virtqueue};
+pub use worker::{QueueHandler, QueueWorker, Served};
+
+/// `VIRTIO_RING_F_INDIRECT_DESC`: chains may lie in tables of their own (virtio 1.2, 6).
+pub const RING_INDIRECT_DESCRIPTORS: u64 = 1 << 28;
+/// `VIRTIO_RING_F_EVENT_IDX`: both sides say for which entry they want to be notified.
+pub const RING_EVENT_INDEX: u64 = 1 << 29;
+/// `VIRTIO_F_VERSION_1`: the device is not a legacy one.
+pub const VERSION_1: u64 = 1 << 32;

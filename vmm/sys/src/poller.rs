@@ -1,10 +1,10 @@
 //! Waiting for many descriptors at once, level-triggered.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 /// What to wait for on a descriptor. Hang-up and error are always reported.
@@ -50,7 +50,7 @@ pub struct Ready {
 /// A set of descriptors to wait for. One per thread; level-triggered, so nothing is lost by reading late.
 pub struct Poller {
     epoll: OwnedFd,
-    buffer: Vec<epoll::Event>,
+    ready: Vec<Ready>,
 }
 
 /// More ready descriptors than this wait for the next call.
@@ -60,7 +60,7 @@ impl Poller {
     /// Makes an empty set.
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, buffer: Vec::with_capacity(BATCH) })
+        Ok(Self { epoll, ready: Vec::with_capacity(BATCH) })
     }
 
     /// Adds a descriptor. It must be deleted before it is closed if a duplicate of it lives on elsewhere.
@@ -81,26 +81,30 @@ impl Poller {
     /// Waits until something is ready or the time is up (then the list is empty). An interrupted wait goes on.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<impl Iterator<Item = Ready> + '_> {
         let deadline = timeout.map(|timeout| std::time::Instant::now() + timeout);
+        self.ready.clear();
+        let mut space = [MaybeUninit::uninit(); BATCH];
         loop {
-            self.buffer.clear();
             let left = deadline.map(|deadline| deadline.saturating_duration_since(std::time::Instant::now()));
             let left = left.and_then(|left| Timespec::try_from(left).ok());
-            match epoll::wait(&self.epoll, spare_capacity(&mut self.buffer), left.as_ref()) {
-                Ok(_) => break,
+            match epoll::wait(&self.epoll, &mut space, left.as_ref()) {
+                Ok((events, _)) => {
+                    self.ready.extend(events.iter().map(ready));
+                    return Ok(self.ready.iter().copied());
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(self.buffer.iter().map(|event| {
-            let flags = event.flags;
-            Ready {
-                token: event.data.u64(),
-                readable: flags
-                    .intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR),
-                writable: flags.contains(epoll::EventFlags::OUT),
-                hangup: flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR),
-            }
-        }))
+    }
+}
+
+fn ready(event: &epoll::Event) -> Ready {
+    let flags = event.flags;
+    Ready {
+        token: event.data.u64(),
+        readable: flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR),
+        writable: flags.contains(epoll::EventFlags::OUT),
+        hangup: flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR),
     }
 }
 

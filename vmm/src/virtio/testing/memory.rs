@@ -1,0 +1,71 @@
+//! A guest's memory, and room in it for the pieces of a test.
+
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::memory::{GuestMemory, Regions};
+
+/// Some memory of a guest that is not there. Room is taken from its beginning and never given back.
+pub struct TestMemory {
+    memory: GuestMemory,
+    next: u64,
+    end: u64,
+}
+
+impl TestMemory {
+    /// One region from address 0, of so many bytes.
+    pub fn new(size: usize) -> Self {
+        Self::with_regions(&[(0, size)])
+    }
+
+    /// Several regions (address and size), in order; room is taken from the first.
+    pub fn with_regions(regions: &[(u64, usize)]) -> Self {
+        let ranges: Vec<_> = regions.iter().map(|&(start, size)| (GuestAddress(start), size)).collect();
+        let regions = Regions::from_ranges(&ranges).expect("map anonymous memory");
+        let first = regions.iter().next().expect("at least one region");
+        let (next, end) = (first.start_addr().0, first.start_addr().0 + first.len());
+        Self { memory: GuestMemory::new(regions), next, end }
+    }
+
+    /// The handle that a device is given.
+    pub fn handle(&self) -> GuestMemory {
+        self.memory.clone()
+    }
+
+    /// Takes room, aligned to 16 bytes.
+    pub fn allocate(&mut self, length: usize) -> u64 {
+        self.allocate_aligned(length, 16)
+    }
+
+    /// Takes room, aligned to a power of two.
+    pub fn allocate_aligned(&mut self, length: usize, alignment: u64) -> u64 {
+        let start = self.next.next_multiple_of(alignment);
+        self.next = start + length as u64;
+        assert!(self.next <= self.end, "the test's memory is too small");
+        start
+    }
+
+    /// Takes room and fills it.
+    pub fn allocate_bytes(&mut self, bytes: &[u8]) -> u64 {
+        let start = self.allocate(bytes.len());
+        self.write(start, bytes);
+        start
+    }
+
+    /// Writes as the guest does.
+    pub fn write(&self, address: u64, bytes: &[u8]) {
+        self.memory
+            .memory()
+            .write_slice(bytes, GuestAddress(address))
+            .expect("an address of the guest's memory");
+    }
+
+    /// Reads as the guest does.
+    pub fn read(&self, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.memory
+            .memory()
+            .read_slice(&mut bytes, GuestAddress(address))
+            .expect("an address of the guest's memory");
+        bytes
+    }
+}
