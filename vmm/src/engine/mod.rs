@@ -2,25 +2,75 @@
 //!
 //! May depend on: `machine`, `hypervisor`, `boot`, `virtio::transport`, `memory`, `arch`.
 
+mod choice;
+mod probe;
+pub mod software;
+
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use snafu::Snafu;
+
+pub use choice::{EngineChoice, EngineOptions, select};
+pub use probe::{Bar, BarState, EngineProbe, HostProbe, JailReport, Virtualization, probe};
 
 use crate::machine::Machine;
 
-/// The engines there are.
+/// The engines there are. Not every build has each: [`select`] says which one serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
+    /// The processor's virtualization, through Linux.
+    Kvm,
+    /// The processor's virtualization, through macOS.
+    Hvf,
     /// QEMU's TCG as the processor, our devices over vhost-user.
     Software,
 }
 
+impl EngineKind {
+    /// Every engine, the quickest first.
+    pub const ALL: [Self; 3] = [Self::Kvm, Self::Hvf, Self::Software];
+
+    /// Its name, as the command line writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Hvf => "hvf",
+            Self::Software => "software",
+        }
+    }
+
+    /// Whether the processor itself keeps the guest apart from the host.
+    pub fn is_hardware(self) -> bool {
+        match self {
+            Self::Kvm | Self::Hvf => true,
+            Self::Software => false,
+        }
+    }
+}
+
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Software => f.write_str("software"),
-        }
+        f.write_str(self.name())
+    }
+}
+
+/// The name of no engine.
+#[derive(Debug, Snafu, PartialEq, Eq)]
+#[snafu(display("there is no engine {name:?}: use auto, kvm, hvf or software"))]
+pub struct UnknownEngine {
+    /// What was written.
+    name: String,
+}
+
+impl FromStr for EngineKind {
+    type Err = UnknownEngine;
+
+    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
+        let kind = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        kind.ok_or_else(|| UnknownEngine { name: name.to_owned() })
     }
 }
 
@@ -32,10 +82,34 @@ pub enum MachineEnd {
     PowerOff,
     /// The guest asked for a reset, or reset itself by a fault.
     Reset,
+    /// The guest's kernel panicked, and told so.
+    Panicked,
     /// [`RunningMachine::stop`] ended it.
     Stopped,
     /// The engine failed: what happened, in a sentence.
     Failed(String),
+}
+
+/// What an engine can do with a machine. Asked, never guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abilities {
+    /// [`RunningMachine::pause`] and [`RunningMachine::resume`] work.
+    pub pause: bool,
+    /// The processor itself keeps the guest apart from the host.
+    pub hardware_isolation: bool,
+    /// The most processors a machine can have.
+    pub max_cpus: u8,
+}
+
+/// What is known of a machine that was launched, for the VM's state and for `vmm doctor`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchReport {
+    /// The engine that runs it.
+    pub engine: EngineKind,
+    /// The program that runs the processors, with its version, where that is not ourselves.
+    pub program: Option<String>,
+    /// Which bars keep that program in. None where there is no such program.
+    pub jail: Option<JailReport>,
 }
 
 /// An engine: starts machines.
@@ -43,8 +117,11 @@ pub trait Engine: Send + Sync {
     /// Which one it is.
     fn kind(&self) -> EngineKind;
 
+    /// What it can do.
+    fn abilities(&self) -> Abilities;
+
     /// Starts a machine. `ended` is called once, from a thread of the engine's, when it has ended and everything of
-    /// it is gone.
+    /// it is gone. After an error it is not called.
     fn launch(
         &self,
         machine: Machine,
@@ -65,7 +142,45 @@ pub trait RunningMachine: Send {
 
     /// The processes beside our own that belong to the machine.
     fn processes(&self) -> Vec<u32>;
+
+    /// What is known of how it runs.
+    fn report(&self) -> &LaunchReport;
 }
 
-/// Why an engine could not do something (the engine's own error type goes here).
-pub type EngineError = Box<dyn std::error::Error + Send + Sync>;
+/// Why an engine could not do something.
+#[derive(Debug, Snafu)]
+#[snafu(visibility(pub(crate)))]
+pub enum EngineError {
+    /// The engine that was asked for by name is not in this build, or not for this host.
+    #[snafu(display("this build of vmm has no {kind} engine"))]
+    NotBuilt {
+        /// The engine that was asked for.
+        kind: EngineKind,
+    },
+    /// Isolation by hardware was asked for, and no engine here gives it.
+    #[snafu(display("hardware virtualization is required, and none can be used here: {reason}"))]
+    HardwareRequired {
+        /// Why there is none.
+        reason: String,
+    },
+    /// The software engine failed.
+    #[snafu(display("the software engine cannot run the machine"))]
+    Software {
+        /// The cause.
+        #[snafu(source(from(software::SoftwareError, Box::new)))]
+        source: Box<software::SoftwareError>,
+    },
+}
+
+impl EngineError {
+    /// What the user can do about it, where there is something: one or more commands or a sentence.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotBuilt { .. } => Some("use `--engine auto` or `--engine software`".to_owned()),
+            Self::HardwareRequired { .. } => {
+                Some("leave out `--require-hardware` to run on the software engine".to_owned())
+            }
+            Self::Software { source } => source.hint(),
+        }
+    }
+}

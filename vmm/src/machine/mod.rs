@@ -2,9 +2,11 @@
 //!
 //! May depend on: `virtio`, `memory`, `arch`, `vmm-disk`.
 
+mod build;
 mod size;
 mod spec;
 
+pub use build::BuildError;
 pub use size::MemorySize;
 pub use spec::{BootSpec, DiskSpec, MachineSpec, VsockSpec};
 

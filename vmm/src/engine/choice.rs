@@ -1,0 +1,86 @@
+//! Which engine serves a machine.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::software::SoftwareEngine;
+use super::{
+    Engine, EngineError, EngineKind, HardwareRequiredSnafu, NotBuiltSnafu, SoftwareSnafu, UnknownEngine,
+};
+use crate::arch::Arch;
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum EngineChoice {
+    /// The best that works here.
+    #[default]
+    Auto,
+    /// This one and no other.
+    Named(EngineKind),
+}
+
+impl fmt::Display for EngineChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Named(kind) => kind.fmt(f),
+        }
+    }
+}
+
+impl FromStr for EngineChoice {
+    type Err = UnknownEngine;
+
+    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
+        if name == "auto" { Ok(Self::Auto) } else { name.parse().map(Self::Named) }
+    }
+}
+
+impl TryFrom<String> for EngineChoice {
+    type Error = UnknownEngine;
+
+    fn try_from(name: String) -> Result<Self, UnknownEngine> {
+        name.parse()
+    }
+}
+
+impl From<EngineChoice> for String {
+    fn from(choice: EngineChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+/// What the engines need to know of the program that they run in.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// The executable that calls [`supervisor_main`](super::software::supervisor_main) when its first argument is
+    /// [`SUPERVISOR_ARGUMENT`](super::software::SUPERVISOR_ARGUMENT): `vmm` itself.
+    pub supervisor: PathBuf,
+    /// A folder in which to remember what a start would have to find out again (QEMU's version and libraries, the
+    /// host's clock rate). It is made when it is missing; one that cannot be written only costs time.
+    pub cache: Option<PathBuf>,
+}
+
+/// Finds the engine for a machine of architecture `arch`.
+pub fn select(
+    choice: EngineChoice,
+    require_hardware: bool,
+    arch: Arch,
+    options: &EngineOptions,
+) -> Result<Box<dyn Engine>, EngineError> {
+    use snafu::ResultExt;
+    match choice {
+        EngineChoice::Named(kind @ (EngineKind::Kvm | EngineKind::Hvf)) => NotBuiltSnafu { kind }.fail(),
+        EngineChoice::Auto | EngineChoice::Named(EngineKind::Software) => {
+            if require_hardware {
+                let reason = "this build of vmm has the software engine only";
+                return HardwareRequiredSnafu { reason }.fail();
+            }
+            Ok(Box::new(SoftwareEngine::find(arch, options).context(SoftwareSnafu)?))
+        }
+    }
+}
