@@ -2,6 +2,7 @@
 //!
 //! The modules and what may depend on what are described in `docs/design.md`; the arrows run one way.
 
+pub mod agent;
 pub mod arch;
 pub mod engine;
 pub mod home;

@@ -10,6 +10,9 @@ pub const FRAME_HEADER_SIZE: usize = 8;
 /// No frame carries more data. What is longer is sent as several.
 pub const MAX_FRAME: usize = 64 * 1024;
 
+/// The frame that reports a process's end is a few words.
+pub const MAX_EXIT_FRAME: usize = 4096;
+
 /// What a frame's data is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -41,8 +44,8 @@ pub enum FrameError {
     /// The bytes that must be zero are not.
     #[snafu(display("a frame whose reserved bytes are not zero"))]
     Reserved,
-    /// The length says more than [`MAX_FRAME`].
-    #[snafu(display("a frame of {length} bytes is longer than the {MAX_FRAME} that are allowed"))]
+    /// The length says more than [`MAX_FRAME`], or [`MAX_EXIT_FRAME`] for that kind.
+    #[snafu(display("a frame of {length} bytes, which is longer than any of its kind may be"))]
     TooLarge {
         /// What it says.
         length: u32,
@@ -93,7 +96,8 @@ impl FrameHeader {
         };
         ensure!(reserved == [0; 3], ReservedSnafu);
         let length = u32::from_le_bytes([a, b, c, d]);
-        ensure!(length as usize <= MAX_FRAME, TooLargeSnafu { length });
+        let limit = if kind == FrameKind::Exit { MAX_EXIT_FRAME } else { MAX_FRAME };
+        ensure!(length as usize <= limit, TooLargeSnafu { length });
         let carries_data = !matches!(kind, FrameKind::StdinEnd | FrameKind::Detached);
         ensure!(carries_data || length == 0, UnexpectedDataSnafu { kind });
         Ok(Self { kind, length })
@@ -118,6 +122,7 @@ mod tests {
         assert_eq!(parse([7, 0, 0, 0, 0, 0, 0, 0]), Err(FrameError::UnknownKind { kind: 7 }));
         assert_eq!(parse([3, 0, 1, 0, 0, 0, 0, 0]), Err(FrameError::Reserved));
         assert_eq!(parse([3, 0, 0, 0, 1, 0, 1, 0]), Err(FrameError::TooLarge { length: 65537 }));
+        assert_eq!(parse([5, 0, 0, 0, 1, 16, 0, 0]), Err(FrameError::TooLarge { length: 4097 }));
         assert_eq!(
             parse([2, 0, 0, 0, 1, 0, 0, 0]),
             Err(FrameError::UnexpectedData { kind: FrameKind::StdinEnd })

@@ -1,0 +1,177 @@
+//! Requests to the agent: each on a connection of its own, each with a deadline.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vmm_protocol::{
+    AGENT_PORT, Answer, Exit, Health, ProcessId, ProcessInfo, Reply, Request, Shutdown, ShutdownMode, Signal,
+    SignalTarget, TerminalSize, header,
+};
+
+use super::connect::Timed;
+use super::error::{RefusalSnafu, UnexpectedSnafu, printable};
+use super::{AgentError, AgentProcess, AttachSpec, Connector, ProcessSpec, VsockSocket};
+
+/// How long the agent may take to answer what it can answer at once. An emulated guest under load is slow, not stuck.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Speaks to the agent of one machine. Cheap to clone; every request is a connection of its own, so clones can be
+/// used from many threads at once.
+#[derive(Clone, Debug)]
+pub struct AgentClient {
+    connector: Arc<dyn Connector>,
+    answer_timeout: Duration,
+}
+
+impl AgentClient {
+    /// Through the machine's vsock socket.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self::with_connector(Arc::new(VsockSocket::new(socket)))
+    }
+
+    /// Through connections made in some other way.
+    #[must_use]
+    pub fn with_connector(connector: Arc<dyn Connector>) -> Self {
+        Self { connector, answer_timeout: ANSWER_TIMEOUT }
+    }
+
+    /// Changes how long the agent may take to answer.
+    #[must_use]
+    pub fn with_answer_timeout(mut self, timeout: Duration) -> Self {
+        self.answer_timeout = timeout;
+        self
+    }
+
+    /// How the guest is. All text in it is printable.
+    pub fn health(&self) -> Result<Health, AgentError> {
+        let what = "ask how the guest is";
+        match self.ask(what, &Request::Health)? {
+            Reply::Health(mut health) => {
+                let texts = health.disks.iter_mut();
+                let texts =
+                    texts.flat_map(|disk| [&mut disk.device, &mut disk.mount_point, &mut disk.file_system]);
+                for text in texts.chain([&mut health.agent]) {
+                    *text = printable(text);
+                }
+                Ok(health)
+            }
+            _ => UnexpectedSnafu { what }.fail(),
+        }
+    }
+
+    /// Starts a process whose input and output come here.
+    pub fn start(&self, spec: &ProcessSpec) -> Result<AgentProcess, AgentError> {
+        let what = "start a process";
+        let (stream, reply) = self.open(what, &Request::Start(spec.request(true)), self.deadline())?;
+        match reply {
+            Reply::Started { process, pid } => {
+                Ok(AgentProcess::new(self.clone(), stream, process, Some(pid), spec.has_stdin()))
+            }
+            _ => UnexpectedSnafu { what }.fail(),
+        }
+    }
+
+    /// Starts a process that runs on its own; [`attach`](Self::attach) reaches it later.
+    pub fn start_detached(&self, spec: &ProcessSpec) -> Result<ProcessId, AgentError> {
+        let what = "start a process";
+        match self.ask(what, &Request::Start(spec.request(false)))? {
+            Reply::Started { process, .. } => Ok(process),
+            _ => UnexpectedSnafu { what }.fail(),
+        }
+    }
+
+    /// Takes over the input and output of a process. What is kept of its output comes first.
+    pub fn attach(&self, spec: AttachSpec) -> Result<AgentProcess, AgentError> {
+        let what = "attach to a process";
+        let attach = spec.request();
+        let (stream, reply) = self.open(what, &Request::Attach(attach), self.deadline())?;
+        match reply {
+            Reply::Attached { stdout_from, stderr_from, .. } => {
+                let mut process = AgentProcess::new(self.clone(), stream, attach.process, None, true);
+                process.set_replay(stdout_from, stderr_from);
+                Ok(process)
+            }
+            _ => UnexpectedSnafu { what }.fail(),
+        }
+    }
+
+    /// Waits for a process to end, at most until a deadline.
+    pub fn wait(&self, process: ProcessId, deadline: Option<Instant>) -> Result<Exit, AgentError> {
+        let what = "wait for a process";
+        let (_, reply) = self.open(what, &Request::Wait { process }, deadline)?;
+        match reply {
+            Reply::Ended(exit) => Ok(exit),
+            _ => UnexpectedSnafu { what }.fail(),
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, process: ProcessId, signal: Signal, target: SignalTarget) -> Result<(), AgentError> {
+        self.do_it("send a signal to a process", &Request::Signal { process, signal, target })
+    }
+
+    /// Changes the size of a process's terminal.
+    pub fn resize(&self, process: ProcessId, size: TerminalSize) -> Result<(), AgentError> {
+        self.do_it("resize a process's terminal", &Request::Resize { process, size })
+    }
+
+    /// Lets go of whoever is attached to a process, which goes on.
+    pub fn detach(&self, process: ProcessId) -> Result<(), AgentError> {
+        self.do_it("detach from a process", &Request::Detach { process })
+    }
+
+    /// The processes that were started: those that run, and those that ended last. Their arguments are as the guest
+    /// gave them: not fit for a terminal as they are.
+    pub fn processes(&self) -> Result<Vec<ProcessInfo>, AgentError> {
+        let what = "list the processes";
+        match self.ask(what, &Request::Processes)? {
+            Reply::Processes(processes) => Ok(processes),
+            _ => UnexpectedSnafu { what }.fail(),
+        }
+    }
+
+    /// Tells the guest to shut down: processes have `grace` to end themselves. Returns as it begins; that it has
+    /// happened is seen on the machine.
+    pub fn shutdown(&self, mode: ShutdownMode, grace: Duration) -> Result<(), AgentError> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.do_it("shut the guest down", &Request::Shutdown(Shutdown { mode, grace_ms }))
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.answer_timeout)
+    }
+
+    fn do_it(&self, what: &'static str, request: &Request) -> Result<(), AgentError> {
+        match self.ask(what, request)? {
+            Reply::Done => Ok(()),
+            _ => UnexpectedSnafu { what }.fail(),
+        }
+    }
+
+    fn ask(&self, what: &'static str, request: &Request) -> Result<Reply, AgentError> {
+        self.open(what, request, self.deadline()).map(|(_, reply)| reply)
+    }
+
+    /// Connects, asks, and reads the answer; `deadline` is the answer's.
+    fn open(
+        &self,
+        what: &'static str,
+        request: &Request,
+        deadline: Option<Instant>,
+    ) -> Result<(UnixStream, Reply), AgentError> {
+        let question = header::encode(request).map_err(|source| AgentError::TooLarge { what, source })?;
+        let connected_by = Instant::now() + ANSWER_TIMEOUT.min(self.answer_timeout);
+        let connected_by = deadline.map_or(connected_by, |deadline| deadline.min(connected_by));
+        let stream = self.connector.connect(AGENT_PORT, &question, connected_by)?;
+        let answer = header::read(&mut Timed::new(&stream, deadline))
+            .map_err(|source| AgentError::from_header(what, source))?;
+        match answer {
+            Answer::Ok(reply) => Ok((stream, reply)),
+            Answer::Error { kind, message } => {
+                RefusalSnafu { what, kind, message: printable(&message) }.fail()
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! All output of a process in memory, up to a limit.
+
+use std::io::Write;
+use std::thread;
+use std::time::Instant;
+
+use snafu::ResultExt;
+use vmm_protocol::Exit;
+
+use super::error::ThreadSnafu;
+use super::{AgentError, AgentProcess, Output};
+
+/// How much output is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputLimits {
+    /// Bytes of standard output.
+    pub stdout: usize,
+    /// Bytes of standard error.
+    pub stderr: usize,
+}
+
+impl Default for OutputLimits {
+    /// 16 MiB of each.
+    fn default() -> Self {
+        Self { stdout: 16 << 20, stderr: 16 << 20 }
+    }
+}
+
+/// What a process wrote, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collected {
+    /// The start of its standard output.
+    pub stdout: Vec<u8>,
+    /// The start of its standard error.
+    pub stderr: Vec<u8>,
+    /// Bytes of standard output beyond the limit, which were dropped.
+    pub stdout_dropped: u64,
+    /// Bytes of standard error beyond the limit, which were dropped.
+    pub stderr_dropped: u64,
+    /// How it ended.
+    pub exit: Exit,
+}
+
+impl AgentProcess {
+    /// Feeds the process, and collects what it writes until it ends. Output beyond the limits is dropped and counted;
+    /// the process goes on.
+    pub fn collect(
+        mut self,
+        stdin: &[u8],
+        limits: OutputLimits,
+        deadline: Option<Instant>,
+    ) -> Result<Collected, AgentError> {
+        let Some(mut input) = self.take_stdin().filter(|_| !stdin.is_empty()) else {
+            return self.gather(limits, deadline);
+        };
+        let closer = self.closer();
+        thread::scope(|scope| {
+            let feed = move || {
+                // A process may end, or close its input, before it has read everything: that is its own affair.
+                if input.write_all(stdin).is_ok() {
+                    let _ = input.finish();
+                }
+            };
+            thread::Builder::new()
+                .name("agent-stdin".into())
+                .spawn_scoped(scope, feed)
+                .context(ThreadSnafu)?;
+            let collected = self.gather(limits, deadline);
+            // Lets go a feeder that waits for a process which no longer reads.
+            closer.close();
+            collected
+        })
+    }
+
+    fn gather(&mut self, limits: OutputLimits, deadline: Option<Instant>) -> Result<Collected, AgentError> {
+        let mut stdout = Kept::new(limits.stdout);
+        let mut stderr = Kept::new(limits.stderr);
+        let exit = loop {
+            match self.next_output(deadline)? {
+                Output::Stdout(bytes) => stdout.add(&bytes),
+                Output::Stderr(bytes) => stderr.add(&bytes),
+                Output::Exit(exit) => break exit,
+            }
+        };
+        Ok(Collected {
+            stdout: stdout.bytes,
+            stderr: stderr.bytes,
+            stdout_dropped: stdout.dropped,
+            stderr_dropped: stderr.dropped,
+            exit,
+        })
+    }
+}
+
+struct Kept {
+    bytes: Vec<u8>,
+    limit: usize,
+    dropped: u64,
+}
+
+impl Kept {
+    fn new(limit: usize) -> Self {
+        Self { bytes: Vec::new(), limit, dropped: 0 }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let length = bytes.len().min(self.limit - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..length]);
+        self.dropped += (bytes.len() - length) as u64;
+    }
+}

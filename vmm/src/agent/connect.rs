@@ -1,0 +1,153 @@
+//! How a connection to a port of the guest is made.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, send,
+    socket_with, sockopt,
+};
+use snafu::ResultExt;
+
+use super::AgentError;
+use super::error::{ConnectSnafu, NotVsockSnafu, RefusedSnafu};
+
+const WHAT: &str = "connect to the agent";
+
+/// Makes connections to ports of one guest.
+pub trait Connector: Send + Sync + fmt::Debug {
+    /// Connects to a port and sends the first bytes of the conversation behind it: one way to the guest instead of
+    /// two. What is then read from the stream is from the guest.
+    fn connect(&self, port: u32, first: &[u8], deadline: Instant) -> Result<UnixStream, AgentError>;
+}
+
+/// A machine's vsock device as a Unix socket, with the convention that Firecracker introduced: `CONNECT <port>\n` is
+/// answered with `OK <port>\n` when the guest took the connection, and with the end of the stream when not.
+#[derive(Clone, Debug)]
+pub struct VsockSocket {
+    path: PathBuf,
+}
+
+impl VsockSocket {
+    /// The device behind this socket.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+}
+
+impl Connector for VsockSocket {
+    fn connect(&self, port: u32, first: &[u8], deadline: Instant) -> Result<UnixStream, AgentError> {
+        let path = &self.path;
+        let stream = connect_by(path, deadline).context(ConnectSnafu { path })?;
+        let mut opening = format!("CONNECT {port}\n").into_bytes();
+        opening.extend_from_slice(first);
+        let mut timed = Timed::new(&stream, Some(deadline));
+        let greeting = timed.write_all(&opening).and_then(|()| timed.read_line());
+        let line = match greeting {
+            Ok(line) => line,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return NotVsockSnafu { path }.fail(),
+            Err(error) => match AgentError::from_io(WHAT, error) {
+                AgentError::Lost { .. } => return RefusedSnafu { port }.fail(),
+                error => return Err(error),
+            },
+        };
+        if !line.starts_with(b"OK ") {
+            return NotVsockSnafu { path }.fail();
+        }
+        Ok(stream)
+    }
+}
+
+/// Connects; a listener whose queue is full is waited for until the deadline.
+fn connect_by(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // A timeout of zero would be none.
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(left))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
+/// A stream whose reads and writes fail with [`io::ErrorKind::TimedOut`] after a deadline, whatever the descriptor's
+/// mode is.
+pub(super) struct Timed<'a> {
+    stream: &'a UnixStream,
+    deadline: Option<Instant>,
+}
+
+impl<'a> Timed<'a> {
+    pub(super) fn new(stream: &'a UnixStream, deadline: Option<Instant>) -> Self {
+        Self { stream, deadline }
+    }
+
+    /// Reads a line, byte by byte, since what follows it belongs to the guest.
+    fn read_line(&mut self) -> io::Result<Vec<u8>> {
+        /// No line of the convention is longer.
+        const LIMIT: usize = 32;
+        let mut line = Vec::with_capacity(LIMIT);
+        while line.last() != Some(&b'\n') {
+            if line.len() == LIMIT {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let mut byte = [0];
+            self.read_exact(&mut byte)?;
+            line.extend(byte);
+        }
+        Ok(line)
+    }
+
+    fn wait(&self, flags: PollFlags) -> io::Result<()> {
+        loop {
+            let left = match self.deadline {
+                Some(deadline) => Some(
+                    deadline
+                        .checked_duration_since(Instant::now())
+                        .filter(|left| !left.is_zero())
+                        .ok_or(io::ErrorKind::TimedOut)?,
+                ),
+                None => None,
+            };
+            // A time that does not fit into the system's type is for ever.
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut [PollFd::new(self.stream, flags)], left.as_ref()) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match recv(self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((length, _)) => return Ok(length),
+                Err(rustix::io::Errno::AGAIN) => self.wait(PollFlags::IN)?,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match send(self.stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(length) => return Ok(length),
+                Err(rustix::io::Errno::AGAIN) => self.wait(PollFlags::OUT)?,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,24 @@
+//! The host's side of the agent protocol: ask the guest's agent for processes, for its health, for its end.
+//!
+//! Every byte from the agent is hostile: headers and frames have limits, every answer has a deadline, text for people
+//! is made printable. Depends on `arch`, `vmm-protocol` and `vmm-sys` only.
+
+pub mod boot;
+mod client;
+mod collect;
+mod connect;
+mod demultiplexer;
+mod error;
+mod process;
+mod spec;
+
+pub use client::AgentClient;
+pub use collect::{Collected, OutputLimits};
+pub use connect::{Connector, VsockSocket};
+pub use error::AgentError;
+pub use process::{AgentProcess, Closer, Output, ProcessOutput, ProcessStdin};
+pub use spec::{AttachSpec, ProcessSpec};
+pub use vmm_protocol::{
+    AGENT_PORT, BOOT_PORT, ByteString, Configuration, ErrorKind, Exit, Health, Init, OnDisconnect, Outcome,
+    ProcessId, ProcessInfo, Ready, Root, ShutdownMode, Signal, SignalTarget, TerminalSize, Timings,
+};

@@ -1,0 +1,248 @@
+//! A process in the guest to whose input and output we are attached.
+
+use std::fmt;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use vmm_protocol::{
+    Exit, FRAME_HEADER_SIZE, FrameHeader, FrameKind, MAX_FRAME, ProcessId, Signal, SignalTarget, TerminalSize,
+};
+
+use super::demultiplexer::{Available, Channel, Demultiplexer, Ending};
+use super::{AgentClient, AgentError};
+
+/// A process in the guest. While we read slowly it waits.
+///
+/// Dropping it, and the outputs taken from it, closes the connection: the process goes on, or is ended if that was
+/// asked for.
+pub struct AgentProcess {
+    client: AgentClient,
+    process: ProcessId,
+    pid: Option<u32>,
+    stream: Arc<UnixStream>,
+    output: Arc<Demultiplexer>,
+    stdin: Option<ProcessStdin>,
+    stdout: Option<ProcessOutput>,
+    stderr: Option<ProcessOutput>,
+    replay: (u64, u64),
+}
+
+/// What a process brings, in the order in which it comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Bytes of its standard output, or of its terminal.
+    Stdout(Vec<u8>),
+    /// Bytes of its standard error.
+    Stderr(Vec<u8>),
+    /// Its end, after all of its output.
+    Exit(Exit),
+}
+
+impl AgentProcess {
+    pub(super) fn new(
+        client: AgentClient,
+        stream: UnixStream,
+        process: ProcessId,
+        pid: Option<u32>,
+        stdin: bool,
+    ) -> Self {
+        let stream = Arc::new(stream);
+        let output = Arc::new(Demultiplexer::new(stream.clone()));
+        let half = |channel| Some(ProcessOutput { channel, output: output.clone() });
+        let (stdout, stderr) = (half(Channel::Stdout), half(Channel::Stderr));
+        let stdin = stdin.then(|| ProcessStdin { stream: stream.clone(), ended: false });
+        Self { client, process, pid, stream, output, stdin, stdout, stderr, replay: (0, 0) }
+    }
+
+    pub(super) fn set_replay(&mut self, stdout_from: u64, stderr_from: u64) {
+        self.replay = (stdout_from, stderr_from);
+    }
+
+    /// Its name for requests.
+    #[must_use]
+    pub fn id(&self) -> ProcessId {
+        self.process
+    }
+
+    /// Its number in the guest, if we started it.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// How many bytes of standard output and standard error came before the first that we get.
+    #[must_use]
+    pub fn replay_starts_at(&self) -> (u64, u64) {
+        self.replay
+    }
+
+    /// The way to its standard input, once.
+    pub fn take_stdin(&mut self) -> Option<ProcessStdin> {
+        self.stdin.take()
+    }
+
+    /// Its standard output (or its terminal's), once.
+    pub fn take_stdout(&mut self) -> Option<ProcessOutput> {
+        self.stdout.take()
+    }
+
+    /// Its standard error, once.
+    pub fn take_stderr(&mut self) -> Option<ProcessOutput> {
+        self.stderr.take()
+    }
+
+    /// Whatever it brings next, in order, for those who read both streams on one thread. Not to be mixed with
+    /// [`take_stdout`](Self::take_stdout) and [`take_stderr`](Self::take_stderr): bytes would go to either.
+    pub fn next_output(&mut self, deadline: Option<Instant>) -> Result<Output, AgentError> {
+        match self.output.next(deadline)? {
+            Available::Data(Channel::Stdout, bytes) => Ok(Output::Stdout(bytes)),
+            Available::Data(Channel::Stderr, bytes) => Ok(Output::Stderr(bytes)),
+            Available::End(ending) => end(ending).map(Output::Exit),
+        }
+    }
+
+    /// Waits for its end. Outputs that were not taken are dropped; those that were must be read, or it may never end.
+    pub fn wait(&mut self, deadline: Option<Instant>) -> Result<Exit, AgentError> {
+        self.stdin = None;
+        self.stdout = None;
+        self.stderr = None;
+        end(self.output.ending(deadline)?)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal, target: SignalTarget) -> Result<(), AgentError> {
+        self.client.signal(self.process, signal, target)
+    }
+
+    /// Changes the size of its terminal.
+    pub fn resize(&self, size: TerminalSize) -> Result<(), AgentError> {
+        self.client.resize(self.process, size)
+    }
+
+    /// The client that reaches it.
+    #[must_use]
+    pub fn client(&self) -> &AgentClient {
+        &self.client
+    }
+
+    /// What ends the connection from another thread.
+    #[must_use]
+    pub fn closer(&self) -> Closer {
+        Closer { stream: self.stream.clone() }
+    }
+}
+
+impl fmt::Debug for AgentProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentProcess").field("process", &self.process).field("pid", &self.pid).finish()
+    }
+}
+
+fn end(ending: Ending) -> Result<Exit, AgentError> {
+    match ending {
+        Ending::Exit(exit) => Ok(exit),
+        Ending::Detached => Err(AgentError::Detached),
+        Ending::Broken => Err(AgentError::Lost { what: "wait for a process" }),
+    }
+}
+
+/// Ends a connection to a process from another thread: every read and write on it returns.
+#[derive(Clone, Debug)]
+pub struct Closer {
+    stream: Arc<UnixStream>,
+}
+
+impl Closer {
+    /// Ends the connection. It may have ended already.
+    pub fn close(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// An output stream of a process. Dropping it drops what comes.
+pub struct ProcessOutput {
+    channel: Channel,
+    output: Arc<Demultiplexer>,
+}
+
+impl Read for ProcessOutput {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(self.output.read(self.channel, buffer)?)
+    }
+}
+
+impl Drop for ProcessOutput {
+    fn drop(&mut self) {
+        self.output.forget(self.channel);
+    }
+}
+
+impl fmt::Debug for ProcessOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ProcessOutput").field(&self.channel).finish()
+    }
+}
+
+/// The way to a process's standard input. A write waits while the process does not read. Dropping it ends the input
+/// (on a terminal: as Ctrl-D does).
+#[derive(Debug)]
+pub struct ProcessStdin {
+    stream: Arc<UnixStream>,
+    ended: bool,
+}
+
+impl ProcessStdin {
+    /// Ends the input, and says whether that went well.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        self.ended = true;
+        self.send(FrameKind::StdinEnd, &[])
+    }
+
+    /// Sends a whole frame: one that stays in pieces would break the protocol.
+    fn send(&self, kind: FrameKind, data: &[u8]) -> io::Result<()> {
+        let header = FrameHeader::new(kind, data.len()).to_bytes();
+        let mut sent = 0;
+        while sent < FRAME_HEADER_SIZE + data.len() {
+            let rest = [
+                IoSlice::new(header.get(sent..).unwrap_or_default()),
+                IoSlice::new(&data[sent.saturating_sub(FRAME_HEADER_SIZE)..]),
+            ];
+            let flags = SendFlags::NOSIGNAL;
+            sent += rustix::io::retry_on_intr(|| {
+                sendmsg(&*self.stream, &rest, &mut SendAncillaryBuffer::default(), flags)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for ProcessStdin {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = bytes.len().min(MAX_FRAME);
+        if length > 0 {
+            self.send(FrameKind::Stdin, &bytes[..length])?;
+        }
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for ProcessStdin {
+    fn drop(&mut self) {
+        // A process that has ended, or lost us, needs no end of its input.
+        let _ = self.end();
+    }
+}
