@@ -8,7 +8,9 @@ mod failure;
 mod project;
 mod quickstart;
 mod setup;
+mod soak;
 mod steps;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -18,7 +20,10 @@ const USAGE: &str = "\
 The project's own commands:
 
   cargo quickstart            install what is missing, build, boot Alpine, run a command in it
-  cargo xtask setup           only install what is missing to run `vmm`
+  cargo verify [NAME]         install what is missing, build, run every test (or those with NAME in their name)
+  cargo verify --soak SUITE   run a long loop, or go on with it; `cargo verify --list` says which there are
+  cargo xtask setup [test|fuzz|compare]
+                              only install what is missing to run `vmm`, or for the tests, fuzzing, the comparison
 ";
 
 fn main() -> ExitCode {
@@ -27,6 +32,17 @@ fn main() -> ExitCode {
     let outcome = match arguments.as_slice() {
         ["quickstart"] => quickstart::run(),
         ["setup"] => setup::install_missing(setup::TO_RUN),
+        ["setup", "test"] => setup::install_missing(setup::TO_TEST),
+        ["setup", "fuzz"] => setup::install_missing(setup::TO_FUZZ),
+        ["setup", "compare"] => setup::install_missing(setup::TO_COMPARE),
+        ["verify"] => verify::run(None),
+        ["verify", "--list"] => {
+            soak::list();
+            Ok(())
+        }
+        ["verify", "--soak", name] => soak::run(name, None),
+        ["verify", "--soak", name, piece] => soak::run(name, Some(piece)),
+        ["verify", filter] if !filter.starts_with('-') => verify::run(Some(filter)),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

@@ -25,6 +25,11 @@ pub(crate) fn vmm_binary() -> PathBuf {
     target().join("release").join("vmm")
 }
 
+/// The home that the system tests take their images from: pulled once.
+pub(crate) fn test_images() -> PathBuf {
+    target().join("test-images")
+}
+
 /// The cargo that started us.
 pub(crate) fn cargo() -> PathBuf {
     std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)

@@ -24,12 +24,17 @@ impl Steps {
         outcome
     }
 
+    /// The time since the first step.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// The table of what took how long.
     pub(crate) fn summary(&self) -> String {
         let width = self.done.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(5);
         let mut lines: Vec<String> =
             self.done.iter().map(|(name, time)| format!("  {name:width$}  {:>8}", seconds(*time))).collect();
-        lines.push(format!("  {:width$}  {:>8}", "total", seconds(self.began.elapsed())));
+        lines.push(format!("  {:width$}  {:>8}", "total", seconds(self.elapsed())));
         lines.join("\n")
     }
 }

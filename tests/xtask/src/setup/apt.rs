@@ -18,16 +18,26 @@ use crate::project;
 /// The source that we add, if any.
 const OUR_SOURCE: &str = "/etc/apt/sources.list.d/vmm-backports.sources";
 
-/// Installs packages; QEMU from the first suite that has it new enough.
-pub(super) fn install(tools: &[Tool], packages: &[&str]) -> Outcome {
-    let mut suite = None;
+/// Installs the packages of the tools; QEMU from the first suite that has it new enough.
+pub(super) fn install(tools: &[Tool]) -> Outcome {
     command::quietly(apt_get()?.arg("update"))?;
-    if tools.contains(&Tool::Qemu) {
-        suite = Some(suite_with_qemu()?);
+    let packages = |of_qemu: bool| -> Vec<&str> {
+        let tools = tools.iter().filter(|tool| tool.is_of_qemu() == of_qemu);
+        tools.flat_map(|tool| tool.packages(Manager::Apt)).copied().collect()
+    };
+    install_from(&Suite::Usual, &packages(false))?;
+    let qemu = packages(true);
+    // Its tools come from the same suite: apt would remove one version for the other's sake.
+    if qemu.is_empty() { Ok(()) } else { install_from(&suite_with_qemu()?, &qemu) }
+}
+
+fn install_from(suite: &Suite, packages: &[&str]) -> Outcome {
+    if packages.is_empty() {
+        return Ok(());
     }
     let mut install = apt_get()?;
-    install.args(["install", "-y", "--no-install-recommends"]);
-    if let Some(Suite::Named(name)) = &suite {
+    install.args(["install", "-y", "--no-install-recommends", "--no-remove"]);
+    if let Suite::Named(name) = suite {
         install.arg("-t").arg(name);
     }
     command::quietly(install.args(packages))

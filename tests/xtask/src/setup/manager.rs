@@ -33,7 +33,7 @@ impl Manager {
     pub(crate) fn install(self, tools: &[Tool]) -> Outcome {
         let packages: Vec<&str> = tools.iter().flat_map(|tool| tool.packages(self)).copied().collect();
         match self {
-            Self::Apt => apt::install(tools, &packages),
+            Self::Apt => apt::install(tools),
             Self::Dnf => command::quietly(as_root("dnf")?.args(["install", "-y"]).args(packages)),
             Self::Pacman => {
                 command::quietly(as_root("pacman")?.args(["-S", "--needed", "--noconfirm"]).args(packages))

@@ -6,7 +6,8 @@ mod qemu;
 mod tool;
 
 use manager::Manager;
-pub(crate) use tool::{TO_RUN, Tool};
+use tool::Tool;
+pub(crate) use tool::{TO_COMPARE, TO_FUZZ, TO_RUN, TO_TEST};
 
 use crate::failure::{Failure, Outcome};
 
