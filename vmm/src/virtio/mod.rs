@@ -7,9 +7,12 @@
 
 mod chain;
 mod device;
+pub mod entropy;
 pub mod log_limit;
 pub mod queue;
 mod worker;
+
+pub mod transport;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
