@@ -7,6 +7,7 @@ pub mod event;
 pub mod fd_passing;
 pub mod lock;
 pub mod poller;
+pub mod unix_socket;
 
 pub use event::Event;
 pub use lock::FileLock;
