@@ -1,2 +1,59 @@
-//! (skeleton)
-fn main() {}
+//! The project's own commands: `cargo quickstart`, `cargo verify`, `cargo xtask …`.
+//!
+//! They bring a fresh machine to the point where `vmm` runs and is tested. Everything here is started by cargo
+//! before anything else is compiled, so it leans on the standard library.
+
+mod command;
+mod failure;
+mod project;
+mod quickstart;
+mod setup;
+mod soak;
+mod steps;
+mod verify;
+
+use std::process::ExitCode;
+
+use failure::Failure;
+
+const USAGE: &str = "\
+The project's own commands:
+
+  cargo quickstart            install what is missing, build, boot Alpine, run a command in it
+  cargo verify [NAME]         install what is missing, build, run every test (or those with NAME in their name)
+  cargo verify --soak SUITE   run a long loop, or go on with it; `cargo verify --list` says which there are
+  cargo xtask setup [test|fuzz|compare]
+                              only install what is missing to run `vmm`, or for the tests, fuzzing, the comparison
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments.as_slice() {
+        ["quickstart"] => quickstart::run(),
+        ["setup"] => setup::install_missing(setup::TO_RUN),
+        ["setup", "test"] => setup::install_missing(setup::TO_TEST),
+        ["setup", "fuzz"] => setup::install_missing(setup::TO_FUZZ),
+        ["setup", "compare"] => setup::install_missing(setup::TO_COMPARE),
+        ["verify"] => verify::run(None),
+        ["verify", "--list"] => {
+            soak::list();
+            Ok(())
+        }
+        ["verify", "--soak", name] => soak::run(name, None),
+        ["verify", "--soak", name, piece] => soak::run(name, Some(piece)),
+        ["verify", filter] if !filter.starts_with('-') => verify::run(Some(filter)),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        unknown => Err(Failure::new(format!("no such command: {}", unknown.join(" "))).hint(USAGE)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -3,8 +3,12 @@
 //! Devices hold a [`GuestMemory`] handle and take a snapshot for each piece of work.
 
 mod io_vectors;
+#[cfg(target_os = "linux")]
+mod shared;
 
 pub use io_vectors::{ReadVectors, WriteVectors};
+#[cfg(target_os = "linux")]
+pub use shared::{MapError, SharedRegion, map_shared_regions};
 
 use vm_memory::{GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
 

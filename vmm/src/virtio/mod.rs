@@ -7,10 +7,13 @@
 
 mod chain;
 mod device;
+pub mod entropy;
 pub mod log_limit;
 pub mod queue;
 pub mod vsock;
 mod worker;
+
+pub mod transport;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

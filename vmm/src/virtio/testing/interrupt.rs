@@ -27,6 +27,11 @@ impl FakeInterrupt {
         }
     }
 
+    /// The event behind the queue's interrupt, to be raised by somebody else.
+    pub fn queue_event(&self) -> &Event {
+        &self.queue
+    }
+
     /// How often the queue's interrupt was raised.
     pub fn queue_count(&self) -> u64 {
         self.queue_count.load(Ordering::SeqCst)

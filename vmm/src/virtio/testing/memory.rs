@@ -26,6 +26,24 @@ impl TestMemory {
         Self { memory: GuestMemory::new(regions), next, end }
     }
 
+    /// One region from address 0, in a file that can be sent to another process and cannot shrink.
+    #[cfg(target_os = "linux")]
+    pub fn shared(size: usize) -> (Self, std::os::fd::OwnedFd) {
+        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("test-guest", flags).expect("a memory file");
+        ftruncate(&file, size as u64).expect("a size for the memory file");
+        fcntl_add_seals(&file, SealFlags::SHRINK).expect("a seal on the memory file");
+        let region = crate::memory::SharedRegion {
+            guest_address: 0,
+            size: size as u64,
+            file_offset: 0,
+            file: file.try_clone().expect("another descriptor"),
+        };
+        let regions = crate::memory::map_shared_regions(vec![region]).expect("map the memory file");
+        (Self { memory: GuestMemory::new(regions), next: 0, end: size as u64 }, file)
+    }
+
     /// The handle that a device is given.
     pub fn handle(&self) -> GuestMemory {
         self.memory.clone()

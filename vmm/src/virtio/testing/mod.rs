@@ -18,10 +18,14 @@
     reason = "this is the tests' side: what goes wrong here fails the test"
 )]
 
+#[cfg(target_os = "linux")]
+mod front_end;
 mod interrupt;
 mod memory;
 mod queue;
 
+#[cfg(target_os = "linux")]
+pub use front_end::{FrontEnd, USER_OFFSET, memory_table, pair};
 pub use interrupt::FakeInterrupt;
 pub use memory::TestMemory;
 pub use queue::{Buffer, Completion, GuestQueue, RawDescriptor};

@@ -131,6 +131,11 @@ impl GuestQueue {
         &self.interrupt
     }
 
+    /// The event that is raised by a kick.
+    pub fn kick_event(&self) -> &Event {
+        &self.kick
+    }
+
     /// What a device is given to serve the queue.
     pub fn resources(&self) -> QueueResources {
         self.resources_at(self.layout)

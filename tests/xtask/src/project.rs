@@ -1,0 +1,42 @@
+//! Where things of the project lie.
+
+use std::path::{Path, PathBuf};
+
+/// The root of the work tree.
+pub(crate) fn root() -> PathBuf {
+    // Cargo says where the package is; a tree that was moved after it was built is found all the same.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    package.ancestors().nth(2).map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// The folder that cargo builds into.
+pub(crate) fn target() -> PathBuf {
+    // We lie in `<target>/release` ourselves, wherever the user's configuration has put that.
+    std::env::current_exe()
+        .ok()
+        .and_then(|path| path.ancestors().nth(2).map(Path::to_path_buf))
+        .filter(|path| path.join("release").is_dir())
+        .unwrap_or_else(|| root().join("target"))
+}
+
+/// The release build of `vmm`.
+pub(crate) fn vmm_binary() -> PathBuf {
+    target().join("release").join("vmm")
+}
+
+/// The home that the system tests take their images from: pulled once.
+pub(crate) fn test_images() -> PathBuf {
+    target().join("test-images")
+}
+
+/// The cargo that started us.
+pub(crate) fn cargo() -> PathBuf {
+    std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+/// A path as the user would type it from where they are.
+pub(crate) fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(path).display().to_string()
+}

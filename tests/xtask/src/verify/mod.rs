@@ -1,0 +1,61 @@
+//! `cargo verify`: every test of the project, from nothing, and a table of what took how long.
+
+mod build;
+mod docs;
+mod pool;
+mod report;
+pub(crate) mod some;
+mod whole;
+
+use std::time::Duration;
+
+use crate::failure::{Failure, Outcome};
+use crate::steps::Steps;
+use crate::{command, project, quickstart, setup};
+use build::TestBinary;
+use report::Report;
+
+/// What CI allows for everything from an empty clone on.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// Runs every test, or those whose names contain the filter.
+pub(crate) fn run(filter: Option<&str>) -> Outcome {
+    let mut steps = Steps::new();
+    let mut report = Report::default();
+    steps.step("find or install what the tests need", || setup::install_missing(setup::TO_TEST))?;
+    steps.step("build vmm", quickstart::build)?;
+    let binaries = steps.step("build the tests", build::test_binaries)?;
+    steps.step("pull Alpine", pull)?;
+
+    let (system, unit): (Vec<TestBinary>, Vec<TestBinary>) =
+        binaries.into_iter().partition(TestBinary::is_system);
+    report.add(steps.step("unit tests", || whole::run(&unit, filter))?);
+    if filter.is_none() {
+        report.add(steps.step("examples in the documentation", docs::run)?);
+    }
+    report.add(steps.step("system tests", || pool::run(&system, filter))?);
+
+    println!("\n{report}\nWhat took how long:\n{}\n", steps.summary());
+    if steps.elapsed() > LIMIT {
+        println!("That is longer than the {} minutes that this may take.\n", LIMIT.as_secs() / 60);
+    }
+    println!("verify: {}", report.closing_line());
+    match report.failed() {
+        0 if report.passed() == 0 => Err(Failure::new("no test was run")),
+        0 => Ok(()),
+        count => Err(Failure::new(format!("{count} tests failed"))),
+    }
+}
+
+/// Brings what the system tests need, for suites that run some of them.
+pub(crate) fn prepare() -> Outcome {
+    setup::install_missing(setup::TO_TEST)?;
+    quickstart::build()?;
+    pull()
+}
+
+/// The tests share what one pull brings: see `vmm-tests`, which is told where it lies.
+fn pull() -> Outcome {
+    let mut pull = std::process::Command::new(project::vmm_binary());
+    command::show(pull.args(["pull", "alpine"]).env("VMM_HOME", project::test_images()))
+}

@@ -1,0 +1,170 @@
+//! System tests: each is a process of its own, several at once, none for ever.
+//!
+//! A process each, because a test that hangs or dies must take no other with it, and because machines take the
+//! time: a slow program of tests must not keep the next one waiting.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::build::TestBinary;
+use super::report::{Report, skips};
+use crate::failure::{Failure, Outcome};
+use crate::project;
+use crate::steps::seconds;
+
+/// No test of ours takes nearly so long, on the slowest machine: one that does hangs.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What the machines of one test need at most, in KiB.
+const MEMORY_OF_A_TEST: u64 = 1536 * 1024;
+
+/// A test whose name begins so measures something, or needs the whole machine: it runs alone.
+const ALONE: &str = "alone_";
+
+struct Test<'a> {
+    binary: &'a TestBinary,
+    function: String,
+}
+
+impl Test<'_> {
+    fn name(&self) -> String {
+        format!("{}::{}", self.binary.name.trim_start_matches("tests::"), self.function)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.function.rsplit("::").next().is_some_and(|name| name.starts_with(ALONE))
+    }
+}
+
+pub(super) fn run(binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Report> {
+    let mut tests = Vec::new();
+    for binary in binaries {
+        tests.extend(functions(binary)?.into_iter().map(|function| Test { binary, function }));
+    }
+    tests.retain(|test| filter.is_none_or(|filter| test.name().contains(filter)));
+    let (alone, beside): (Vec<_>, Vec<_>) = tests.into_iter().partition(Test::is_alone);
+    let workers = workers();
+    println!("  {} tests, {workers} at once, then {} alone", beside.len(), alone.len());
+    let mut report = in_parallel(beside, workers)?;
+    report.add(in_parallel(alone, 1)?);
+    Ok(report)
+}
+
+/// A guest without hardware virtualization keeps a core busy while it boots, and waits most of the time after.
+fn workers() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_memory(&text));
+    let fit = memory.map_or(cores, |kib| usize::try_from(kib / MEMORY_OF_A_TEST).unwrap_or(cores));
+    (cores + 1).min(fit).max(1)
+}
+
+fn available_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn functions(binary: &TestBinary) -> Outcome<Vec<String>> {
+    let output = binary
+        .command()
+        .args(["--list", "--format", "terse"])
+        .output()
+        .map_err(|error| Failure::new(format!("cannot start {}: {error}", binary.path.display())))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().filter_map(|line| Some(line.strip_suffix(": test")?.to_owned())).collect())
+}
+
+fn in_parallel(tests: Vec<Test<'_>>, workers: usize) -> Outcome<Report> {
+    let logs = project::target().join("test-logs");
+    std::fs::create_dir_all(&logs)
+        .map_err(|error| Failure::new(format!("cannot make {}: {error}", logs.display())))?;
+    let waiting = Mutex::new(VecDeque::from(tests));
+    let report = Mutex::new(Report::default());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(test) = next(&waiting) {
+                    let name = test.name();
+                    let began = Instant::now();
+                    let (succeeded, said) = run_one(&test, &logs.join(name.replace("::", ".") + ".log"));
+                    let word = match (succeeded, skips(&said).next()) {
+                        (false, _) => "FAIL",
+                        (true, Some(_)) => "skip",
+                        (true, None) => "ok  ",
+                    };
+                    println!("  {word} {name} ({})", seconds(began.elapsed()));
+                    if let Ok(mut report) = report.lock() {
+                        report.add_test(&name, succeeded, &said);
+                    }
+                }
+            });
+        }
+    });
+    Ok(report.into_inner().unwrap_or_default())
+}
+
+fn next<'a>(waiting: &Mutex<VecDeque<Test<'a>>>) -> Option<Test<'a>> {
+    waiting.lock().ok()?.pop_front()
+}
+
+/// Runs a test to its end; says whether it succeeded and what it printed.
+fn run_one(test: &Test<'_>, log: &Path) -> (bool, String) {
+    let started = File::create(log).and_then(|file| {
+        let mut command = test.binary.command();
+        command.arg(&test.function).args(["--exact", "--nocapture", "--test-threads=1"]);
+        command.stdout(file.try_clone()?).stderr(file).process_group(0).spawn()
+    });
+    let child = match started {
+        Ok(child) => child,
+        Err(error) => return (false, format!("the test cannot be started: {error}")),
+    };
+    let status = wait(child, LIMIT);
+    let said = std::fs::read(log).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    match status {
+        Some(status) => (status.success(), said),
+        None => (false, format!("{said}\nkilled: it ran for {}", seconds(LIMIT))),
+    }
+}
+
+/// Waits for a process that leads a group. `None`: it took too long, and its group was killed.
+fn wait(mut child: Child, limit: Duration) -> Option<ExitStatus> {
+    let group = format!("-{}", child.id());
+    let (ended, end) = mpsc::channel();
+    let waiter = std::thread::spawn(move || {
+        let status = child.wait();
+        // The receiver may have given up on it.
+        let _ = ended.send(());
+        status
+    });
+    let in_time = !matches!(end.recv_timeout(limit), Err(RecvTimeoutError::Timeout));
+    if !in_time {
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+    }
+    let status = waiter.join().ok()?.ok()?;
+    in_time.then_some(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_takes_too_long_is_killed_with_its_group() {
+        let child = Command::new("sh").args(["-c", "sleep 1000 & wait"]).process_group(0).spawn().unwrap();
+        assert!(wait(child, Duration::from_millis(50)).is_none());
+        let child = Command::new("true").process_group(0).spawn().unwrap();
+        assert!(wait(child, LIMIT).unwrap().success());
+    }
+
+    #[test]
+    fn memory_is_read_from_what_the_kernel_says_is_available() {
+        assert_eq!(available_memory("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2048));
+        assert_eq!(available_memory(""), None);
+    }
+}

@@ -1,0 +1,31 @@
+//! Some tests, chosen by the caller, through cargo: for the suites that repeat them.
+
+use std::process::{Command, Stdio};
+
+use super::report::Report;
+use crate::failure::{Failure, Outcome};
+use crate::project;
+
+/// Runs `cargo test` with these arguments; says how many passed. None at all is a failure.
+pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Outcome<String> {
+    let mut cargo = Command::new(project::cargo());
+    cargo
+        .current_dir(project::root())
+        .args(["test", "--quiet"])
+        .args(arguments)
+        .args(["--", "--show-output"])
+        .env("VMM_BIN", project::vmm_binary())
+        .env("VMM_TEST_IMAGES", project::test_images())
+        .envs(environment.iter().copied());
+    let output = cargo
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| Failure::new(format!("cannot start cargo: {error}")))?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let mut report = Report::default();
+    report.add_output("the tests", output.status.success(), &said);
+    if report.failed() > 0 || report.passed() == 0 {
+        return Err(Failure::new(report.closing_line()).hint(said));
+    }
+    Ok(report.closing_line())
+}
