@@ -3,6 +3,7 @@
 //! Every byte from the agent is hostile: headers and frames have limits, every answer has a deadline, text for people
 //! is made printable. Depends on `arch`, `vmm-protocol` and `vmm-sys` only.
 
+mod binary;
 pub mod boot;
 mod client;
 mod collect;
@@ -12,6 +13,7 @@ mod error;
 mod process;
 mod spec;
 
+pub use binary::{AGENT_DIR_VARIABLE, BinaryError, binary};
 pub use client::AgentClient;
 pub use collect::{Collected, OutputLimits};
 pub use connect::{Connector, VsockSocket};

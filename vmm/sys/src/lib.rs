@@ -7,6 +7,8 @@ pub mod event;
 pub mod fd_passing;
 pub mod lock;
 pub mod poller;
+#[cfg(target_os = "linux")]
+pub mod spawn;
 pub mod unix_socket;
 
 pub use event::Event;
