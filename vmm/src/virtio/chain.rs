@@ -172,7 +172,8 @@ impl<'a> ChainReader<'a> {
     }
 }
 
-/// The half of a chain that the device writes, from its beginning to its end.
+/// The half of a chain that the device writes, from its beginning to its end. A copy writes from the same place on.
+#[derive(Clone, Copy)]
 pub struct ChainWriter<'a> {
     memory: &'a Regions,
     cursor: Cursor<'a>,

@@ -18,12 +18,14 @@
     reason = "this is the tests' side: what goes wrong here fails the test"
 )]
 
+mod disk;
 #[cfg(target_os = "linux")]
 mod front_end;
 mod interrupt;
 mod memory;
 mod queue;
 
+pub use disk::MemoryDisk;
 #[cfg(target_os = "linux")]
 pub use front_end::{FrontEnd, USER_OFFSET, memory_table, pair};
 pub use interrupt::FakeInterrupt;
