@@ -4,8 +4,10 @@
 
 pub mod agent;
 pub mod arch;
+pub mod boot;
 pub mod engine;
 pub mod home;
+pub mod image;
 pub mod machine;
 pub mod memory;
 pub mod sandbox;

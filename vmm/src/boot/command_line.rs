@@ -1,0 +1,142 @@
+//! The kernel's command line.
+
+use std::fmt;
+
+use snafu::{Snafu, ensure};
+
+use crate::arch::Arch;
+
+/// The parameters that a kernel is started with, in order. Of two for the same thing the kernel takes the later, so
+/// what a user adds overrules what we set.
+///
+/// An engine adds its own behind: [`CommandLine::LIMIT`] leaves room for that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    text: String,
+}
+
+/// Why something cannot stand on a command line.
+#[derive(Debug, Snafu, PartialEq, Eq)]
+pub enum CommandLineError {
+    /// Kernels read printable ASCII; a line end would end the line for some of them.
+    #[snafu(display("the kernel's command line cannot hold {character:?}: use printable ASCII"))]
+    Character {
+        /// What was found.
+        character: char,
+    },
+    /// The kernel would cut it.
+    #[snafu(display(
+        "the kernel's command line would have {length} bytes: at most {} are possible",
+        CommandLine::LIMIT
+    ))]
+    TooLong {
+        /// How long it would be.
+        length: usize,
+    },
+    /// Quotes would swallow what comes behind.
+    #[snafu(display("a quote in the kernel's command line has no end: {text}"))]
+    Quote {
+        /// What was to be added.
+        text: String,
+    },
+    /// `--` hands all that follows to init, what the engine adds too.
+    #[snafu(display("the kernel's command line cannot hold `--`: it would end the kernel's own parameters"))]
+    EndOfParameters,
+}
+
+impl CommandLine {
+    /// The longest command line, in bytes: the kernel's own limit (2048 on both architectures, with the final zero)
+    /// less 256 for what an engine adds.
+    pub const LIMIT: usize = 2047 - 256;
+
+    /// What every guest is started with: a console that tells only what is wrong, and an end instead of a wait when
+    /// the kernel dies.
+    pub fn new(arch: Arch) -> Self {
+        let console = match arch {
+            Arch::X86_64 => "console=ttyS0",
+            Arch::Arm64 => "console=ttyAMA0",
+        };
+        // Entropy comes from the processor or the boot loader's seed at once: nothing waits for jitter.
+        let mut text = format!("{console} quiet panic=-1 random.trust_cpu=on random.trust_bootloader=on");
+        // The crypto self-tests are for the kernel's developers; under emulation they cost tenths of a second.
+        text.push_str(" cryptomgr.notests");
+        if arch == Arch::X86_64 {
+            // A triple fault is the reset that every engine sees; there is no keyboard controller to probe for.
+            text.push_str(" reboot=t i8042.noaux i8042.nomux i8042.dumbkbd 8250.nr_uarts=1");
+        }
+        Self { text }
+    }
+
+    /// Adds what a user or an image wrote: one or more parameters with spaces between them.
+    pub fn append(&mut self, parameters: &str) -> Result<(), CommandLineError> {
+        let parameters = parameters.trim();
+        let printable = |character: &char| character.is_ascii_graphic() || *character == ' ';
+        if let Some(character) = parameters.chars().find(|character| !printable(character)) {
+            return CharacterSnafu { character }.fail();
+        }
+        ensure!(parameters.matches('"').count().is_multiple_of(2), QuoteSnafu { text: parameters });
+        ensure!(!parameters.split(' ').any(|word| word == "--"), EndOfParametersSnafu);
+        if parameters.is_empty() {
+            return Ok(());
+        }
+        let length = self.text.len() + 1 + parameters.len();
+        ensure!(length <= Self::LIMIT, TooLongSnafu { length });
+        self.text.push(' ');
+        self.text.push_str(parameters);
+        Ok(())
+    }
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_a_user_adds_comes_last() {
+        let mut line = CommandLine::new(Arch::X86_64);
+        line.append(" loglevel=7  debug ").unwrap();
+        line.append("").unwrap();
+        let text = line.to_string();
+        assert!(text.starts_with("console=ttyS0 quiet "), "{text}");
+        assert!(text.ends_with(" loglevel=7  debug"), "{text}");
+    }
+
+    #[test]
+    fn the_console_is_that_of_the_architecture() {
+        assert!(CommandLine::new(Arch::Arm64).to_string().contains("console=ttyAMA0"));
+        assert!(!CommandLine::new(Arch::Arm64).to_string().contains("reboot=t"));
+    }
+
+    #[test]
+    fn what_the_kernel_would_misread_is_refused() {
+        let mut line = CommandLine::new(Arch::X86_64);
+        let before = line.clone();
+        assert_eq!(line.append("a\nb"), Err(CommandLineError::Character { character: '\n' }));
+        assert_eq!(line.append("ä"), Err(CommandLineError::Character { character: 'ä' }));
+        assert_eq!(line.append("a=\"b c"), Err(CommandLineError::Quote { text: "a=\"b c".into() }));
+        assert_eq!(line.append("quiet -- x"), Err(CommandLineError::EndOfParameters));
+        assert!(matches!(line.append(&"x".repeat(2000)), Err(CommandLineError::TooLong { .. })));
+        assert_eq!(line, before);
+        line.append("a=\"b c\" --x").unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn no_addition_breaks_the_line(additions in proptest::collection::vec("\\PC{0,300}|[ -~]{0,300}", 0..12)) {
+            let mut line = CommandLine::new(Arch::X86_64);
+            for addition in additions {
+                let _ = line.append(&addition);
+                let text = line.to_string();
+                prop_assert!(text.len() <= CommandLine::LIMIT);
+                prop_assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! What a machine boots: kernels in the form that an engine loads, the initial file system, the command line.
+//!
+//! Everything here reads and writes bytes; which files they come from is the business of `image`. What is read may be
+//! hostile: lengths are checked before they are used, and nothing grows without a limit.
+//!
+//! May depend on: `arch`.
+
+mod command_line;
+mod cpio;
+mod initramfs;
+mod kernel;
+mod modules;
+
+pub use command_line::{CommandLine, CommandLineError};
+pub use initramfs::{Initramfs, InitramfsError, Stage};
+pub use kernel::{Kernel, KernelError};
+pub use modules::{ModuleError, ModuleIndex, ModulePlan, PlannedModule, Want, check_release};

@@ -1,0 +1,220 @@
+//! What can go wrong with images, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use snafu::Snafu;
+
+use super::reference::ImageRef;
+use crate::arch::Arch;
+use crate::boot::{InitramfsError, KernelError, ModuleError};
+
+/// Why something with an image failed.
+#[derive(Debug, Snafu)]
+#[snafu(visibility(pub(super)))]
+#[non_exhaustive]
+pub enum ImageError {
+    /// Neither the catalog nor the store has an image of this name, version and architecture.
+    #[snafu(display("there is no image {image} for {arch}: known are {known}"))]
+    Unknown {
+        /// What was asked for.
+        image: ImageRef,
+        /// For which machines.
+        arch: Arch,
+        /// What there is.
+        known: String,
+    },
+    /// The catalog has it, the store does not.
+    #[snafu(display("the image {image} for {arch} is not here yet: fetch it with `vmm pull {image}`"))]
+    NotPulled {
+        /// What was asked for.
+        image: ImageRef,
+        /// For which machines.
+        arch: Arch,
+    },
+    /// A file of the store cannot be read, written, or given another name.
+    #[snafu(display("cannot {action} {}", path.display()))]
+    Storage {
+        /// What was tried.
+        action: &'static str,
+        /// With which file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file of the store is not what was put there.
+    #[snafu(display("{} is damaged ({what}): mend it with `vmm pull --force {image}`", path.display()))]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// The image that it belongs to.
+        image: String,
+    },
+    /// The record of a layer that belongs to no image is not what was put there.
+    #[snafu(display("{} is damaged ({what}), and with it the disk that it belongs to", path.display()))]
+    DamagedLayer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A newer version of this program wrote it.
+    #[snafu(display("{} was written by a newer version of vmm: update this one", path.display()))]
+    Newer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is no such layer.
+    #[snafu(display("there is no layer {id} in {}", folder.display()))]
+    NoLayer {
+        /// Its id.
+        id: String,
+        /// The folder of all layers.
+        folder: PathBuf,
+    },
+    /// The caller's part of making a layer failed.
+    #[snafu(display("cannot make the layer {}", path.display()))]
+    MakeLayer {
+        /// The layer's file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is no way out of this machine.
+    #[snafu(display("no network ({reason}): {missing} is missing here; {cached}"))]
+    Offline {
+        /// What the network said.
+        reason: String,
+        /// What was to be fetched.
+        missing: String,
+        /// What works all the same.
+        cached: String,
+    },
+    /// Nothing on this machine can fetch a Python package.
+    #[snafu(display("pip is missing, which fetches {package}: install it with `{install}`"))]
+    NoPip {
+        /// The package that was to be fetched.
+        package: String,
+        /// The command that mends it.
+        install: String,
+    },
+    /// What was asked to fetch something failed.
+    #[snafu(display("cannot fetch {what} with {tool}: {reason}"))]
+    Fetch {
+        /// What was to be fetched.
+        what: String,
+        /// The command.
+        tool: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A program cannot be started.
+    #[snafu(display("cannot start {tool}"))]
+    Spawn {
+        /// The program.
+        tool: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What was fetched is something else than the catalog promises.
+    #[snafu(display(
+        "{what} is not what the catalog promises: its {property} is {found} instead of {expected}"
+    ))]
+    Mismatch {
+        /// What was fetched.
+        what: String,
+        /// By what it was told.
+        property: &'static str,
+        /// What came.
+        found: String,
+        /// What was promised.
+        expected: String,
+    },
+    /// An archive cannot be read.
+    #[snafu(display("cannot read {member} from {}", archive.display()))]
+    Archive {
+        /// The file in it.
+        member: String,
+        /// The archive.
+        archive: PathBuf,
+        /// Why not.
+        source: zip::result::ZipError,
+    },
+    /// What the catalog has fetched cannot be decompressed.
+    #[snafu(display("cannot decompress {what}"))]
+    Decompress {
+        /// What it is.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Something is larger than anything of its kind is.
+    #[snafu(display("{what} is larger than {limit} bytes"))]
+    TooLarge {
+        /// What it is.
+        what: String,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// The image's kernel cannot be booted.
+    #[snafu(display("cannot use the kernel of {image}"))]
+    Kernel {
+        /// The image.
+        image: String,
+        /// Why not.
+        source: KernelError,
+    },
+    /// The image's modules cannot be used.
+    #[snafu(display("cannot use the kernel modules of {image}"))]
+    Modules {
+        /// The image.
+        image: String,
+        /// Why not.
+        source: ModuleError,
+    },
+    /// The image's disk cannot be opened.
+    #[snafu(display("cannot read the disk {}", path.display()))]
+    Disk {
+        /// The disk.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Something in the image's root file system cannot be read.
+    #[snafu(display("cannot read {inside} in the root file system of {}", path.display()))]
+    RootFileSystem {
+        /// The disk.
+        path: PathBuf,
+        /// What was read.
+        inside: String,
+        /// Why not.
+        source: ext4_view::Ext4Error,
+    },
+    /// The root file system lacks something that every image has.
+    #[snafu(display("the root file system of {} has {what}", path.display()))]
+    RootContents {
+        /// The disk.
+        path: PathBuf,
+        /// What it has or lacks.
+        what: String,
+    },
+    /// The initial file system cannot be made.
+    #[snafu(display("cannot make the initial file system of {image}"))]
+    Initramfs {
+        /// The image.
+        image: String,
+        /// Why not.
+        source: InitramfsError,
+    },
+    /// The caller wanted it.
+    #[snafu(display("pulling {image} was given up"))]
+    Cancelled {
+        /// The image.
+        image: String,
+    },
+}
+
+/// The result of work on images.
+pub(super) type Result<T, E = ImageError> = std::result::Result<T, E>;

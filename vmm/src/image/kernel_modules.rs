@@ -1,0 +1,199 @@
+//! The kernel modules of an image: taken out of its root file system once, put into initial file systems often.
+
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use snafu::{OptionExt, ResultExt};
+
+use super::digest::{Digest, Hasher};
+use super::error::{DamagedSnafu, InitramfsSnafu, ModulesSnafu, Result, RootContentsSnafu, StorageSnafu};
+use super::files;
+use super::image::{Image, MODULES};
+use super::record::FileRecord;
+use super::root::RootFileSystem;
+use crate::boot::{Initramfs, ModuleIndex, ModulePlan, Stage, Want, check_release};
+
+/// `depmod`'s files; a distribution's largest kernel has 2 MiB of them.
+const LARGEST_LIST: u64 = 8 << 20;
+
+/// A module, unpacked. The largest that there are are drivers for graphics, which nobody needs here.
+const LARGEST_MODULE: u64 = 64 << 20;
+
+const LISTS: [&str; 2] = ["modules.dep", "modules.builtin"];
+
+/// What a machine loads, in order. The transports come first, where they are no part of the kernel: devices are found
+/// through them.
+fn wanted(file_system: &str) -> [(Stage, Want<'_>); 6] {
+    [
+        (Stage::Vsock, Want::Optional("virtio_mmio")),
+        (Stage::Vsock, Want::Optional("virtio_pci")),
+        (Stage::Vsock, Want::Required("vmw_vsock_virtio_transport")),
+        (Stage::Root, Want::Required("virtio_blk")),
+        (Stage::Root, Want::Required(file_system)),
+        (Stage::Late, Want::Optional("virtio_rng")),
+    ]
+}
+
+/// Puts the modules that machines load, and `depmod`'s lists, into a new folder, and gives a record of each file as
+/// seen from the folder above. `disk` and `image` are for messages.
+pub(super) fn extract(
+    root: &RootFileSystem,
+    release: &str,
+    file_system: &str,
+    folder: &Path,
+    (disk, image): (&Path, &str),
+) -> Result<Vec<FileRecord>> {
+    let source = format!("/lib/modules/{release}");
+    if !root.has(&source)? {
+        return RootContentsSnafu { path: disk, what: format!("no modules for its kernel {release}") }.fail();
+    }
+    files::make_folder(folder)?;
+    let mut records = Vec::new();
+    let mut keep = |name: &str, contents: &[u8]| {
+        files::write_new(&folder.join(name), contents)?;
+        let (sha256, size) = (Digest::of(contents), contents.len() as u64);
+        records.push(FileRecord { name: format!("{MODULES}/{name}"), size, sha256 });
+        Ok(())
+    };
+    let mut lists = Vec::new();
+    for list in LISTS {
+        let text = root.read_text(&format!("{source}/{list}"), LARGEST_LIST)?;
+        keep(list, text.as_bytes())?;
+        lists.push(text);
+    }
+    let modules = || ModulesSnafu { image };
+    for module in plan(&lists[0], &lists[1], file_system).with_context(|_| modules())?.modules() {
+        let contents = root.read(&format!("{source}/{}", module.path), LARGEST_MODULE)?;
+        check_release(&module.file_name, &contents, release).with_context(|_| modules())?;
+        keep(&module.file_name, &contents)?;
+    }
+    files::sync_folder(folder)?;
+    Ok(records)
+}
+
+fn plan(
+    dependencies: &str,
+    built_in: &str,
+    file_system: &str,
+) -> Result<ModulePlan, crate::boot::ModuleError> {
+    ModuleIndex::parse(dependencies, built_in)?.plan(&wanted(file_system))
+}
+
+/// Makes the initial file system for an image and an agent, or finds the one that was made before.
+///
+/// Its name is `initramfs-<of what>-<its SHA-256>.cpio`: the first part tells which one it is, the second whether it is
+/// still what was written. With `modules` off it holds the agent alone: for a kernel that is not the image's.
+pub(super) fn initramfs(image: &Image, agent: &[u8], modules: bool) -> Result<(PathBuf, FileRecord)> {
+    let key = key(image, agent, modules);
+    let prefix = format!("{INITRAMFS}{key}-");
+    let names = files::names_in(&image.folder)?;
+    if let Some(record) = names.iter().find_map(|name| record_of(&image.folder, name, &prefix)) {
+        return Ok((image.folder.join(&record.name), record));
+    }
+    let partial = image.folder.join(format!("{prefix}{}{}", std::process::id(), files::PARTIAL));
+    let made = build(image, agent, modules, &partial).and_then(|(sha256, size)| {
+        let name = format!("{prefix}{sha256}{INITRAMFS_END}");
+        let path = image.folder.join(&name);
+        files::rename(&partial, &path)?;
+        Ok((path, FileRecord { name, size, sha256 }))
+    });
+    match &made {
+        Ok((_, record)) => remove_stale(&image.folder, &names, &record.name),
+        Err(_) => drop(files::remove_file(&partial)),
+    }
+    made
+}
+
+const INITRAMFS: &str = "initramfs-";
+const INITRAMFS_END: &str = ".cpio";
+
+/// Everything that the contents depend on, in one short name.
+fn key(image: &Image, agent: &[u8], modules: bool) -> String {
+    let mut hasher = Hasher::new();
+    hasher.update(&Initramfs::LAYOUT.to_le_bytes());
+    hasher.update(Digest::of(agent).to_string().as_bytes());
+    if modules {
+        // The plan follows from the lists and from what this program wants.
+        hasher.update(format!("{:?}", wanted(&image.metadata.profile.root.file_system)).as_bytes());
+    }
+    hasher.finish().0.short()
+}
+
+/// Every initial file system in an image's folder, by its name.
+pub(super) fn initramfs_records(folder: &Path) -> Result<Vec<FileRecord>> {
+    let names = files::names_in(folder)?;
+    let records = names.iter().filter_map(|name| {
+        let (_, digest) = name.strip_prefix(INITRAMFS)?.split_once('-')?;
+        record_of(folder, name, name.strip_suffix(digest)?)
+    });
+    Ok(records.collect())
+}
+
+fn record_of(folder: &Path, name: &str, prefix: &str) -> Option<FileRecord> {
+    let sha256 = name.strip_prefix(prefix)?.strip_suffix(INITRAMFS_END)?.parse().ok()?;
+    let size = std::fs::metadata(folder.join(name)).ok()?.len();
+    Some(FileRecord { name: name.to_owned(), size, sha256 })
+}
+
+fn build(image: &Image, agent: &[u8], modules: bool, partial: &Path) -> Result<(Digest, u64)> {
+    let name = image.to_string();
+    let mut initramfs = Initramfs::new(agent);
+    if modules {
+        let folder = image.folder.join(MODULES);
+        let list = |list: &str| {
+            let bytes = files::read(&folder.join(list), LARGEST_LIST)?.unwrap_or_default();
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let plan = plan(&list(LISTS[0])?, &list(LISTS[1])?, &image.metadata.profile.root.file_system)
+            .context(ModulesSnafu { image: &name })?;
+        for module in plan.modules() {
+            let path = folder.join(&module.file_name);
+            let missing = DamagedSnafu { path: &path, what: "it is missing", image: name.clone() };
+            let contents = files::read(&path, LARGEST_MODULE)?.context(missing)?;
+            initramfs
+                .add_module(module.stage, &module.file_name, contents)
+                .context(InitramfsSnafu { image: &name })?;
+        }
+    }
+    files::remove_file(partial)?;
+    let file = files::create(partial)?;
+    let mut hashed = Hashed { file: BufWriter::new(file), hasher: Hasher::new() };
+    initramfs.write(&mut hashed).context(InitramfsSnafu { image: &name })?;
+    let file = hashed.file.into_inner().map_err(std::io::IntoInnerError::into_error);
+    files::sync(&file.context(StorageSnafu { action: "write", path: partial })?, partial)?;
+    Ok(hashed.hasher.finish())
+}
+
+/// Writes and computes the digest at once.
+struct Hashed {
+    file: BufWriter<std::fs::File>,
+    hasher: Hasher,
+}
+
+impl std::io::Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// How long one that was made for another agent stays: another version of this program may be about to open it.
+const STALE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+/// Removes what was made for other agents and by the dead. A machine that has one open keeps it.
+fn remove_stale(folder: &Path, names: &[String], kept: &str) {
+    for name in names.iter().filter(|name| name.starts_with(INITRAMFS) && *name != kept) {
+        let path = folder.join(name);
+        let age = std::fs::metadata(&path).and_then(|found| found.modified()).map(|time| time.elapsed());
+        if age.is_ok_and(|age| age.is_ok_and(|age| age > STALE))
+            && let Err(error) = files::remove_file(&path)
+        {
+            tracing::warn!(path = %path.display(), %error, "an old initial file system stays");
+        }
+    }
+}

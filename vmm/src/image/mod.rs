@@ -1,0 +1,35 @@
+//! Images: the catalog of what can be had, how it is fetched and verified, and the store that keeps it.
+//!
+//! May depend on: `boot`, `arch`, `vmm-disk`, `vmm-sys`. Prints nothing; whoever pulls is told of the progress.
+
+mod catalog;
+mod digest;
+mod error;
+mod files;
+#[expect(clippy::module_inception, reason = "it is the image of an image store")]
+mod image;
+mod kernel_modules;
+mod layers;
+mod profile;
+mod progress;
+mod pull;
+mod record;
+mod reference;
+mod root;
+mod source;
+mod store;
+mod transform;
+mod verify;
+mod version;
+
+pub use digest::{Digest, DigestError};
+pub use error::ImageError;
+pub use image::Image;
+pub use layers::{Layer, LayerId, LayerIdError, LayerStore, NewLayer};
+pub use profile::{BootProfile, RootFileSystem};
+pub use progress::{Progress, Stage, Step};
+pub use pull::{PullMode, Pulled};
+pub use reference::{ImageName, ImageRef, ImageRefError};
+pub use store::{BootFiles, ImageStore};
+pub use verify::Thoroughness;
+pub use version::{ImageVersion, ImageVersionError};

@@ -1,0 +1,289 @@
+//! The store: what is here, and what a start takes from it.
+
+use std::path::{Path, PathBuf};
+use std::slice;
+
+use snafu::OptionExt;
+
+use super::catalog::Catalog;
+use super::error::{DamagedSnafu, ImageError, NewerSnafu, NotPulledSnafu, Result, UnknownSnafu};
+use super::files;
+use super::image::{Image, KERNEL, METADATA, Metadata};
+use super::kernel_modules;
+use super::layers::{Layer, LayerStore};
+use super::progress::Progress;
+use super::pull::{self, PullMode, Pulled};
+use super::record::{self, FileRecord, Refusal};
+use super::reference::ImageRef;
+use super::verify::{self, Damage, Thoroughness};
+use super::version::ImageVersion;
+use crate::arch::Arch;
+
+/// All images and layers of a folder. Several processes may use it at once.
+///
+/// ```text
+/// images/<name>/<version>-<arch>/   an image: metadata.json, vmlinux, modules/, initramfs-….cpio
+/// layers/                           the data of disks, see [`LayerStore`]
+/// ```
+///
+/// ```no_run
+/// use vmm::arch::Arch;
+/// use vmm::image::{ImageStore, PullMode};
+///
+/// let store = ImageStore::open("/home/me/.local/share/vmm".as_ref())?;
+/// let alpine = "alpine".parse()?;
+/// let pulled = store.pull(&alpine, Arch::X86_64, PullMode::IfMissing, &())?;
+/// println!("{} is in {}", pulled.image, pulled.image.folder().display());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    pub(super) images: PathBuf,
+    pub(super) layers: LayerStore,
+    pub(super) catalog: Catalog,
+    /// Where the programs that fetch things are looked for; the environment's `PATH` unless a test says otherwise.
+    pub(super) search_path: std::ffi::OsString,
+}
+
+/// What a machine boots from, found good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootFiles {
+    /// The kernel, in the form that an engine loads.
+    pub kernel: PathBuf,
+    /// The initial file system, with the agent in it.
+    pub initramfs: PathBuf,
+    /// The layers of the image's disk, from the base up.
+    pub layers: Vec<Layer>,
+}
+
+impl ImageStore {
+    /// Opens the store in a folder (`VMM_HOME`), and makes it if it is not there yet.
+    pub fn open(root: &Path) -> Result<Self> {
+        Self::with_catalog(root, Catalog::managed(), std::env::var_os("PATH").unwrap_or_default())
+    }
+
+    pub(super) fn with_catalog(
+        root: &Path,
+        catalog: Catalog,
+        search_path: std::ffi::OsString,
+    ) -> Result<Self> {
+        let images = root.join("images");
+        files::make_folder(&images)?;
+        Ok(Self { images, layers: LayerStore::open(root.join("layers"))?, catalog, search_path })
+    }
+
+    /// The data of all disks.
+    pub fn layers(&self) -> &LayerStore {
+        &self.layers
+    }
+
+    /// The image that a reference means: the catalog's newest that fits, or, where the catalog has none, the newest in
+    /// the store. Nothing is fetched, and nothing is verified but the image's own record.
+    pub fn find(&self, image: &ImageRef, arch: Arch) -> Result<Image> {
+        if let Some(spec) = self.catalog.find(image, arch) {
+            let folder = self.folder_of(spec.name, spec.version, arch);
+            return self.load(&folder)?.context(NotPulledSnafu { image: image.clone(), arch });
+        }
+        let fits = |found: &Image| {
+            found.name() == image.name() && found.arch() == arch && image.fits(&found.version())
+        };
+        let found = self.list()?.into_iter().filter(fits).max_by_key(Image::version);
+        found.with_context(|| UnknownSnafu { image: image.clone(), arch, known: self.known(arch) })
+    }
+
+    /// Fetches an image, verifies it and makes it ready to boot. One that is here already is left as it is, unless
+    /// `mode` says otherwise. Of several that pull the same image at once, one fetches and the others wait for it.
+    ///
+    /// However it ends, nothing stays that looks complete and is not.
+    pub fn pull(
+        &self,
+        image: &ImageRef,
+        arch: Arch,
+        mode: PullMode,
+        progress: &dyn Progress,
+    ) -> Result<Pulled> {
+        match self.catalog.find(image, arch) {
+            Some(spec) => pull::pull(self, spec, mode, progress),
+            None => {
+                // Not ours to fetch; what is in the store was put there by its user.
+                let image = self.find(image, arch)?;
+                Ok(Pulled { image, fetched: false })
+            }
+        }
+    }
+
+    /// All images, by name, version and architecture. Those whose record cannot be read are left out, with a warning
+    /// in the log.
+    pub fn list(&self) -> Result<Vec<Image>> {
+        let mut images = Vec::new();
+        for name in files::names_in(&self.images)? {
+            let folder = self.images.join(&name);
+            for version in files::names_in(&folder)? {
+                if version.starts_with('.') || version.ends_with(files::PARTIAL) {
+                    continue;
+                }
+                match self.load(&folder.join(&version)) {
+                    Ok(image) => images.extend(image),
+                    Err(error) => tracing::warn!(name, version, %error, "an image cannot be read"),
+                }
+            }
+        }
+        images.sort_by(|one, other| {
+            let key = |image: &Image| (image.name().clone(), image.version(), image.arch());
+            key(one).cmp(&key(other))
+        });
+        Ok(images)
+    }
+
+    /// Removes an image, but not its layers: machines may stand on them ([`LayerStore::unreferenced`] tells). That no
+    /// machine boots from the image is the caller's knowledge.
+    pub fn remove(&self, image: &Image) -> Result<()> {
+        let partial = files::partial_of(&image.folder);
+        let _lock = pull::lock(self, &image.folder)?;
+        files::remove_folder(&partial)?;
+        if image.folder.exists() {
+            files::rename(&image.folder, &partial)?;
+        }
+        files::remove_folder(&partial)
+    }
+
+    /// Everything that a machine boots from, found good: what every start calls. A file that is not what was pulled is
+    /// an error that names it and the way to mend it.
+    pub fn prepare(&self, image: &Image, agent: &[u8]) -> Result<BootFiles> {
+        let layers = self.verify(image, Thoroughness::Remembered)?;
+        let initramfs = self.initramfs(image, agent, Some(image.kernel_release()))?;
+        Ok(BootFiles { kernel: image.kernel(), initramfs, layers })
+    }
+
+    /// Whether the image's kernel, modules and layers are still what was pulled. Gives the layers of its disk, from the
+    /// base up.
+    pub fn verify(&self, image: &Image, thoroughness: Thoroughness) -> Result<Vec<Layer>> {
+        self.check(image, &image.folder, &image.metadata.files, thoroughness)?;
+        let layers = self.layers.chain(image.layer()).map_err(|error| self.in_image(error, image))?;
+        for layer in &layers {
+            if let (Some(record), Some(folder)) = (&layer.content, layer.path.parent()) {
+                self.check(image, folder, slice::from_ref(record), thoroughness)?;
+            }
+        }
+        if thoroughness == Thoroughness::Full {
+            for record in kernel_modules::initramfs_records(&image.folder)? {
+                self.check(image, &image.folder, slice::from_ref(&record), thoroughness)?;
+            }
+        }
+        Ok(layers)
+    }
+
+    /// The initial file system for this image and agent, made or found, and found good. `kernel_release` is what
+    /// `uname -r` will say: the image's modules are in it only if they are for that kernel.
+    pub fn initramfs(&self, image: &Image, agent: &[u8], kernel_release: Option<&str>) -> Result<PathBuf> {
+        let modules = kernel_release == Some(image.kernel_release());
+        let (path, record) = kernel_modules::initramfs(image, agent, modules)?;
+        self.check_initramfs(image, &record)?;
+        Ok(path)
+    }
+
+    fn check_initramfs(&self, image: &Image, record: &FileRecord) -> Result<()> {
+        // What is remembered of it lies apart from what is remembered of the image's own files.
+        let damage = verify::verify_named(
+            &image.folder,
+            slice::from_ref(record),
+            Thoroughness::Remembered,
+            ".verified-initramfs",
+        )?;
+        damage.map_or(Ok(()), |damage| self.damaged(damage, image))
+    }
+
+    fn check(
+        &self,
+        image: &Image,
+        folder: &Path,
+        records: &[FileRecord],
+        thoroughness: Thoroughness,
+    ) -> Result<()> {
+        let damage = verify::verify(folder, records, thoroughness)?;
+        damage.map_or(Ok(()), |damage| self.damaged(damage, image))
+    }
+
+    fn damaged<T>(&self, damage: Damage, image: &Image) -> Result<T> {
+        let Damage { path, what } = damage;
+        DamagedSnafu { path, what, image: self.label(&image.reference(), image.version(), image.arch()) }
+            .fail()
+    }
+
+    /// The damage of a layer's record, where the layer belongs to an image and can be fetched again.
+    fn in_image(&self, error: ImageError, image: &Image) -> ImageError {
+        let (path, what) = match error {
+            ImageError::DamagedLayer { path, what } => (path, what),
+            ImageError::NoLayer { id, folder } => (folder.join(id), "it is missing".to_owned()),
+            other => return other,
+        };
+        let image = self.label(&image.reference(), image.version(), image.arch());
+        DamagedSnafu { path, what, image }.build()
+    }
+
+    /// The shortest name by which the image is pulled again.
+    fn label(&self, exact: &ImageRef, version: ImageVersion, arch: Arch) -> String {
+        let short = exact.name().as_str();
+        let newest = short.parse().ok().and_then(|short| self.catalog.find(&short, arch));
+        if newest.is_some_and(|spec| spec.version == version) { short.to_owned() } else { exact.to_string() }
+    }
+
+    /// Where an image is, or would be.
+    pub(super) fn folder_of(&self, name: &str, version: ImageVersion, arch: Arch) -> PathBuf {
+        self.images.join(name).join(format!("{version}-{arch}"))
+    }
+
+    /// The image in a folder; `None` if there is none.
+    pub(super) fn load(&self, folder: &Path) -> Result<Option<Image>> {
+        let path = folder.join(METADATA);
+        let bytes = match files::read(&path, record::LARGEST)? {
+            Some(bytes) => bytes,
+            None if folder.is_dir() => return self.damaged_record(&path, "it is missing"),
+            None => return Ok(None),
+        };
+        let metadata: Metadata = match record::from_bytes(&bytes) {
+            Ok(metadata) => metadata,
+            Err(Refusal::Newer) => return NewerSnafu { path }.fail(),
+            Err(Refusal::Damaged(what)) => return self.damaged_record(&path, what),
+        };
+        let own = self.folder_of(metadata.name.as_str(), metadata.version, metadata.arch);
+        if own != folder || !metadata.files.iter().any(|record| record.name == KERNEL) {
+            return self.damaged_record(&path, "it describes another image");
+        }
+        Ok(Some(Image { folder: folder.to_owned(), metadata }))
+    }
+
+    /// The error for a `metadata.json` that cannot be believed: only the folder's name tells which image it is.
+    fn damaged_record<T>(&self, path: &Path, what: &str) -> Result<T> {
+        let folder = path.parent().unwrap_or(path);
+        let part = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = folder.parent().and_then(part).unwrap_or_default();
+        let version = part(folder).unwrap_or_default();
+        let parsed = Arch::ALL.into_iter().find_map(|arch| {
+            let version: ImageVersion = version.strip_suffix(&format!("-{arch}"))?.parse().ok()?;
+            let exact = ImageRef::exact(name.parse().ok()?, version);
+            Some(self.label(&exact, version, arch))
+        });
+        DamagedSnafu { path, what, image: parsed.unwrap_or(name) }.fail()
+    }
+
+    /// What there is for an architecture, in a line.
+    pub(super) fn known(&self, arch: Arch) -> String {
+        let mut known: Vec<String> = self
+            .catalog
+            .images
+            .iter()
+            .filter(|spec| spec.arch == arch)
+            .map(|spec| {
+                let [major, minor, _] = spec.version.release();
+                format!("{}:{major}.{minor}", spec.name)
+            })
+            .collect();
+        known.extend(
+            self.list().unwrap_or_default().iter().filter(|image| image.arch() == arch).map(Image::to_string),
+        );
+        known.sort();
+        known.dedup();
+        if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+    }
+}

