@@ -1,53 +1,26 @@
 //! Block images: raw files, qcow2, chains of layers, locks. Knows no virtual machine.
+//!
+//! [`open_chain`] opens a disk, [`create_overlay`] makes a layer, [`inspect()`] tells what one is. `docs/disks.md`
+//! says what a flush promises and how it is kept.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::path::PathBuf;
+mod buffers;
+mod chain;
+mod error;
+mod image;
+mod inspect;
+mod locking;
+mod overlay;
+mod publish;
+pub mod qcow2;
+mod raw;
+mod storage;
+pub mod testing;
 
-use serde::{Deserialize, Serialize};
-
-/// The format of a layer. Recorded when the layer is made or imported, and never guessed again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// The bytes of the disk, as they are.
-    Raw,
-    /// QEMU's copy-on-write format.
-    Qcow2,
-}
-
-/// One layer of a disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayerSpec {
-    /// Its file.
-    pub path: PathBuf,
-    /// Its format.
-    pub format: Format,
-}
-
-/// A disk that can be read and written by several threads at once.
-///
-/// Offsets and lengths are in bytes and may be unaligned; what reaches past [`DiskImage::size`] is refused and has
-/// no effect. The buffers may lie in guest memory that the guest changes meanwhile: an implementation hands them to
-/// the kernel or copies them, and never decides anything by their contents twice.
-pub trait DiskImage: Send + Sync {
-    /// The size of the disk as its user sees it, in bytes.
-    fn size(&self) -> u64;
-
-    /// Whether writes are refused.
-    fn read_only(&self) -> bool;
-
-    /// Fills the buffers, in order, from `offset` on.
-    fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()>;
-
-    /// Writes the buffers, in order, from `offset` on.
-    fn write(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
-
-    /// Returns when everything that was written before the call survives a power cut.
-    fn flush(&self) -> io::Result<()>;
-
-    /// The range is not needed any more; it may read as anything that it held, or as zeroes.
-    fn discard(&self, offset: u64, length: u64) -> io::Result<()>;
-
-    /// The range reads as zeroes afterwards. With `unmap`, its space may be given back.
-    fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
-}
+pub use chain::{Layer, LayerFile, MAX_LAYERS, open_chain, open_chain_files, open_chain_layers};
+pub use error::Error;
+pub use image::{DiskImage, Format, LayerSpec};
+pub use inspect::{BackingName, LayerInfo, check_layer, inspect};
+pub use overlay::{create_overlay, create_overlay_on, create_raw};
+pub use publish::{FileSystem, HostFileSystem, publish};
+pub use raw::RawImage;
+pub use storage::{FileStorage, Storage};

@@ -1,17 +1,16 @@
 //! The root file system of an image, read on the host, without mounting it.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::io::{IoSliceMut, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use ext4_view::{Ext4, Ext4Read};
 use flate2::read::GzDecoder;
-use imago::qcow2::Qcow2;
-use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder};
 use snafu::ResultExt;
-use vmm_disk::{Format, LayerSpec};
+use vmm_disk::{DiskImage, LayerSpec, open_chain};
 
 use super::error::{
-    DecompressSnafu, DiskSnafu, Result, RootContentsSnafu, RootFileSystemSnafu, StorageSnafu, TooLargeSnafu,
+    DecompressSnafu, DiskSnafu, Result, RootContentsSnafu, RootFileSystemSnafu, TooLargeSnafu,
 };
 
 /// The ext4 file system on a disk without partitions.
@@ -25,14 +24,9 @@ impl RootFileSystem {
     /// Opens the one on a base layer. Names of other files in the layer's header are not followed.
     pub(super) fn open(layer: &LayerSpec) -> Result<Self> {
         let path = &layer.path;
-        let reader: Box<dyn Ext4Read> = match layer.format {
-            Format::Raw => {
-                Box::new(std::fs::File::open(path).context(StorageSnafu { action: "open", path })?)
-            }
-            Format::Qcow2 => {
-                Box::new(Qcow2Reader::open(path).map_err(Into::into).context(DiskSnafu { path })?)
-            }
-        };
+        let disk =
+            open_chain(std::slice::from_ref(layer), true).map_err(Into::into).context(DiskSnafu { path })?;
+        let reader: Box<dyn Ext4Read> = Box::new(DiskReader(disk));
         let ext4 = Ext4::load(reader).context(RootFileSystemSnafu { path, inside: "the superblock" })?;
         Ok(Self { ext4, disk: path.clone() })
     }
@@ -92,24 +86,15 @@ impl RootFileSystem {
     }
 }
 
-/// A qcow2 file, read-only.
-struct Qcow2Reader(FormatAccess<imago::file::File>);
+/// A disk, as the reader of file systems wants it.
+struct DiskReader(Arc<dyn DiskImage>);
 
-impl Qcow2Reader {
-    fn open(path: &Path) -> std::io::Result<Self> {
-        let file = imago::file::File::try_from(std::fs::File::open(path)?)?;
-        let qcow2 =
-            Qcow2::<imago::file::File>::builder(file).backing(None).open(DenyImplicitOpenGate::default())?;
-        Ok(Self(FormatAccess::new(qcow2)))
-    }
-}
-
-impl Ext4Read for Qcow2Reader {
+impl Ext4Read for DiskReader {
     fn read(
         &mut self,
         start_byte: u64,
         dst: &mut [u8],
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
-        Ok(self.0.read(dst, start_byte)?)
+        Ok(self.0.read(&mut [IoSliceMut::new(dst)], start_byte)?)
     }
 }

@@ -6,6 +6,7 @@
 pub mod child;
 pub mod event;
 pub mod fd_passing;
+pub mod file;
 pub mod lock;
 pub mod poller;
 #[cfg(target_os = "linux")]

@@ -37,6 +37,11 @@ impl FileLock {
         Self::try_lock(file, FlockOperation::NonBlockingLockExclusive)
     }
 
+    /// Locks a file that is already open, together with other readers. `None`: another process holds it alone.
+    pub fn try_shared_file(file: File) -> io::Result<Option<Self>> {
+        Self::try_lock(file, FlockOperation::NonBlockingLockShared)
+    }
+
     /// The locked file.
     pub fn file(&self) -> &File {
         &self.file

@@ -1,0 +1,74 @@
+//! What every disk image can do, and how a layer is named.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The format of a layer. Recorded when the layer is made or imported, and never guessed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// The bytes of the disk, as they are.
+    Raw,
+    /// QEMU's copy-on-write format.
+    Qcow2,
+}
+
+/// One layer of a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerSpec {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+}
+
+/// A disk that can be read and written by several threads at once.
+///
+/// Offsets and lengths are in bytes and may be unaligned; what reaches past [`DiskImage::size`] is refused and has
+/// no effect. The buffers may lie in guest memory that the guest changes meanwhile: an implementation hands them to
+/// the kernel or copies them, and never decides anything by their contents twice.
+pub trait DiskImage: Send + Sync {
+    /// The size of the disk as its user sees it, in bytes.
+    fn size(&self) -> u64;
+
+    /// Whether writes are refused.
+    fn read_only(&self) -> bool;
+
+    /// Fills the buffers, in order, from `offset` on.
+    fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()>;
+
+    /// Writes the buffers, in order, from `offset` on.
+    fn write(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+
+    /// Returns when everything that was written before the call survives a power cut.
+    ///
+    /// Once the operating system has failed to sync, every later flush fails too: what it lost cannot be told.
+    fn flush(&self) -> io::Result<()>;
+
+    /// The range is not needed any more; it may read as anything that it held, or as zeroes.
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()>;
+
+    /// The range reads as zeroes afterwards. With `unmap`, its space may be given back.
+    fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
+}
+
+/// Refuses what reaches past the end of a disk.
+pub(crate) fn check_bounds(offset: u64, length: u64, size: u64) -> io::Result<()> {
+    match offset.checked_add(length) {
+        Some(end) if end <= size => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{length} bytes at {offset} reach past the end of the disk ({size} bytes)"),
+        )),
+    }
+}
+
+/// Refuses to change what was opened for reading.
+pub(crate) fn check_writable(read_only: bool) -> io::Result<()> {
+    if read_only {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the disk is read-only"));
+    }
+    Ok(())
+}
