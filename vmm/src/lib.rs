@@ -5,16 +5,21 @@
 pub mod agent;
 pub mod arch;
 pub mod boot;
+pub mod control;
 pub mod engine;
 pub mod home;
 pub mod image;
 pub mod machine;
 pub mod memory;
+pub mod monitor;
 pub mod sandbox;
 pub mod virtio;
 
-pub use home::{EngineChoice, Home, Init, VmId, VmName, VmState};
+pub use engine::EngineChoice;
+pub use home::{Home, Init, VmId, VmName, VmState};
+pub use machine::MemorySize;
 pub use sandbox::{
-    CancelToken, Command, Error, ExitStatus, Output, Process, Progress, PullPolicy, Sandbox, SandboxBuilder,
-    StartOptions, Stdin, TerminalSize, VmInfo,
+    ByteString, CancelToken, Command, ConsoleLog, DEFAULT_STOP_GRACE, Error, ExitStatus, Health, Output,
+    Process, ProcessControl, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Progress, PullPolicy,
+    Sandbox, SandboxBuilder, Signal, StartOptions, Stdin, TerminalSize, VmInfo,
 };

@@ -54,19 +54,20 @@ impl VmFolder {
         self.path().join("monitor.log")
     }
 
-    /// The folder of its sockets, there while it runs.
+    /// The folder for its sockets, there while it runs. A monitor that runs recorded its own
+    /// ([`StateRecord::sockets`]), which differs where another session has another runtime folder.
     pub fn sockets(&self) -> PathBuf {
         self.home.runtime().join(self.id.as_str())
     }
 
-    /// The monitor's control socket.
-    pub fn control_socket(&self) -> PathBuf {
-        self.sockets().join("control")
+    /// The monitor's control socket in that folder.
+    pub fn control_socket(sockets: &Path) -> PathBuf {
+        sockets.join("control")
     }
 
-    /// The host's side of the VM's vsock device.
-    pub fn vsock_socket(&self) -> PathBuf {
-        self.sockets().join("vsock")
+    /// The host's side of the VM's vsock device in that folder.
+    pub fn vsock_socket(sockets: &Path) -> PathBuf {
+        sockets.join("vsock")
     }
 
     /// What the VM is. `None`: the folder is not complete, or gone.
@@ -169,6 +170,22 @@ impl HeldVm {
         files::write_json(&self.folder.path().join("state.json"), record)
     }
 
+    /// Records a folder beneath the home that goes when the VM goes: a layer of its disk. To be called before the
+    /// folder is there, so that no death between the two leaves it behind.
+    pub fn will_own(&self, path: &Path) -> Result<(), HomeError> {
+        let mut owned = self.owned()?;
+        owned.push(path.to_owned());
+        files::write_json(&self.owned_path(), &owned)
+    }
+
+    fn owned(&self) -> Result<Vec<PathBuf>, HomeError> {
+        Ok(files::read_json(&self.owned_path())?.unwrap_or_default())
+    }
+
+    fn owned_path(&self) -> PathBuf {
+        self.folder.path().join("owns.json")
+    }
+
     /// Makes the folder of its sockets, empty: what an earlier run left there is dead, for we hold the lock.
     pub fn make_sockets_folder(&self) -> Result<PathBuf, HomeError> {
         self.remove_sockets_folder()?;
@@ -186,16 +203,26 @@ impl HeldVm {
 
     /// Removes its sockets and their folder.
     pub fn remove_sockets_folder(&self) -> Result<(), HomeError> {
-        let sockets = self.folder.sockets();
-        remove_all(&sockets).context(FolderSnafu { path: &sockets })?;
-        // Fails while another VM has sockets beside: then it stays.
-        let _ = fs::remove_dir(self.folder.home.runtime());
+        let recorded = self.folder.state().ok().flatten().map(|record| record.sockets);
+        // A record is a file like another: only what can be the sockets' folder is removed.
+        let recorded = recorded.filter(|path| path.file_name() == self.folder.sockets().file_name());
+        for sockets in recorded.into_iter().chain([self.folder.sockets()]) {
+            remove_all(&sockets).context(FolderSnafu { path: &sockets })?;
+            // Fails while another VM has sockets beside: then it stays.
+            let _ = sockets.parent().map(fs::remove_dir);
+        }
         Ok(())
     }
 
-    /// Removes everything of the VM: its sockets, its name, its folder, at last the lock.
+    /// Removes everything of the VM: its sockets, what it owns, its name, its folder, at last the lock.
     pub fn remove(self) -> Result<(), HomeError> {
         self.remove_sockets_folder()?;
+        for owned in self.owned()? {
+            let layers = self.folder.home.root().join("layers");
+            if owned.parent() == Some(&layers) && owned.file_name().is_some() {
+                remove_all(&owned).context(FolderSnafu { path: &owned })?;
+            }
+        }
         self.folder.home.release_names_of(&self.folder.id)?;
         let path = self.folder.path();
         // Renamed first, so that what is half removed is never taken for a VM.

@@ -4,12 +4,14 @@
 //! ```text
 //! VMM_HOME/            0700
 //!   images/  layers/   the image store's
+//!   cache/             what can be found out again
 //!   names/<name>       symbolic link to ../vms/<id>: made atomically, so a name has one owner
-//!   vms/<id>/          spec.json  state.json  console.log  monitor.log  lock
+//!   vms/<id>/          spec.json  state.json  owns.json  console.log  monitor.log  lock
 //! runtime folder/<home>/<id>/   control, vsock: the sockets of a VM that runs
 //! ```
 //!
-//! May depend on: `machine`, `arch`, `vmm-disk`, `vmm-sys`. Never on `monitor`, `sandbox`, `engine`.
+//! May depend on: `machine`, `engine` (the name of the engine that is asked for), `vmm-protocol`, `vmm-sys`. Never on
+//! `monitor`, `sandbox`, `image`.
 
 mod error;
 mod files;
@@ -23,14 +25,19 @@ mod state;
 pub use error::HomeError;
 pub use folder::{HeldVm, VmFolder};
 pub use name::{InvalidName, VmId, VmName};
-pub use spec::{EngineChoice, Init, VmSpec};
+pub use spec::{Init, UnknownInit, VmSpec};
 pub use state::{End, EndReason, StateRecord, Timestamp, Timings, VmState};
+
+pub use crate::engine::EngineChoice;
 
 use std::path::{Path, PathBuf};
 
 use snafu::OptionExt;
 
 use error::NoDataFolderSnafu;
+
+/// The first line of a console log that continues an older one ([`VmFolder::console_log_older`]), or what was dropped.
+pub const CONTINUED: &[u8] = b"[vmm: older console output was dropped here]\n";
 
 /// A handle on a folder with everything in it: images, layers, VMs. Cloning it is cheap; there is no global state.
 ///
@@ -67,6 +74,11 @@ impl Home {
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Where to remember what can be found out again.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
     }
 
     /// The folders of the VMs.

@@ -4,68 +4,19 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use snafu::Snafu;
+use vmm_protocol::Configuration;
 
 use super::{Timestamp, VmId, VmName};
+use crate::engine::EngineChoice;
 use crate::machine::MachineSpec;
 
-/// Which engine runs a machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineChoice {
-    /// The best that works on this host.
-    #[default]
-    Auto,
-    /// Linux's KVM.
-    Kvm,
-    /// Apple's Hypervisor.framework.
-    Hvf,
-    /// QEMU's TCG.
-    Software,
-}
-
-impl EngineChoice {
-    /// Every choice there is.
-    pub const ALL: [Self; 4] = [Self::Auto, Self::Kvm, Self::Hvf, Self::Software];
-
-    /// Its name, as the command line writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Kvm => "kvm",
-            Self::Hvf => "hvf",
-            Self::Software => "software",
-        }
-    }
-}
-
-impl fmt::Display for EngineChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// The name of no engine, or of no init.
-#[derive(Debug, PartialEq, Eq)]
-pub struct UnknownChoice {
-    given: String,
-    known: &'static str,
-}
-
-impl fmt::Display for UnknownChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not one of {}", self.given, self.known)
-    }
-}
-
-impl std::error::Error for UnknownChoice {}
-
-impl FromStr for EngineChoice {
-    type Err = UnknownChoice;
-
-    fn from_str(name: &str) -> Result<Self, UnknownChoice> {
-        let known = Self::ALL.into_iter().find(|choice| choice.name() == name);
-        known.ok_or_else(|| UnknownChoice { given: name.to_owned(), known: "auto, kvm, hvf, software" })
-    }
+/// The name of no init.
+#[derive(Debug, Snafu, PartialEq, Eq)]
+#[snafu(display("{name:?} is no init: use agent or image"))]
+pub struct UnknownInit {
+    /// What was written.
+    name: String,
 }
 
 /// Who is PID 1 in the guest.
@@ -79,14 +30,48 @@ pub enum Init {
     Image,
 }
 
-impl FromStr for Init {
-    type Err = UnknownChoice;
+impl Init {
+    /// Its name, as the command line writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Image => "image",
+        }
+    }
+}
 
-    fn from_str(name: &str) -> Result<Self, UnknownChoice> {
+impl fmt::Display for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl From<Init> for vmm_protocol::Init {
+    fn from(init: Init) -> Self {
+        match init {
+            Init::Agent => Self::Agent,
+            Init::Image => Self::Image,
+        }
+    }
+}
+
+impl From<vmm_protocol::Init> for Init {
+    fn from(init: vmm_protocol::Init) -> Self {
+        match init {
+            vmm_protocol::Init::Agent => Self::Agent,
+            vmm_protocol::Init::Image => Self::Image,
+        }
+    }
+}
+
+impl FromStr for Init {
+    type Err = UnknownInit;
+
+    fn from_str(name: &str) -> Result<Self, UnknownInit> {
         match name {
             "agent" => Ok(Self::Agent),
             "image" => Ok(Self::Image),
-            _ => Err(UnknownChoice { given: name.to_owned(), known: "agent, image" }),
+            _ => UnknownInitSnafu { name }.fail(),
         }
     }
 }
@@ -110,10 +95,8 @@ pub struct VmSpec {
     pub engine: EngineChoice,
     /// Refuse an engine that does not isolate by hardware.
     pub require_hardware: bool,
-    /// Who is PID 1 in the guest.
-    pub init: Init,
-    /// The environment of every process in the guest.
-    pub env: Vec<(String, String)>,
+    /// What its agent is told after a boot. The time and the entropy are added then.
+    pub configuration: Configuration,
     /// The machine.
     pub machine: MachineSpec,
 }

@@ -1,6 +1,7 @@
 //! `state.json`: what the monitor recorded of a VM's run, and the state that is derived from it and from what lives.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -179,6 +180,8 @@ pub struct StateRecord {
     pub state: VmState,
     /// The monitor's process.
     pub monitor_pid: u32,
+    /// The folder of its sockets. Another session of the same user may have another runtime folder.
+    pub sockets: PathBuf,
     /// The engine that runs the machine, by name: a newer monitor may have one that we do not know.
     pub engine: Option<String>,
     /// When this run was started.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::progress::Observer;
-use super::{CancelToken, Error, Progress, Sandbox};
+use super::{CancelToken, Error, Progress, Sandbox, start};
 use crate::home::{EngineChoice, Home, Init};
 use crate::machine::MemorySize;
 
@@ -43,6 +43,11 @@ impl Default for StartOptions {
 }
 
 impl StartOptions {
+    pub(super) fn check_cancelled(&self) -> Result<(), Error> {
+        let cancelled = self.cancel.as_ref().is_some_and(CancelToken::is_cancelled);
+        if cancelled { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
     /// The VM outlives the handle and this process, until it is stopped.
     pub fn detached(mut self, detached: bool) -> Self {
         self.detached = detached;
@@ -204,6 +209,6 @@ impl SandboxBuilder {
 
     /// Finds or fetches the image, creates the VM, starts its monitor process and waits until its agent answers.
     pub fn start(self) -> Result<Sandbox, Error> {
-        Err(Error::Unfinished)
+        start::new(self)
     }
 }

@@ -1,9 +1,12 @@
 //! A command to run in a VM, described as `std::process::Command` describes one.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::process::{Output, Process, ProcessId, TerminalSize};
+use super::link::Link;
+use super::process::{Output, Process};
 use super::{Error, Sandbox};
+use crate::agent::{AgentProcess, ByteString, OutputLimits, ProcessId, ProcessSpec, TerminalSize};
 
 /// What a command reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,9 +32,9 @@ pub enum Stdin {
 #[must_use = "a command does nothing until it is run"]
 pub struct Command<'a> {
     sandbox: &'a Sandbox,
-    argv: Vec<String>,
-    env: Vec<(String, String)>,
-    workdir: Option<String>,
+    argv: Vec<ByteString>,
+    env: Vec<(ByteString, ByteString)>,
+    workdir: Option<ByteString>,
     user: Option<String>,
     timeout: Option<Duration>,
     terminal: Option<TerminalSize>,
@@ -39,11 +42,14 @@ pub struct Command<'a> {
     output_limit: usize,
 }
 
+/// Beyond a command's own timeout: the guest ends it by itself, this is for a guest that hangs.
+const TIMEOUT_MARGIN: Duration = Duration::from_secs(30);
+
 /// No more of each output than this is collected, unless it is told otherwise.
 pub(super) const DEFAULT_OUTPUT_LIMIT: usize = 16 << 20;
 
 impl<'a> Command<'a> {
-    pub(super) fn new(sandbox: &'a Sandbox, argv: Vec<String>) -> Self {
+    pub(super) fn new(sandbox: &'a Sandbox, argv: Vec<ByteString>) -> Self {
         Self {
             sandbox,
             argv,
@@ -58,25 +64,28 @@ impl<'a> Command<'a> {
     }
 
     /// Adds an argument.
-    pub fn arg(mut self, argument: impl Into<String>) -> Self {
+    pub fn arg(mut self, argument: impl Into<ByteString>) -> Self {
         self.argv.push(argument.into());
         self
     }
 
     /// Sets a variable in its environment.
-    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+    pub fn env(mut self, key: impl Into<ByteString>, value: impl Into<ByteString>) -> Self {
         self.env.push((key.into(), value.into()));
         self
     }
 
     /// Sets variables in its environment.
-    pub fn envs<K: Into<String>, V: Into<String>>(mut self, env: impl IntoIterator<Item = (K, V)>) -> Self {
+    pub fn envs<K: Into<ByteString>, V: Into<ByteString>>(
+        mut self,
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
         self.env.extend(env.into_iter().map(|(key, value)| (key.into(), value.into())));
         self
     }
 
     /// The folder in the guest that it starts in; the user's own where none is given.
-    pub fn workdir(mut self, folder: impl Into<String>) -> Self {
+    pub fn workdir(mut self, folder: impl Into<ByteString>) -> Self {
         self.workdir = Some(folder.into());
         self
     }
@@ -113,18 +122,96 @@ impl<'a> Command<'a> {
     }
 
     /// Runs it to its end and collects what it writes.
-    pub fn output(self) -> Result<Output, Error> {
-        let _ = self.sandbox;
-        Err(Error::Unfinished)
+    pub fn output(mut self) -> Result<Output, Error> {
+        let input = match std::mem::take(&mut self.stdin) {
+            Stdin::Bytes(bytes) => {
+                self.stdin = Stdin::Piped;
+                bytes
+            }
+            Stdin::Null | Stdin::Piped => Vec::new(),
+        };
+        let limits = OutputLimits { stdout: self.output_limit, stderr: self.output_limit };
+        let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout + TIMEOUT_MARGIN));
+        let link = self.sandbox.link.clone();
+        let collected = self.start()?.collect(&input, limits, deadline);
+        let collected = collected.map_err(|error| link.explain(error, None))?;
+        Ok(Output {
+            status: collected.exit.into(),
+            truncated: collected.stdout_dropped > 0 || collected.stderr_dropped > 0,
+            stdout: collected.stdout,
+            stderr: collected.stderr,
+        })
     }
 
     /// Starts it, to be talked to while it runs.
-    pub fn spawn(self) -> Result<Process, Error> {
-        Err(Error::Unfinished)
+    pub fn spawn(mut self) -> Result<Process, Error> {
+        let link = self.sandbox.link.clone();
+        let terminal = self.terminal.is_some();
+        let input = match std::mem::take(&mut self.stdin) {
+            Stdin::Bytes(bytes) => {
+                self.stdin = Stdin::Piped;
+                Some(bytes)
+            }
+            other => {
+                self.stdin = other;
+                None
+            }
+        };
+        let mut process = Process::new(self.start()?, link, terminal);
+        if let (Some(bytes), Some(stdin)) = (input, process.stdin.take()) {
+            feed(bytes, stdin)?;
+        }
+        Ok(process)
     }
 
-    /// Starts it and leaves it to itself; it is found again by its id.
+    /// Starts it and leaves it to itself; [`Sandbox::attach_process`] finds it again by its id.
     pub fn start_detached(self) -> Result<ProcessId, Error> {
-        Err(Error::Unfinished)
+        let (link, program) = self.context();
+        let spec = self.spec();
+        let client = link.agent()?;
+        client.start_detached(&spec).map_err(|error| link.explain(error, program.as_deref()))
     }
+
+    fn start(self) -> Result<AgentProcess, Error> {
+        let (link, program) = self.context();
+        let spec = self.spec().kill_on_disconnect();
+        let client = link.agent()?;
+        client.start(&spec).map_err(|error| link.explain(error, program.as_deref()))
+    }
+
+    fn context(&self) -> (Arc<Link>, Option<String>) {
+        let program = self.argv.first().map(|program| program.to_string_lossy().into_owned());
+        (self.sandbox.link.clone(), program)
+    }
+
+    fn spec(self) -> ProcessSpec {
+        let mut spec = ProcessSpec::command(self.argv);
+        for (key, value) in self.env {
+            spec = spec.environment(key, value);
+        }
+        if let Some(folder) = self.workdir {
+            spec = spec.working_directory(folder);
+        }
+        if let Some(user) = self.user {
+            spec = spec.user(user);
+        }
+        if let Some(size) = self.terminal {
+            spec = spec.terminal(size);
+        }
+        if let Some(timeout) = self.timeout {
+            spec = spec.timeout(timeout);
+        }
+        if self.stdin != Stdin::Null { spec.stdin() } else { spec }
+    }
+}
+
+/// Writes the whole input from a thread of its own, for the process may write before it reads.
+fn feed(bytes: Vec<u8>, mut stdin: crate::agent::ProcessStdin) -> Result<(), Error> {
+    use std::io::Write;
+    let feed = move || {
+        // A process may end before it has read everything: that is its own affair.
+        let _ = stdin.write_all(&bytes);
+    };
+    let thread = std::thread::Builder::new().name("vmm-stdin".to_owned()).spawn(feed);
+    thread.map(drop).map_err(|source| Error::System { what: "start a thread that feeds the command", source })
 }

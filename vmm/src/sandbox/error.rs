@@ -1,12 +1,17 @@
 //! Everything that can go wrong, with a stable code and a hint.
 
+use std::io;
+use std::path::PathBuf;
+
 use snafu::Snafu;
 
+use crate::agent::{AgentError, ErrorKind};
+use crate::control::ControlError;
 use crate::home::{End, HomeError};
 
 /// Why something could not be done. [`Error::code`] is stable; the text is for people.
 #[derive(Debug, Snafu)]
-#[snafu(visibility(pub(super)))]
+#[snafu(visibility(pub(crate)))]
 #[non_exhaustive]
 pub enum Error {
     /// The home, or a VM in it.
@@ -23,9 +28,30 @@ pub enum Error {
         message: String,
     },
     /// The `vmm` executable, which is the monitor process, was not found.
-    #[snafu(display("cannot find the vmm executable that runs the VM"))]
+    #[snafu(display("cannot find the executable vmm, which runs the VM"))]
     NoMonitor,
-    /// The start was cancelled; nothing is left of it.
+    /// The monitor process cannot be started.
+    #[snafu(display("cannot start the VM's monitor process {}", program.display()))]
+    MonitorStart {
+        /// The executable.
+        program: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The monitor process ended without a word.
+    #[snafu(display("the VM's monitor process ended unexpectedly{}", said.as_ref().map(|said| format!(": {said}")).unwrap_or_default()))]
+    MonitorLost {
+        /// The last line of its log.
+        said: Option<String>,
+    },
+    /// The monitor does not answer, or not in our language.
+    #[snafu(display("{source}"))]
+    Control {
+        /// The cause.
+        #[snafu(source)]
+        source: ControlError,
+    },
+    /// What was asked for was cancelled. Nothing is left of a start that was.
     #[snafu(display("cancelled"))]
     Cancelled,
     /// The VM ended, or did not start.
@@ -40,9 +66,21 @@ pub enum Error {
         /// The VM.
         name: String,
     },
+    /// The VM has not got ready yet.
+    #[snafu(display("the VM {name} is still starting"))]
+    NotReady {
+        /// The VM.
+        name: String,
+    },
     /// The VM runs already.
     #[snafu(display("the VM {name} is running already"))]
     AlreadyRunning {
+        /// The VM.
+        name: String,
+    },
+    /// What was asked for is not done to a VM that runs.
+    #[snafu(display("the VM {name} is running: stop it first"))]
+    Running {
         /// The VM.
         name: String,
     },
@@ -60,9 +98,21 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// Not built yet.
-    #[snafu(display("this is being built"))]
-    Unfinished,
+    /// The guest's agent refused, does not answer, or not in our language.
+    #[snafu(display("{source}"))]
+    Agent {
+        /// The cause.
+        #[snafu(source)]
+        source: AgentError,
+    },
+    /// The system refused something.
+    #[snafu(display("cannot {what}"))]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
 }
 
 impl Error {
@@ -72,13 +122,23 @@ impl Error {
             Self::Home { source } => source.code(),
             Self::Invalid { .. } => "invalid",
             Self::NoMonitor => "no_monitor",
+            Self::MonitorStart { .. } => "monitor_start",
+            Self::MonitorLost { .. } => "monitor_lost",
+            Self::Control { source } => match source {
+                ControlError::Unresponsive => "monitor_unresponsive",
+                ControlError::OtherVersion { .. } => "monitor_version",
+                _ => "monitor_protocol",
+            },
             Self::Cancelled => "cancelled",
             Self::Ended { end } => end.reason.code(),
             Self::NotRunning { .. } => "not_running",
+            Self::NotReady { .. } => "not_ready",
             Self::AlreadyRunning { .. } => "already_running",
+            Self::Running { .. } => "running",
             Self::CommandNotFound { .. } => "command_not_found",
             Self::CommandNotExecutable { .. } => "command_not_executable",
-            Self::Unfinished => "unfinished",
+            Self::Agent { source } => agent_code(source),
+            Self::System { .. } => "system",
         }
     }
 
@@ -89,8 +149,18 @@ impl Error {
             Self::NoMonitor => {
                 Some("put it beside your program or on PATH, or name it by VMM_BIN".to_owned())
             }
+            Self::Control { source: ControlError::Unresponsive } => {
+                Some("end it by force: vmm kill, then the VM's name".to_owned())
+            }
+            Self::Control { source: ControlError::OtherVersion { .. } } => {
+                Some("use the vmm that started it, or restart the VM with this one".to_owned())
+            }
             Self::Ended { end } => end.hint.clone(),
             Self::NotRunning { name } => Some(format!("start it: vmm start {name}")),
+            Self::Running { name } => {
+                Some(format!("vmm stop {name}, or remove it by force: vmm rm -f {name}"))
+            }
+            Self::NotReady { name } => Some(format!("see how far it is: vmm logs -f {name}")),
             _ => None,
         }
     }
@@ -100,6 +170,37 @@ impl Error {
         match self {
             Self::Ended { end } if !end.console_tail.is_empty() => Some(&end.console_tail),
             _ => None,
+        }
+    }
+}
+
+fn agent_code(error: &AgentError) -> &'static str {
+    match error {
+        AgentError::Deadline { .. } => "agent_timeout",
+        AgentError::OtherVersion { .. } => "agent_version",
+        AgentError::Refusal { kind, .. } => match kind {
+            ErrorKind::NoSuchProcess => "no_such_process",
+            ErrorKind::Ended => "process_ended",
+            ErrorKind::NoTerminal => "no_terminal",
+            ErrorKind::WorkingDirectory => "working_directory",
+            ErrorKind::NoSuchUser => "no_such_user",
+            ErrorKind::Resources => "guest_resources",
+            ErrorKind::ShuttingDown => "shutting_down",
+            _ => "agent_refused",
+        },
+        AgentError::TooLarge { .. } => "too_large",
+        AgentError::Detached => "detached",
+        error if error.is_unreachable() => "agent_lost",
+        _ => "agent_protocol",
+    }
+}
+
+impl From<ControlError> for Error {
+    fn from(source: ControlError) -> Self {
+        match source {
+            ControlError::Cancelled => Self::Cancelled,
+            ControlError::Lost => Self::MonitorLost { said: None },
+            source => Self::Control { source },
         }
     }
 }

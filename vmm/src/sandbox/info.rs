@@ -1,8 +1,16 @@
 //! What can be told of a VM without entering it.
 
+use std::time::Instant;
+
 use serde::Serialize;
 
-use crate::home::{End, EngineChoice, Init, Timestamp, Timings, VmId, VmName, VmState};
+use super::Error;
+use super::link::{ANSWER_TIMEOUT, monitor_killed};
+use crate::control::{Answer, Connection, ControlError, Request, Status};
+use crate::home::{
+    End, EngineChoice, Home, HomeError, Init, StateRecord, Timestamp, Timings, VmFolder, VmId, VmName,
+    VmSpec, VmState,
+};
 use crate::machine::MemorySize;
 
 /// What is known of a VM.
@@ -43,4 +51,130 @@ pub struct VmInfo {
     pub processes: Vec<u32>,
     /// How it ended last.
     pub end: Option<End>,
+}
+
+/// A look at a VM that is under way: its monitor was asked.
+pub(super) struct Look {
+    folder: VmFolder,
+    spec: VmSpec,
+    record: Option<StateRecord>,
+    asked: Result<(Connection, u64), ControlError>,
+}
+
+/// What every VM of a home does. All monitors are asked before any is waited for, so that those that hang cost the
+/// time of one.
+pub(super) fn look_at_all(home: &Home) -> Result<Vec<VmInfo>, Error> {
+    let mut looks = Vec::new();
+    for folder in home.folders()? {
+        match look(&folder) {
+            // Gone since we looked into the folder.
+            Ok(None) => {}
+            Ok(Some(look)) => looks.push(look),
+            Err(error) => tracing::warn!(id = %folder.id(), %error, "a VM cannot be read"),
+        }
+    }
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let infos = looks.into_iter().map(|look| look.finish(deadline));
+    infos.filter_map(Result::transpose).collect()
+}
+
+/// What one VM does. `None`: it is gone.
+pub(super) fn look_at(folder: &VmFolder) -> Result<Option<VmInfo>, Error> {
+    match look(folder)? {
+        Some(look) => look.finish(Instant::now() + ANSWER_TIMEOUT),
+        None => Ok(None),
+    }
+}
+
+fn look(folder: &VmFolder) -> Result<Option<Look>, Error> {
+    let Some(spec) = folder.spec()? else { return Ok(None) };
+    let record = folder.state()?;
+    let sockets = record.as_ref().map_or_else(|| folder.sockets(), |record| record.sockets.clone());
+    let asked = Connection::connect(&VmFolder::control_socket(&sockets));
+    let asked = asked.and_then(|mut connection| {
+        let id = connection.request(Request::Status)?;
+        Ok((connection, id))
+    });
+    Ok(Some(Look { folder: folder.clone(), spec, record, asked }))
+}
+
+impl Look {
+    fn finish(self, deadline: Instant) -> Result<Option<VmInfo>, Error> {
+        let Self { folder, spec, record, asked } = self;
+        let answer = asked.and_then(|(mut connection, id)| connection.answer(id, Some(deadline), None));
+        let status = match answer {
+            Ok(Answer::Status(status)) => Ok(status),
+            Ok(_) => Err(ControlError::Malformed),
+            Err(error) => Err(error),
+        };
+        // Asked last: a monitor that ended while we asked has let go of its lock.
+        let held = match &status {
+            Ok(_) => true,
+            Err(_) => match folder.is_held() {
+                Ok(held) => held,
+                Err(HomeError::NoSuchVm { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        // And what it recorded at its end came after our first look.
+        let record = if held { record } else { folder.state()? };
+        Ok(Some(describe(spec, record, held, status)))
+    }
+}
+
+/// Puts together what is known. What lives counts more than what was recorded.
+fn describe(
+    spec: VmSpec,
+    record: Option<StateRecord>,
+    held: bool,
+    status: Result<Status, ControlError>,
+) -> VmInfo {
+    let ended = record.as_ref().and_then(|record| record.end.clone());
+    let (state, end) = match (&status, held, &record) {
+        (Ok(status), ..) => (status.state, None),
+        // Its monitor has not come so far yet, or is clearing away.
+        (Err(_), true, Some(record)) if record.end.is_none() => (record.state, None),
+        (Err(_), true, _) => (VmState::Starting, None),
+        (Err(_), false, None) => (VmState::Created, None),
+        (Err(_), false, Some(record)) => match ended {
+            Some(end) if end.reason.is_crash() => (VmState::Crashed, Some(end)),
+            Some(end) => (VmState::Stopped, Some(end)),
+            None => (VmState::Crashed, Some(monitor_killed(Some(record.clone())))),
+        },
+    };
+    let unresponsive = held && matches!(&status, Err(error) if !matches!(error, ControlError::NotListening));
+    let live = held.then_some(record.as_ref()).flatten().filter(|record| record.end.is_none());
+    let (monitor_pid, processes) = match &status {
+        Ok(status) => (Some(status.monitor_pid), status.processes.clone()),
+        Err(_) => (live.map(|record| record.monitor_pid), Vec::new()),
+    };
+    let status = status.ok();
+    VmInfo {
+        id: spec.id,
+        name: spec.name,
+        state,
+        unresponsive,
+        image: spec.image,
+        image_version: spec.image_version,
+        cpus: spec.machine.cpus,
+        memory: spec.machine.memory,
+        engine_choice: spec.engine,
+        engine: match &status {
+            Some(status) => status.engine.clone(),
+            None => record.as_ref().and_then(|record| record.engine.clone()),
+        },
+        init: spec.configuration.init.into(),
+        created: spec.created,
+        started: match &status {
+            Some(status) => Some(status.started),
+            None => record.as_ref().map(|record| record.started),
+        },
+        timings: match &status {
+            Some(status) => status.timings,
+            None => record.map(|record| record.timings).unwrap_or_default(),
+        },
+        monitor_pid,
+        processes,
+        end,
+    }
 }

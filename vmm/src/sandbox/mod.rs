@@ -10,32 +10,47 @@ mod cancel;
 mod command;
 mod error;
 mod info;
+pub(crate) mod launch;
+mod link;
 mod logs;
 mod process;
+pub(crate) mod program;
 mod progress;
+mod start;
 
+pub use crate::agent::{
+    ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Signal, TerminalSize,
+};
 pub use builder::{PullPolicy, SandboxBuilder, StartOptions};
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
 pub use error::Error;
 pub use info::VmInfo;
 pub use logs::ConsoleLog;
-pub use process::{
-    ExitStatus, Output, Process, ProcessControl, ProcessId, ProcessOutput, ProcessStdin, TerminalSize,
-};
+pub use process::{ExitStatus, Output, Process, ProcessControl};
 pub use progress::Progress;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::home::{End, Home, VmId};
+use crate::agent::AttachSpec;
+use crate::control::{Connection, ControlError};
+use crate::home::{End, EndReason, HeldVm, Home, HomeError, Timestamp, VmFolder, VmId};
+use link::Link;
 
 /// How long a guest may take to shut down, unless it is told otherwise.
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 
+/// How long a VM that is dropped may take to be gone.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a monitor that is to kill its machine may take.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A VM that runs, or one that ran.
 ///
 /// The handle that a start returns owns the VM, unless it was started detached: dropping it stops the VM, as does
-/// the end of this process, however it comes.
+/// the end of this process, however it comes. A VM without a name leaves nothing behind.
 ///
 /// ```no_run
 /// use vmm::Sandbox;
@@ -45,10 +60,21 @@ pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 /// print!("{}", String::from_utf8_lossy(&output.stdout));
 /// # Ok::<(), vmm::Error>(())
 /// ```
+///
+/// A VM that stays has a name, and is found again by it:
+///
+/// ```no_run
+/// use vmm::{Home, Sandbox};
+///
+/// Sandbox::builder("alpine").name("box").detached(true).start()?;
+/// let sandbox = Sandbox::attach(&Home::open_default()?, "box")?;
+/// sandbox.command(["touch", "/kept"]).output()?;
+/// sandbox.stop(vmm::DEFAULT_STOP_GRACE)?;
+/// # Ok::<(), vmm::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Sandbox {
-    id: VmId,
-    name: String,
+    link: Arc<Link>,
 }
 
 impl Sandbox {
@@ -58,71 +84,194 @@ impl Sandbox {
     }
 
     /// Starts a VM that was created before and does not run, by name, id or the beginning of its id.
-    pub fn start(_home: &Home, _name: &str, _options: StartOptions) -> Result<Self, Error> {
-        Err(Error::Unfinished)
+    pub fn start(home: &Home, name: &str, options: StartOptions) -> Result<Self, Error> {
+        start::existing(home, name, &options)
     }
 
     /// Takes a handle on a VM, whether it runs or not, by name, id or the beginning of its id. The handle does not
     /// own it.
-    pub fn attach(_home: &Home, _name: &str) -> Result<Self, Error> {
-        Err(Error::Unfinished)
+    pub fn attach(home: &Home, name: &str) -> Result<Self, Error> {
+        Ok(Self::of(home.find(name)?, None))
     }
 
-    /// What is known of every VM. A monitor that hangs does not hold it up: it is told as unresponsive.
-    pub fn list(_home: &Home) -> Result<Vec<VmInfo>, Error> {
-        Err(Error::Unfinished)
+    /// What is known of every VM. A monitor that hangs does not hold it up: it is told as unresponsive. What is left
+    /// of VMs whose monitor was killed is cleared away.
+    pub fn list(home: &Home) -> Result<Vec<VmInfo>, Error> {
+        home.clear_leftovers()?;
+        info::look_at_all(home)
+    }
+
+    /// A handle on a VM that is there. With a lifeline it is ours.
+    fn of(folder: VmFolder, lifeline: Option<Connection>) -> Self {
+        // Where nobody can read what it is, its id is what to call it.
+        let spec = folder.spec().ok().flatten();
+        let name = spec.map_or_else(|| folder.id().to_string(), |spec| spec.display_name().to_owned());
+        Self { link: Arc::new(Link::new(folder, name, lifeline)) }
     }
 
     /// Its id.
     pub fn id(&self) -> &VmId {
-        &self.id
+        self.link.folder().id()
     }
 
     /// What to call it: its name, or else its id.
     pub fn name(&self) -> &str {
-        &self.name
+        self.link.name()
     }
 
     /// What is known of it now.
     pub fn info(&self) -> Result<VmInfo, Error> {
-        Err(Error::Unfinished)
+        info::look_at(self.link.folder())?.ok_or_else(|| self.gone())
     }
 
-    /// A command to run in it.
-    pub fn command<A: Into<String>>(&self, argv: impl IntoIterator<Item = A>) -> Command<'_> {
+    /// How its guest is: load, memory, disks, uptime.
+    pub fn health(&self) -> Result<Health, Error> {
+        self.link.agent()?.health().map_err(|error| self.link.explain(error, None))
+    }
+
+    /// The processes that were started in it: those that run, and those that ended last.
+    pub fn processes(&self) -> Result<Vec<ProcessInfo>, Error> {
+        self.link.agent()?.processes().map_err(|error| self.link.explain(error, None))
+    }
+
+    /// A command to run in it; without any word, the user's login shell.
+    pub fn command<A: Into<ByteString>>(&self, argv: impl IntoIterator<Item = A>) -> Command<'_> {
         Command::new(self, argv.into_iter().map(Into::into).collect())
     }
 
     /// Goes back to a process that was started before: its output from now on, after a bounded part of what it
-    /// wrote meanwhile.
-    pub fn attach_process(&self, _id: &ProcessId) -> Result<Process, Error> {
-        Err(Error::Unfinished)
+    /// wrote meanwhile. Whoever was attached to it before is let go.
+    pub fn attach_process(&self, id: ProcessId) -> Result<Process, Error> {
+        let client = self.link.agent()?;
+        let terminal = client
+            .processes()
+            .map(|processes| processes.iter().any(|process| process.process == id && process.terminal));
+        let attached = terminal.and_then(|terminal| Ok((terminal, client.attach(AttachSpec::to(id))?)));
+        match attached {
+            Ok((terminal, process)) => Ok(Process::new(process, self.link.clone(), terminal)),
+            Err(error) => Err(self.link.explain(error, None)),
+        }
     }
 
     /// Shuts it down in order and returns when everything of it is gone. A guest that takes longer than `grace` is
     /// stopped as by pulling the plug. One without a name is removed by that.
-    pub fn stop(&self, _grace: Duration) -> Result<End, Error> {
-        Err(Error::Unfinished)
+    pub fn stop(&self, grace: Duration) -> Result<End, Error> {
+        self.link.stop(grace)
     }
 
-    /// Stops it as by pulling the plug, and returns when everything of it is gone. Where not even its monitor
-    /// answers, that is killed.
+    /// Stops it as by pulling the plug, and returns when everything of it is gone. A monitor that does not answer is
+    /// killed.
     pub fn kill(&self) -> Result<End, Error> {
-        Err(Error::Unfinished)
+        match self.link.kill(KILL_TIMEOUT) {
+            Err(Error::Control { .. }) => self.kill_monitor(),
+            // It may be so young, or so stuck, that it does not listen.
+            Err(Error::NotRunning { .. }) if self.link.folder().is_held().unwrap_or(false) => {
+                self.kill_monitor()
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn kill_monitor(&self) -> Result<End, Error> {
+        let folder = self.link.folder();
+        let what = "kill the VM's monitor process";
+        let record = folder.state()?;
+        let listening = self.link.connect().ok().and_then(|connection| connection.peer_process());
+        let recorded = record.as_ref().filter(|record| record.end.is_none()).map(|record| record.monitor_pid);
+        let process = listening.or(recorded).map(vmm_sys::process::Process::open);
+        let process = process.transpose().map_err(|source| Error::System { what, source })?.flatten();
+        // The number is the monitor's only if the VM's lock is held still: it was recorded by the lock's holder.
+        if let Some(process) = process.filter(|_| folder.is_held().unwrap_or(false)) {
+            process.kill().map_err(|source| Error::System { what, source })?;
+            process.wait(KILL_TIMEOUT).map_err(|source| Error::System { what, source })?;
+        }
+        let end = End {
+            reason: EndReason::Killed,
+            message: "it was killed with its monitor, which did not answer".to_owned(),
+            hint: None,
+            console_tail: String::new(),
+            at: Timestamp::now(),
+        };
+        let held = match hold(folder, self.name()) {
+            Ok(held) => held,
+            Err(Error::Home { source: HomeError::NoSuchVm { .. } }) => return Ok(end),
+            Err(error) => return Err(error),
+        };
+        held.remove_sockets_folder()?;
+        match folder.spec()? {
+            Some(spec) if !spec.ephemeral() => {
+                if let Some(mut record) = record {
+                    record.end = Some(end.clone());
+                    held.write_state(&record)?;
+                }
+            }
+            _ => held.remove()?,
+        }
+        Ok(end)
     }
 
     /// Removes it, its disk and its logs. One that runs is only removed with `force`, which kills it first.
-    pub fn remove(self, _force: bool) -> Result<(), Error> {
-        Err(Error::Unfinished)
+    pub fn remove(self, force: bool) -> Result<(), Error> {
+        let folder = self.link.folder().clone();
+        if folder.is_held()? {
+            if !force {
+                return Err(Error::Running { name: self.name().to_owned() });
+            }
+            match self.kill() {
+                Ok(_) | Err(Error::NotRunning { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match hold(&folder, self.name()) {
+            Ok(held) => Ok(held.remove()?),
+            // It had no name, and went when it ended.
+            Err(Error::Home { source: HomeError::NoSuchVm { .. } }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits until it has ended.
-    pub fn wait(&self, _cancel: Option<&CancelToken>) -> Result<End, Error> {
-        Err(Error::Unfinished)
+    pub fn wait(&self, cancel: Option<&CancelToken>) -> Result<End, Error> {
+        self.link.wait(cancel)
     }
 
-    /// Reads what it wrote to its console; with `follow`, goes on until it has ended.
-    pub fn logs(&self, _follow: bool) -> Result<ConsoleLog, Error> {
-        Err(Error::Unfinished)
+    /// Reads what it wrote to its console. With `follow`, goes on until it has ended, or until `cancel`.
+    pub fn logs(&self, follow: bool, cancel: Option<&CancelToken>) -> Result<ConsoleLog, Error> {
+        let monitor = if follow { self.link.connect().ok() } else { None };
+        ConsoleLog::open(self.link.folder(), monitor, follow, cancel)
+    }
+
+    fn gone(&self) -> Error {
+        Error::Home { source: HomeError::NoSuchVm { wanted: self.name().to_owned(), nearest: None } }
+    }
+}
+
+impl Drop for Sandbox {
+    /// Stops a VM that is ours, and returns when nothing of it is left.
+    fn drop(&mut self) {
+        self.link.release(RELEASE_TIMEOUT);
+    }
+}
+
+/// How long another command may be at work on a VM that does not run: looking at it takes its lock for a moment.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Takes a VM's lock, with some patience. Fails where it runs.
+fn hold(folder: &VmFolder, name: &str) -> Result<HeldVm, Error> {
+    let deadline = Instant::now() + HOLD_TIMEOUT;
+    loop {
+        if let Some(held) = folder.try_hold()? {
+            return Ok(held);
+        }
+        let sockets = folder.state()?.map_or_else(|| folder.sockets(), |record| record.sockets);
+        match Connection::connect(&VmFolder::control_socket(&sockets)) {
+            Err(ControlError::NotListening) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(ControlError::NotListening) => {
+                return Err(Error::Home { source: HomeError::Busy { name: name.to_owned() } });
+            }
+            _ => return Err(Error::AlreadyRunning { name: name.to_owned() }),
+        }
     }
 }

@@ -1,16 +1,22 @@
 //! A process in a VM, seen from the host.
 
-use std::io::{self, Read, Write};
+use std::fmt;
+use std::sync::Arc;
 
 use super::Error;
+use super::link::Link;
+use crate::agent::{
+    AgentClient, AgentProcess, Exit, Outcome, ProcessId, ProcessOutput, ProcessStdin, Signal, SignalTarget,
+    TerminalSize,
+};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ExitStatus {
     /// It exited with this code.
-    Exited(i32),
+    Exited(u8),
     /// This signal killed it.
-    Signaled(i32),
+    Signaled(u8),
     /// It was killed because its time was up.
     TimedOut,
 }
@@ -24,9 +30,29 @@ impl ExitStatus {
     /// The status that a shell gives it: its code, 128 and the signal's number, 124 for a timeout.
     pub fn shell_status(self) -> u8 {
         match self {
-            Self::Exited(code) => u8::try_from(code & 0xff).unwrap_or(u8::MAX),
-            Self::Signaled(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX)),
+            Self::Exited(code) => code,
+            Self::Signaled(signal) => 128u8.saturating_add(signal),
             Self::TimedOut => 124,
+        }
+    }
+}
+
+impl From<Exit> for ExitStatus {
+    fn from(exit: Exit) -> Self {
+        match exit.outcome {
+            _ if exit.timed_out => Self::TimedOut,
+            Outcome::Code(code) => Self::Exited(code),
+            Outcome::Signal(signal) => Self::Signaled(signal.number()),
+        }
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exited with code {code}"),
+            Self::Signaled(signal) => write!(f, "killed by signal {signal}"),
+            Self::TimedOut => f.write_str("killed, for its time was up"),
         }
     }
 }
@@ -44,43 +70,48 @@ pub struct Output {
     pub truncated: bool,
 }
 
-/// The size of a terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TerminalSize {
-    /// Lines.
-    pub rows: u16,
-    /// Characters in a line.
-    pub columns: u16,
-}
-
-/// A process's id: the agent's, unique in the VM's run. It outlives the connection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ProcessId(pub(crate) String);
-
-impl std::fmt::Display for ProcessId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// A process that runs in a VM. Its streams can be sent to other threads.
 ///
-/// What it writes is held back when nobody reads it, as with a pipe: nothing piles up. Dropping it closes the
-/// streams and leaves the process to itself, which the guest then hangs up as a terminal would.
+/// What it writes is held back when nobody reads it, as with a pipe: nothing piles up, the process waits. Dropping
+/// it with its streams ends the process in the guest, unless it was started to outlive that.
+///
+/// ```no_run
+/// use std::io::{Read, Write};
+/// use vmm::{Sandbox, Stdin};
+///
+/// let sandbox = Sandbox::builder("alpine").start()?;
+/// let mut process = sandbox.command(["sha256sum"]).stdin(Stdin::Piped).spawn()?;
+/// if let Some(mut stdin) = process.stdin.take() {
+///     stdin.write_all(b"hello")?; // and dropped: the end of the input
+/// }
+/// let mut digest = String::new();
+/// if let Some(mut stdout) = process.stdout.take() {
+///     stdout.read_to_string(&mut digest)?;
+/// }
+/// assert!(process.wait()?.success());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Process {
-    /// Its standard input, unless none was asked for. Dropping it is the end of the input.
+    /// Its standard input, if that is piped. Dropping it is the end of the input.
     pub stdin: Option<ProcessStdin>,
     /// Its standard output; of a process on a terminal, all of its output.
     pub stdout: Option<ProcessOutput>,
     /// Its standard error; none on a terminal.
     pub stderr: Option<ProcessOutput>,
+    process: AgentProcess,
     control: ProcessControl,
 }
 
 impl Process {
-    /// Its id.
-    pub fn id(&self) -> &ProcessId {
-        &self.control.id
+    pub(super) fn new(mut process: AgentProcess, link: Arc<Link>, terminal: bool) -> Self {
+        let control = ProcessControl { id: process.id(), client: process.client().clone(), link };
+        let stderr = process.take_stderr().filter(|_| !terminal);
+        Self { stdin: process.take_stdin(), stdout: process.take_stdout(), stderr, process, control }
+    }
+
+    /// Its id. It outlives the connection: see [`Sandbox::attach_process`](super::Sandbox::attach_process).
+    pub fn id(&self) -> ProcessId {
+        self.control.id
     }
 
     /// A handle to signal and resize it from another thread.
@@ -88,15 +119,39 @@ impl Process {
         self.control.clone()
     }
 
-    /// Waits until it has ended and closed its streams. Standard input is closed first; output that nobody took
-    /// is dropped.
+    /// Waits until it has ended. Standard input is closed first; output that nobody took is dropped. Output that was
+    /// taken must be read meanwhile, or the process may wait for that forever.
     pub fn wait(&mut self) -> Result<ExitStatus, Error> {
-        Err(Error::Unfinished)
+        self.stdin = None;
+        self.stdout = None;
+        self.stderr = None;
+        match self.process.wait(None) {
+            Ok(exit) => Ok(exit.into()),
+            Err(error) => Err(self.control.link.explain(error, None)),
+        }
     }
 
-    /// Lets it run on by itself and returns its id, with which [`Sandbox::attach_process`](super::Sandbox) finds it.
+    /// Sends a signal to its process group.
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
+        self.control.signal(signal)
+    }
+
+    /// Tells it that its terminal has another size now.
+    pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
+        self.control.resize(size)
+    }
+
+    /// Lets it run on by itself.
     pub fn detach(self) -> Result<ProcessId, Error> {
-        Err(Error::Unfinished)
+        let ProcessControl { id, client, link } = &self.control;
+        client.detach(*id).map_err(|error| link.explain(error, None))?;
+        Ok(*id)
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.process.fmt(f)
     }
 }
 
@@ -104,38 +159,19 @@ impl Process {
 #[derive(Clone, Debug)]
 pub struct ProcessControl {
     id: ProcessId,
+    client: AgentClient,
+    link: Arc<Link>,
 }
 
 impl ProcessControl {
-    /// Sends a signal (its number on Linux) to the process group.
-    pub fn signal(&self, _signal: i32) -> Result<(), Error> {
-        Err(Error::Unfinished)
+    /// Sends a signal to its process group.
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
+        let sent = self.client.signal(self.id, signal, SignalTarget::Group);
+        sent.map_err(|error| self.link.explain(error, None))
     }
 
     /// Tells it that its terminal has another size now.
-    pub fn resize(&self, _size: TerminalSize) -> Result<(), Error> {
-        Err(Error::Unfinished)
-    }
-}
-
-/// The input of a process. Dropping it is the end of the input.
-pub struct ProcessStdin(());
-
-impl Write for ProcessStdin {
-    fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// An output of a process.
-pub struct ProcessOutput(());
-
-impl Read for ProcessOutput {
-    fn read(&mut self, _bytes: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
+    pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
+        self.client.resize(self.id, size).map_err(|error| self.link.explain(error, None))
     }
 }

@@ -4,14 +4,19 @@
 //! `unsafe` is allowed, so that the rest needs none.
 
 pub mod child;
+pub mod clock;
 pub mod event;
 pub mod fd_passing;
 pub mod file;
 pub mod lock;
+pub mod peer;
 pub mod poller;
 #[cfg(target_os = "linux")]
 pub mod spawn;
 pub mod unix_socket;
+pub mod process;
+pub mod signals;
+pub mod watch;
 
 pub use event::Event;
 pub use lock::FileLock;

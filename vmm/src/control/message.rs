@@ -1,0 +1,178 @@
+//! The lines of the control socket.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use vmm_protocol::Version;
+
+use crate::home::{End, Timestamp, Timings, VmId, VmState};
+
+/// The first line of each side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The version of the control language.
+    pub control: Version,
+    /// The version of the program.
+    pub program: String,
+}
+
+impl Hello {
+    /// Ours.
+    pub fn ours() -> Self {
+        Self { control: super::VERSION, program: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+}
+
+/// A line from a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientLine {
+    /// The first line.
+    Hello(Hello),
+    /// Every other line.
+    Request {
+        /// Repeated by the answer.
+        id: u64,
+        /// What is asked.
+        what: Request,
+    },
+}
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Run a VM. Only on the monitor's standard input, as the first request. Answered with [`Answer::Ready`] or
+    /// [`Answer::Ended`].
+    Start(StartRequest),
+    /// What does the VM do? Answered with [`Answer::Status`] at once.
+    Status,
+    /// Answered when the VM has come so far: [`Answer::Ready`] or [`Answer::Ended`].
+    Wait {
+        /// How far.
+        goal: Goal,
+    },
+    /// Shut down. Answered with [`Answer::Ended`] when everything of the VM is gone.
+    Stop {
+        /// How long the guest may take; nothing pulls the plug at once.
+        grace_ms: u64,
+    },
+    /// Tell of each change from now on. Answered with [`Answer::Status`].
+    Subscribe,
+}
+
+/// How far a VM is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// Its agent answers, or it has ended.
+    Ready,
+    /// It has ended.
+    Ended,
+}
+
+/// How to run a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartRequest {
+    /// The home's folder.
+    pub home: PathBuf,
+    /// The VM.
+    pub id: VmId,
+    /// The VM outlives this connection once it is ready; without, its end is the VM's.
+    pub detached: bool,
+    /// The VM was created for this start: when that is given up, nothing of it stays.
+    pub fresh: bool,
+    /// How long the guest may take to get ready.
+    pub ready_timeout_ms: u64,
+    /// When the start was asked for, on the system's monotonic clock, in microseconds: the zero of the timings.
+    pub asked_at_us: u64,
+}
+
+/// A line from a monitor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MonitorLine {
+    /// The first line.
+    Hello(Hello),
+    /// The answer to a request.
+    Answer {
+        /// The request's number.
+        id: u64,
+        /// What is answered.
+        what: Answer,
+    },
+    /// What happened.
+    Event(Event),
+    /// A line was no request; the connection ends here.
+    Refused(Refusal),
+}
+
+/// What a monitor answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// What the VM does.
+    Status(Status),
+    /// Its agent answers.
+    Ready(Status),
+    /// It has ended, and everything of it is gone.
+    Ended(End),
+    /// It was not done.
+    Refused(Refusal),
+}
+
+/// What a VM does, as its monitor sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The VM.
+    pub id: VmId,
+    /// What it does.
+    pub state: VmState,
+    /// The monitor's process.
+    pub monitor_pid: u32,
+    /// The other processes of the machine.
+    #[serde(default)]
+    pub processes: Vec<u32>,
+    /// The engine that runs it, once that is known.
+    #[serde(default)]
+    pub engine: Option<String>,
+    /// When this run was started.
+    pub started: Timestamp,
+    /// How long the steps of its start took.
+    #[serde(default)]
+    pub timings: Timings,
+}
+
+/// What a monitor tells those who subscribed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The VM does something else now.
+    State(Status),
+    /// It has ended.
+    Ended(End),
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For programs.
+    pub code: RefusalCode,
+    /// For people.
+    pub message: String,
+}
+
+/// The kinds of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// The client speaks another MAJOR version.
+    Version,
+    /// The line is not one of the language.
+    Malformed,
+    /// The request is not for this connection, or not for now.
+    OutOfPlace,
+    /// A kind that a newer monitor knows.
+    #[serde(other)]
+    Other,
+}

@@ -1,0 +1,191 @@
+//! Records what the guest writes to its console: in a file of bounded size, and its last part in memory.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use rustix::net::RecvFlags;
+
+use crate::home::{CONTINUED, VmFolder};
+
+/// When the file is this long it becomes the older one, whose place is then free: twice this much is kept.
+const FILE_LIMIT: u64 = 4 << 20;
+
+/// How much of the end is kept for reports.
+const TAIL: usize = 4096;
+
+/// No more lines than this are shown in a report.
+const TAIL_LINES: usize = 20;
+
+/// How much is read at once.
+const READ: usize = 32 << 10;
+
+/// The recorder of one console.
+pub(super) struct Console {
+    socket: OwnedFd,
+    path: PathBuf,
+    older: PathBuf,
+    file: Option<File>,
+    length: u64,
+    tail: Vec<u8>,
+    /// The last write to the file failed, and that was told.
+    failing: bool,
+    limit: u64,
+}
+
+/// What a look at the console found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Something new.
+    Output,
+    /// Nothing for now.
+    Nothing,
+    /// The machine has closed it.
+    End,
+}
+
+impl Console {
+    /// Records what comes out of `socket`, behind what earlier runs wrote.
+    pub(super) fn new(socket: OwnedFd, folder: &VmFolder) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        let (path, older) = (folder.console_log(), folder.console_log_older());
+        let file = File::options().create(true).append(true).mode(0o600).open(&path)?;
+        let length = file.metadata()?.len();
+        let file = Some(file);
+        Ok(Self { socket, path, older, file, length, tail: Vec::new(), failing: false, limit: FILE_LIMIT })
+    }
+
+    /// Takes what is there.
+    pub(super) fn read(&mut self) -> Found {
+        let mut bytes = [0; READ];
+        match rustix::io::retry_on_intr(|| {
+            rustix::net::recv(&self.socket, &mut bytes[..], RecvFlags::DONTWAIT)
+        }) {
+            Ok((0, _)) => Found::End,
+            Ok((length, _)) => {
+                self.record(&bytes[..length]);
+                Found::Output
+            }
+            Err(rustix::io::Errno::AGAIN) => Found::Nothing,
+            Err(_) => Found::End,
+        }
+    }
+
+    /// Takes what is still there after the machine has ended, within reason.
+    pub(super) fn drain(&mut self) {
+        for _ in 0..256 {
+            if self.read() != Found::Output {
+                break;
+            }
+        }
+    }
+
+    fn record(&mut self, bytes: &[u8]) {
+        let kept = &bytes[bytes.len().saturating_sub(TAIL)..];
+        let excess = (self.tail.len() + kept.len()).saturating_sub(TAIL);
+        self.tail.drain(..excess);
+        self.tail.extend_from_slice(kept);
+        match self.write(bytes) {
+            Ok(()) => self.failing = false,
+            Err(error) if !self.failing => {
+                self.failing = true;
+                tracing::warn!("cannot record the console in {}: {error}", self.path.display());
+            }
+            // A full disk must not fill the log as well.
+            Err(_) => {}
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.length >= self.limit || self.file.is_none() {
+            self.rotate()?;
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.write_all(bytes)?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file = None;
+        fs::rename(&self.path, &self.older)?;
+        let mut file = File::options().create(true).append(true).mode(0o600).open(&self.path)?;
+        file.write_all(CONTINUED)?;
+        self.length = CONTINUED.len() as u64;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// The last lines, fit for a terminal: the guest wrote them.
+    pub(super) fn tail(&self) -> String {
+        let text = String::from_utf8_lossy(&self.tail);
+        let printable: String = text
+            .chars()
+            .filter(|&c| c != '\r')
+            .map(|c| if c == '\n' || c == '\t' || !(c.is_control() || is_bidi(c)) { c } else { '\u{fffd}' })
+            .collect();
+        let lines: Vec<&str> = printable.lines().collect();
+        // The first may be half a line.
+        let whole = if self.tail.len() == TAIL && lines.len() > 1 { &lines[1..] } else { &lines[..] };
+        whole[whole.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+}
+
+/// Turns the direction of the text around it.
+fn is_bidi(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+impl AsFd for Console {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::home::Home;
+    use std::os::unix::net::UnixStream;
+
+    fn console(limit: u64) -> (tempfile::TempDir, UnixStream, Console) {
+        let base = tempfile::tempdir().unwrap();
+        let home = Home::open(base.path()).unwrap();
+        let held = home.create(None).unwrap();
+        let (guest, ours) = UnixStream::pair().unwrap();
+        let mut console = Console::new(ours.into(), held.folder()).unwrap();
+        console.limit = limit;
+        (base, guest, console)
+    }
+
+    #[test]
+    fn what_the_guest_writes_is_in_the_file_and_in_the_tail() {
+        let (_base, mut guest, mut console) = console(FILE_LIMIT);
+        assert_eq!(console.read(), Found::Nothing);
+        guest.write_all(b"one\r\ntwo\x1b[31m\n").unwrap();
+        assert_eq!(console.read(), Found::Output);
+        assert_eq!(fs::read(&console.path).unwrap(), b"one\r\ntwo\x1b[31m\n");
+        assert_eq!(console.tail(), "one\ntwo\u{fffd}[31m");
+        drop(guest);
+        assert_eq!(console.read(), Found::End);
+    }
+
+    #[test]
+    fn a_guest_that_never_stops_writing_fills_two_files_and_no_more() {
+        let (_base, mut guest, mut console) = console(1000);
+        for line in 0..1000 {
+            writeln!(guest, "line {line}").unwrap();
+            console.drain();
+        }
+        let length = |path| fs::metadata(path).unwrap().len();
+        assert!(length(&console.path) <= 1100 && length(&console.older) <= 1100);
+        let older = fs::read_to_string(&console.older).unwrap();
+        assert!(older.starts_with(std::str::from_utf8(CONTINUED).unwrap()));
+        let newer = fs::read_to_string(&console.path).unwrap();
+        let both = older + newer.strip_prefix(std::str::from_utf8(CONTINUED).unwrap()).unwrap();
+        assert!(both.ends_with("line 998\nline 999\n"), "{both}");
+        assert_eq!(console.tail().lines().count(), TAIL_LINES);
+    }
+}

@@ -1,0 +1,519 @@
+//! The monitor's one thread that waits for everything, and does what `life` says.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use snafu::{OptionExt, ResultExt};
+use vmm_sys::signals::{Signals, Termination};
+use vmm_sys::{Event, Interest, Poller, Ready};
+
+use super::client::Client;
+use super::console::{Console, Found};
+use super::guest;
+use super::launcher::{LaunchFailure, Launcher};
+use super::life::{Action, Life, Progress, Stopper};
+use super::machine::{Launched, MachineThread};
+use super::process::{MonitorError, NoSpecSnafu, Process, Start, SystemSnafu};
+use crate::agent::boot::{BootError, BootReport};
+use crate::control::{Answer, Goal, Refusal, RefusalCode, Request, StartRequest, Status};
+use crate::engine::MachineEnd;
+use crate::home::{End, HeldVm, StateRecord, Timestamp, Timings, VmFolder, VmSpec};
+
+/// More clients than this wait in the socket's queue.
+const MOST_CLIENTS: usize = 64;
+
+/// How long the thread of a machine that has ended may take to let go of it.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long clients may take to read how it ended.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+const SIGNALS: u64 = 0;
+const POSTED: u64 = 1;
+const CONTROL: u64 = 2;
+const CONSOLE: u64 = 3;
+const BOOT: u64 = 4;
+/// The starter's token; other clients have later ones.
+const STARTER: u64 = 16;
+
+/// What the other threads report.
+pub(super) enum Happening {
+    /// The engine is chosen, disks are open, devices are made.
+    MachineBuilt,
+    /// The machine runs.
+    Launched(Launched),
+    /// It does not.
+    LaunchFailed(LaunchFailure),
+    /// It has ended.
+    MachineEnded(MachineEnd),
+    /// Nothing of it is held any more.
+    MachineGone,
+    /// An agent that called is ready, or will never be.
+    Boot(Result<(UnixStream, BootReport), BootError>),
+    /// The agent could not be asked to shut down.
+    ShutdownFailed(String),
+}
+
+/// The way for other threads to report.
+#[derive(Clone)]
+pub(super) struct Post {
+    sender: mpsc::Sender<Happening>,
+    event: Arc<Event>,
+}
+
+impl Post {
+    /// Reports. A monitor that is ending listens no more.
+    pub(super) fn send(&self, happening: Happening) {
+        if self.sender.send(happening).is_ok() {
+            let _ = self.event.notify();
+        }
+    }
+}
+
+/// The monitor of one VM.
+pub(super) struct Monitor {
+    held: HeldVm,
+    spec: VmSpec,
+    request: StartRequest,
+    vsock_socket: PathBuf,
+    poller: Poller,
+    signals: Signals,
+    listener: UnixListener,
+    boot_listener: UnixListener,
+    console: Console,
+    console_of_machine: Option<std::os::fd::OwnedFd>,
+    post: Post,
+    posted: mpsc::Receiver<Happening>,
+    clients: BTreeMap<u64, Client>,
+    next_token: u64,
+    machine: Option<MachineThread>,
+    launched: Launched,
+    life: Life,
+    started: Timestamp,
+    timings: Timings,
+    /// An agent is being answered.
+    booting: bool,
+    /// The agent's connection: its end is the agent's.
+    _agent: Option<UnixStream>,
+    finished: Option<End>,
+}
+
+impl Monitor {
+    /// Opens everything that it will wait for.
+    pub(super) fn new(process: Process, start: Start) -> Result<Self, MonitorError> {
+        let Start { request_id, request, held } = start;
+        let spec = held.folder().spec()?.context(NoSpecSnafu)?;
+        let sockets = held.make_sockets_folder()?;
+        let listen = |path: PathBuf| -> Result<UnixListener, MonitorError> {
+            let listener = UnixListener::bind(path).context(SystemSnafu { what: "listen on a socket" })?;
+            listener.set_nonblocking(true).context(SystemSnafu { what: "listen on a socket" })?;
+            Ok(listener)
+        };
+        let vsock_socket = VmFolder::vsock_socket(&sockets);
+        let listener = listen(VmFolder::control_socket(&sockets))?;
+        let boot_listener = listen(guest::boot_socket(&vsock_socket))?;
+        let what = "record the console";
+        let (ours, console_of_machine) = UnixStream::pair().context(SystemSnafu { what })?;
+        let console = Console::new(ours.into(), held.folder()).context(SystemSnafu { what })?;
+        let what = "wait for events";
+        let event = Arc::new(Event::new().context(SystemSnafu { what })?);
+        let (sender, posted) = mpsc::channel();
+        let starter = Client::starter(process.starter, request_id).context(SystemSnafu { what })?;
+        let poller = Poller::new().context(SystemSnafu { what })?;
+        let added = poller
+            .add(&process.signals, SIGNALS, Interest::READ)
+            .and_then(|()| poller.add(&*event, POSTED, Interest::READ))
+            .and_then(|()| poller.add(&listener, CONTROL, Interest::READ))
+            .and_then(|()| poller.add(&console, CONSOLE, Interest::READ))
+            .and_then(|()| poller.add(&boot_listener, BOOT, Interest::READ))
+            .and_then(|()| poller.add(&starter, STARTER, Interest::READ));
+        added.context(SystemSnafu { what })?;
+        let ready_timeout = Duration::from_millis(request.ready_timeout_ms);
+        let life = Life::new(Instant::now(), ready_timeout, spec.ephemeral());
+        let mut monitor = Self {
+            held,
+            spec,
+            request,
+            vsock_socket,
+            poller,
+            signals: process.signals,
+            listener,
+            boot_listener,
+            console,
+            console_of_machine: Some(console_of_machine.into()),
+            post: Post { sender, event },
+            posted,
+            clients: BTreeMap::from([(STARTER, starter)]),
+            next_token: STARTER + 1,
+            machine: None,
+            launched: Launched::default(),
+            life,
+            started: Timestamp::now(),
+            timings: Timings::default(),
+            booting: false,
+            _agent: None,
+            finished: None,
+        };
+        monitor.timings.monitor = monitor.elapsed();
+        Ok(monitor)
+    }
+
+    /// Runs the VM to its end.
+    pub(super) fn run(mut self, launcher: Arc<dyn Launcher>) -> Result<(), MonitorError> {
+        self.record(None);
+        let what = "start a thread for the machine";
+        if let Some(console) = self.console_of_machine.take() {
+            let spec = self.spec.clone();
+            let home = self.held.folder().home().clone();
+            let thread = MachineThread::start(launcher, home, spec, console, &self.post);
+            self.machine = Some(thread.context(SystemSnafu { what })?);
+        }
+        while self.finished.is_none() {
+            self.wait()?;
+        }
+        self.finish();
+        Ok(())
+    }
+
+    /// Waits for something to happen, and does what follows.
+    fn wait(&mut self) -> Result<(), MonitorError> {
+        let left = self.life.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let ready = self.poller.wait(left).context(SystemSnafu { what: "wait for events" })?;
+        let ready: Vec<Ready> = ready.collect();
+        for ready in ready {
+            match ready.token {
+                SIGNALS => self.take_signals(),
+                POSTED => self.take_posted(),
+                CONTROL => self.accept_client(),
+                CONSOLE => self.take_console(),
+                BOOT => self.accept_agent(),
+                token => self.serve(token, ready),
+            }
+        }
+        let now = Instant::now();
+        if self.finished.is_none() && self.life.deadline().is_some_and(|deadline| deadline <= now) {
+            let progress = Progress {
+                launched: self.timings.launched.is_some(),
+                console: self.timings.console.is_some(),
+                agent: self.timings.agent.is_some(),
+            };
+            let action = self.life.deadline_passed(now, progress);
+            self.act(action);
+        }
+        Ok(())
+    }
+
+    /// Microseconds since the start was asked for.
+    fn elapsed(&self) -> Option<u64> {
+        vmm_sys::clock::monotonic_us().checked_sub(self.request.asked_at_us)
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            id: self.spec.id.clone(),
+            state: self.life.state(),
+            monitor_pid: std::process::id(),
+            processes: self.launched.processes.clone(),
+            engine: Some(self.launched.engine.clone()).filter(|engine| !engine.is_empty()),
+            started: self.started,
+            timings: self.timings,
+        }
+    }
+
+    /// Writes `state.json`. A full disk must not end a VM that runs.
+    fn record(&self, end: Option<End>) {
+        let status = self.status();
+        let record = StateRecord {
+            version: StateRecord::VERSION,
+            state: status.state,
+            monitor_pid: status.monitor_pid,
+            sockets: self.held.folder().sockets(),
+            engine: status.engine,
+            started: self.started,
+            timings: self.timings,
+            end,
+        };
+        if let Err(error) = self.held.write_state(&record) {
+            tracing::warn!("cannot record the VM's state: {}", super::launcher::chain(&error));
+        }
+    }
+
+    /// Records and tells that the VM does something else.
+    fn changed(&mut self, ready: bool) {
+        self.record(None);
+        let status = self.status();
+        for client in self.clients.values_mut() {
+            client.tell(&status, ready);
+        }
+        self.update_interests();
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::None => {}
+            Action::ShutDown(grace) => {
+                self.changed(false);
+                if let Err(error) = guest::shut_down(self.vsock_socket.clone(), grace, &self.post) {
+                    self.post.send(Happening::ShutdownFailed(error.to_string()));
+                }
+            }
+            Action::PullPlug => {
+                self.changed(false);
+                if let Some(machine) = &self.machine {
+                    machine.pull_plug();
+                }
+            }
+            Action::GiveUp => {
+                tracing::error!("the engine does not end the machine");
+                self.end(None);
+            }
+        }
+    }
+
+    /// The machine has ended.
+    fn end(&mut self, end: Option<MachineEnd>) {
+        self.console.drain();
+        let tail = self.console.tail();
+        self.finished = Some(self.life.machine_ended(end, tail));
+    }
+
+    fn stop(&mut self, stopper: Stopper, grace: Option<Duration>) {
+        let action = self.life.stop(Instant::now(), stopper, grace);
+        self.act(action);
+    }
+
+    fn take_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.next() {
+            if signal == Termination::Terminate {
+                self.stop(Stopper::Signal, None);
+            }
+        }
+    }
+
+    fn take_posted(&mut self) {
+        let _ = self.post.event.clear();
+        while self.finished.is_none() {
+            let Ok(happening) = self.posted.try_recv() else { break };
+            match happening {
+                Happening::MachineBuilt => self.timings.built = self.elapsed(),
+                Happening::Launched(launched) => {
+                    self.timings.launched = self.elapsed();
+                    self.launched = launched;
+                    self.changed(false);
+                }
+                Happening::LaunchFailed(failure) => {
+                    self.machine = None;
+                    self.finished = Some(self.life.launch_failed(failure));
+                }
+                Happening::MachineEnded(end) => self.end(Some(end)),
+                Happening::MachineGone => {}
+                Happening::Boot(outcome) => self.booted(outcome),
+                Happening::ShutdownFailed(why) => {
+                    let action = self.life.shutdown_failed(Instant::now(), &why);
+                    self.act(action);
+                }
+            }
+        }
+    }
+
+    fn booted(&mut self, outcome: Result<(UnixStream, BootReport), BootError>) {
+        self.booting = false;
+        match outcome {
+            Ok((stream, report)) => {
+                self._agent = Some(stream);
+                if self.life.ready() {
+                    self.timings.ready = self.elapsed();
+                    tracing::info!(agent = report.hello.agent, kernel = report.hello.kernel, "ready");
+                    self.changed(true);
+                    self.release_starter();
+                }
+            }
+            Err(error) => {
+                let action = self.life.boot_failed(Instant::now(), &error);
+                self.act(action);
+            }
+        }
+    }
+
+    /// Whoever started a VM that is detached is a client like another from now on.
+    fn release_starter(&mut self) {
+        if self.request.detached
+            && let Some(starter) = self.clients.remove(&STARTER)
+        {
+            let token = self.next_token;
+            self.next_token += 1;
+            let _ = self.poller.delete(&starter);
+            let _ = self.poller.add(&starter, token, Interest::READ);
+            self.clients.insert(token, starter);
+        }
+    }
+
+    fn accept_agent(&mut self) {
+        let Ok((stream, _)) = self.boot_listener.accept() else { return };
+        // One at a time: a guest that calls again and again gets no threads by it.
+        if self.booting || self.finished.is_some() {
+            return;
+        }
+        self.timings.agent = self.timings.agent.or(self.elapsed());
+        // The life's own deadline says why.
+        let margin = Duration::from_secs(5);
+        let deadline = self.life.deadline().unwrap_or_else(|| Instant::now() + margin) + margin;
+        let configuration = self.spec.configuration.clone();
+        match guest::configure(stream, configuration, deadline, &self.post) {
+            Ok(()) => self.booting = true,
+            Err(error) => tracing::error!("cannot answer the agent: {error}"),
+        }
+    }
+
+    fn take_console(&mut self) {
+        match self.console.read() {
+            Found::Output => self.timings.console = self.timings.console.or(self.elapsed()),
+            Found::Nothing => {}
+            Found::End => drop(self.poller.delete(&self.console)),
+        }
+    }
+
+    fn accept_client(&mut self) {
+        let Ok((stream, _)) = self.listener.accept() else { return };
+        let us = rustix::process::geteuid().as_raw();
+        if vmm_sys::peer::user(&stream).ok() != Some(us) || self.clients.len() >= MOST_CLIENTS {
+            return;
+        }
+        let token = self.next_token;
+        let Ok(client) = Client::new(stream) else { return };
+        if self.poller.add(&client, token, Interest::READ).is_ok() {
+            self.next_token += 1;
+            self.clients.insert(token, client);
+        }
+    }
+
+    fn serve(&mut self, token: u64, ready: Ready) {
+        let Some(mut client) = self.clients.remove(&token) else { return };
+        if ready.writable {
+            client.flush();
+        }
+        let mut stops = Vec::new();
+        if ready.readable && !client.is_deaf() {
+            for (id, request) in client.read() {
+                self.request(&mut client, id, request, &mut stops);
+            }
+        }
+        // Hung up: both directions are closed. One that has only ended its side may still wait for an answer.
+        let lifeline_broke = token == STARTER && (client.is_deaf() || ready.hangup);
+        let interest = interest_in(&client);
+        if client.is_done() || ready.hangup {
+            let _ = self.poller.delete(&client);
+        } else {
+            let _ = self.poller.modify(&client, token, interest);
+            self.clients.insert(token, client);
+        }
+        for grace in stops {
+            self.stop(Stopper::Client, Some(grace));
+        }
+        if lifeline_broke {
+            self.stop(Stopper::StarterGone, None);
+        }
+    }
+
+    fn request(&self, client: &mut Client, id: u64, request: Request, stops: &mut Vec<Duration>) {
+        match request {
+            Request::Status => client.answer(id, Answer::Status(self.status())),
+            Request::Subscribe => {
+                client.subscribe();
+                client.answer(id, Answer::Status(self.status()));
+            }
+            Request::Wait { goal: Goal::Ready } if self.life.was_ready() => {
+                client.answer(id, Answer::Ready(self.status()));
+            }
+            Request::Wait { goal } => client.wait(id, goal),
+            Request::Stop { grace_ms } => {
+                client.wait(id, Goal::Ended);
+                stops.push(Duration::from_millis(grace_ms));
+            }
+            Request::Start(_) => {
+                let message = "this monitor has its VM already".to_owned();
+                client.answer(id, Answer::Refused(Refusal { code: RefusalCode::OutOfPlace, message }));
+            }
+        }
+    }
+
+    fn update_interests(&mut self) {
+        for (token, client) in &self.clients {
+            let _ = self.poller.modify(client, *token, interest_in(client));
+        }
+    }
+
+    /// Clears everything away, then says that it is so.
+    fn finish(mut self) {
+        let Some(end) = self.finished.take() else { return };
+        tracing::info!(reason = end.reason.code(), "{}", end.message);
+        self.release_machine();
+        self.record(Some(end.clone()));
+        let given_up = self.request.fresh && !self.life.was_ready() && is_given_up(&end);
+        let remove = self.spec.ephemeral() || given_up;
+        let Self { held, listener, boot_listener, mut clients, .. } = self;
+        drop((listener, boot_listener));
+        let removed = if remove { held.remove() } else { held.remove_sockets_folder() };
+        if let Err(error) = removed {
+            tracing::error!("cannot clear the VM away: {}", super::launcher::chain(&error));
+        }
+        for client in clients.values_mut() {
+            client.tell_end(&end);
+        }
+        farewell(clients);
+    }
+
+    /// Waits until the machine's thread has let go of disks and devices.
+    fn release_machine(&mut self) {
+        let Some(thread) = self.machine.take() else { return };
+        drop(thread);
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.posted.recv_timeout(left) {
+                Ok(Happening::MachineGone | Happening::LaunchFailed(_)) => return,
+                Ok(_) => {}
+                Err(_) => {
+                    tracing::error!("the machine's thread does not let go of it");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Whether a start that ends so was given up by whoever asked for it.
+fn is_given_up(end: &End) -> bool {
+    use crate::home::EndReason::{Killed, StarterGone, Stopped};
+    matches!(end.reason, StarterGone | Killed | Stopped)
+}
+
+fn interest_in(client: &Client) -> Interest {
+    Interest { readable: !client.is_deaf(), writable: client.has_output() }
+}
+
+/// Lets clients read how it ended, but not forever.
+fn farewell(mut clients: BTreeMap<u64, Client>) {
+    let deadline = Instant::now() + FAREWELL_TIMEOUT;
+    let Ok(mut poller) = Poller::new() else { return };
+    for (token, client) in &clients {
+        let _ = poller.add(client, *token, Interest::WRITE);
+    }
+    clients.retain(|_, client| client.has_output());
+    while !clients.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(ready) = poller.wait(Some(left)).map(Iterator::collect::<Vec<_>>) else { return };
+        if ready.is_empty() {
+            return;
+        }
+        for ready in ready {
+            if let Some(client) = clients.get_mut(&ready.token) {
+                client.flush();
+            }
+        }
+        clients.retain(|_, client| client.has_output());
+    }
+}

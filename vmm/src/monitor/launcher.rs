@@ -1,0 +1,80 @@
+//! From a VM's description to a machine that runs.
+
+use std::error::Error;
+use std::os::fd::OwnedFd;
+
+use crate::engine::{EngineError, EngineOptions, MachineEnd, RunningMachine, select};
+use crate::home::{Home, VmSpec};
+use crate::machine::BuildError;
+
+/// Makes machines run.
+pub trait Launcher: Send + Sync {
+    /// Starts the machine of a VM of `home`. `console` gets what the guest writes to its console; `ended` is called once, when
+    /// the machine has ended, and never after an error. `built` is called when the engine takes over.
+    fn launch(
+        &self,
+        home: &Home,
+        spec: &VmSpec,
+        console: OwnedFd,
+        built: &dyn Fn(),
+        ended: Box<dyn FnOnce(MachineEnd) + Send>,
+    ) -> Result<Box<dyn RunningMachine>, LaunchFailure>;
+}
+
+/// Why a machine does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchFailure {
+    /// What happened, with its causes.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// The engines of this build.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineLauncher;
+
+impl Launcher for EngineLauncher {
+    fn launch(
+        &self,
+        home: &Home,
+        spec: &VmSpec,
+        console: OwnedFd,
+        built: &dyn Fn(),
+        ended: Box<dyn FnOnce(MachineEnd) + Send>,
+    ) -> Result<Box<dyn RunningMachine>, LaunchFailure> {
+        let supervisor = std::env::current_exe().map_err(|error| LaunchFailure {
+            message: format!("cannot find our own executable: {error}"),
+            hint: None,
+        })?;
+        let options = EngineOptions { supervisor, cache: Some(home.cache()) };
+        let engine = select(spec.engine, spec.require_hardware, spec.machine.arch, &options)?;
+        let machine = spec.machine.build(console)?;
+        built();
+        Ok(engine.launch(machine, ended)?)
+    }
+}
+
+impl From<EngineError> for LaunchFailure {
+    fn from(error: EngineError) -> Self {
+        Self { message: chain(&error), hint: error.hint() }
+    }
+}
+
+impl From<BuildError> for LaunchFailure {
+    fn from(error: BuildError) -> Self {
+        Self { message: chain(&error), hint: None }
+    }
+}
+
+/// An error with its causes, in a line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,75 @@
+//! The thread that has the machine: it launches it and pulls its plug, which both may take their time.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use super::event_loop::{Happening, Post};
+use super::launcher::Launcher;
+use crate::home::{Home, VmSpec};
+
+/// What is known of a machine that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Launched {
+    /// The engine, by name.
+    pub(super) engine: String,
+    /// The processes beside our own.
+    pub(super) processes: Vec<u32>,
+}
+
+/// The way to the thread.
+pub(super) struct MachineThread {
+    plug: mpsc::Sender<()>,
+}
+
+impl MachineThread {
+    /// Starts the thread, which starts the machine.
+    pub(super) fn start(
+        launcher: Arc<dyn Launcher>,
+        home: Home,
+        spec: VmSpec,
+        console: OwnedFd,
+        post: &Post,
+    ) -> std::io::Result<Self> {
+        let (plug, pulled) = mpsc::channel();
+        let post = post.clone();
+        thread::Builder::new()
+            .name("machine".to_owned())
+            .spawn(move || serve(launcher.as_ref(), &home, &spec, console, &post, &pulled))?;
+        Ok(Self { plug })
+    }
+
+    /// Ends the machine, as soon as it is there.
+    pub(super) fn pull_plug(&self) {
+        // A thread that is gone has no machine.
+        let _ = self.plug.send(());
+    }
+}
+
+/// Runs until the other side of `pulled` is dropped; then the machine is dropped, and [`Happening::MachineGone`] told.
+fn serve(
+    launcher: &dyn Launcher,
+    home: &Home,
+    spec: &VmSpec,
+    console: OwnedFd,
+    post: &Post,
+    pulled: &mpsc::Receiver<()>,
+) {
+    let ended = post.clone();
+    let built = || post.send(Happening::MachineBuilt);
+    let ended = Box::new(move |end| ended.send(Happening::MachineEnded(end)));
+    match launcher.launch(home, spec, console, &built, ended) {
+        Ok(mut machine) => {
+            let engine = machine.report().engine.to_string();
+            post.send(Happening::Launched(Launched { engine, processes: machine.processes() }));
+            while pulled.recv().is_ok() {
+                if let Err(error) = machine.stop() {
+                    tracing::error!("cannot stop the machine: {}", super::launcher::chain(&error));
+                }
+            }
+            drop(machine);
+            post.send(Happening::MachineGone);
+        }
+        Err(failure) => post.send(Happening::LaunchFailed(failure)),
+    }
+}

@@ -1,0 +1,90 @@
+//! Starting the monitor of a VM that is in hand, and waiting until the guest is ready.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::link::end_from;
+use super::program::{MonitorProgram, last_line};
+use super::{CancelToken, Error, Progress, StartOptions};
+use crate::control::{Answer, Connection, ControlError, MonitorLine, Request, StartRequest};
+use crate::home::HeldVm;
+
+/// How long a VM that is given up may take to be cleared away.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Beyond the guest's own time: the monitor notices by itself, this is for one that hangs.
+const MONITOR_MARGIN: Duration = Duration::from_secs(30);
+
+/// Starts a VM and waits until its agent answers. `asked_at_us` is when that was asked for; `fresh`: the VM was made
+/// for this, so nothing of it is to stay if this is given up.
+///
+/// The connection that is returned is the VM's lifeline, unless it is detached. When this fails everything of the VM
+/// has ended.
+pub(crate) fn launch(
+    program: &MonitorProgram,
+    held: HeldVm,
+    fresh: bool,
+    asked_at_us: u64,
+    options: &StartOptions,
+) -> Result<Connection, Error> {
+    options.check_cancelled()?;
+    options.observer.tell(&Progress::StartingMonitor);
+    let folder = held.folder().clone();
+    let log = folder.monitor_log();
+    let mut connection = Connection::over(program.start(&log)?)?;
+    let request = StartRequest {
+        home: folder.home().root().to_owned(),
+        id: folder.id().clone(),
+        detached: options.detached,
+        fresh,
+        ready_timeout_ms: u64::try_from(options.ready_timeout.as_millis()).unwrap_or(u64::MAX),
+        asked_at_us,
+    };
+    let sent = connection.request_with(Request::Start(request), &[held.lock_file().as_fd()]);
+    let asked = match sent {
+        Ok(asked) => asked,
+        Err(ControlError::Lost) => return Err(Error::MonitorLost { said: last_line(&log) }),
+        Err(error) => return Err(error.into()),
+    };
+    // From here on the monitor has the lock; a copy of ours would make the VM outlive its monitor.
+    drop(held);
+    options.observer.tell(&Progress::Booting);
+    let deadline = Instant::now().checked_add(options.ready_timeout.saturating_add(MONITOR_MARGIN));
+    match wait_until_ready(&mut connection, asked, deadline, options.cancel.as_ref()) {
+        Ok(()) => {
+            options.observer.tell(&Progress::Ready);
+            Ok(connection)
+        }
+        Err(error) => Err(give_up(connection, error, &log)),
+    }
+}
+
+fn wait_until_ready(
+    connection: &mut Connection,
+    asked: u64,
+    deadline: Option<Instant>,
+    cancel: Option<&CancelToken>,
+) -> Result<(), Error> {
+    loop {
+        match connection.next(deadline, cancel.map(AsFd::as_fd))? {
+            MonitorLine::Answer { id, what: Answer::Ready(_) } if id == asked => return Ok(()),
+            MonitorLine::Answer { id, what: Answer::Ended(end) } if id == asked => {
+                return Err(Error::Ended { end: Box::new(end) });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Lets go of a VM that did not get ready, and waits until nothing of it is left.
+fn give_up(mut connection: Connection, error: Error, log: &Path) -> Error {
+    match error {
+        Error::Ended { .. } => return error,
+        Error::MonitorLost { .. } => return Error::MonitorLost { said: last_line(log) },
+        _ => {}
+    }
+    connection.finish();
+    let _ = end_from(&mut connection, Some(Instant::now() + GIVE_UP_TIMEOUT), None);
+    error
+}

@@ -1,0 +1,237 @@
+//! The way to one VM: its monitor at the control socket, its agent at the vsock socket. Shared by the handle and by
+//! the processes that came from it.
+
+use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{CancelToken, Error};
+use crate::agent::{AgentClient, AgentError, ErrorKind};
+use crate::control::{Answer, Connection, ControlError, Event, Goal, MonitorLine, Request, Status};
+use crate::home::{End, EndReason, HomeError, StateRecord, Timestamp, VmFolder};
+
+/// How long a monitor may take to answer what it can answer at once.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Beyond a guest's grace: the monitor gives it some, the engine some, then it clears away.
+const STOP_MARGIN: Duration = Duration::from_secs(25);
+
+/// How long a VM may take to be told as ended once its agent is not to be reached any more.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The way to one VM.
+#[derive(Debug)]
+pub(super) struct Link {
+    folder: VmFolder,
+    name: String,
+    /// The connection on which the VM was started. While it is there the VM is ours: it ends with it.
+    lifeline: Mutex<Option<Connection>>,
+    /// How it ended, once that is known.
+    ended: Mutex<Option<End>>,
+}
+
+impl Link {
+    pub(super) fn new(folder: VmFolder, name: String, lifeline: Option<Connection>) -> Self {
+        Self { folder, name, lifeline: Mutex::new(lifeline), ended: Mutex::new(None) }
+    }
+
+    pub(super) fn folder(&self) -> &VmFolder {
+        &self.folder
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn lifeline(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.lifeline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it ended, where that is known.
+    fn known_end(&self) -> Option<End> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn remember(&self, end: &End) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(end.clone());
+    }
+
+    /// Connects to the monitor.
+    pub(super) fn connect(&self) -> Result<Connection, Error> {
+        let sockets = self.folder.state()?.map_or_else(|| self.folder.sockets(), |record| record.sockets);
+        match Connection::connect(&VmFolder::control_socket(&sockets)) {
+            Ok(connection) => Ok(connection),
+            Err(ControlError::NotListening) => Err(self.not_running()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn not_running(&self) -> Error {
+        Error::NotRunning { name: self.name.clone() }
+    }
+
+    /// A client of the guest's agent.
+    pub(super) fn agent(&self) -> Result<AgentClient, Error> {
+        let sockets = self.folder.state()?.map_or_else(|| self.folder.sockets(), |record| record.sockets);
+        Ok(AgentClient::new(VmFolder::vsock_socket(&sockets)))
+    }
+
+    /// What the VM does, as its monitor says.
+    pub(super) fn status(&self) -> Result<Status, Error> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        match self.connect()?.ask(Request::Status, Some(deadline), None)? {
+            Answer::Status(status) => Ok(status),
+            _ => Err(ControlError::Malformed.into()),
+        }
+    }
+
+    /// Stops the VM and returns when everything of it is gone.
+    pub(super) fn stop(&self, grace: Duration) -> Result<End, Error> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let deadline = Instant::now().checked_add(grace.saturating_add(STOP_MARGIN));
+        self.until_end(Request::Stop { grace_ms }, deadline, None)
+    }
+
+    /// Stops the VM at once.
+    pub(super) fn kill(&self, timeout: Duration) -> Result<End, Error> {
+        self.until_end(Request::Stop { grace_ms: 0 }, Some(Instant::now() + timeout), None)
+    }
+
+    /// Waits for its end.
+    pub(super) fn wait(&self, cancel: Option<&CancelToken>) -> Result<End, Error> {
+        self.until_end(Request::Wait { goal: Goal::Ended }, None, cancel)
+    }
+
+    fn until_end(
+        &self,
+        request: Request,
+        deadline: Option<Instant>,
+        cancel: Option<&CancelToken>,
+    ) -> Result<End, Error> {
+        if let Some(end) = self.known_end() {
+            return Ok(end);
+        }
+        // Not on the lifeline: other threads may want to hear it meanwhile.
+        let mut connection = match self.connect() {
+            Ok(connection) => connection,
+            Err(error) => return self.end_of_the_dead().ok_or(error),
+        };
+        let outcome = match connection.request(request) {
+            Ok(_) | Err(ControlError::Lost) => end_from(&mut connection, deadline, cancel),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(end) => {
+                self.remember(&end);
+                Ok(end)
+            }
+            Err(ControlError::Lost) => {
+                let end = self.end_of_the_dead();
+                let end = end.unwrap_or_else(|| monitor_killed(self.folder.state().ok().flatten()));
+                self.remember(&end);
+                Ok(end)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How a VM ended whose monitor is not to be reached, where it could still say so.
+    fn end_of_the_dead(&self) -> Option<End> {
+        let told = self
+            .lifeline()
+            .as_mut()
+            .and_then(|connection| end_from(connection, Some(Instant::now() + END_TIMEOUT), None).ok());
+        let end = told.or_else(|| self.recorded_end())?;
+        self.remember(&end);
+        Some(end)
+    }
+
+    /// The end that is recorded for a VM that nobody has.
+    fn recorded_end(&self) -> Option<End> {
+        if self.folder.is_held().unwrap_or(true) {
+            return None;
+        }
+        self.folder.state().ok().flatten().and_then(|record| record.end)
+    }
+
+    /// Lets go of a VM that is ours: it ends by that. Returns when everything of it is gone.
+    pub(super) fn release(&self, timeout: Duration) {
+        let Some(mut lifeline) = self.lifeline().take() else { return };
+        // Its monitor takes that for our end.
+        lifeline.finish();
+        let _ = end_from(&mut lifeline, Instant::now().checked_add(timeout), None);
+    }
+
+    /// What an error of the agent's means: the VM may have ended, or may not be running at all.
+    pub(super) fn explain(&self, error: AgentError, program: Option<&str>) -> Error {
+        let program = || program.unwrap_or("the login shell").to_owned();
+        match error {
+            AgentError::Refusal { kind: ErrorKind::CommandNotFound, .. } => {
+                Error::CommandNotFound { program: program() }
+            }
+            AgentError::Refusal { kind: ErrorKind::CommandNotExecutable, message, .. } => {
+                Error::CommandNotExecutable { program: program(), reason: message }
+            }
+            source if source.is_unreachable() => self.explain_loss(source),
+            source => Error::Agent { source },
+        }
+    }
+
+    fn explain_loss(&self, source: AgentError) -> Error {
+        if let Some(end) = self.known_end() {
+            return Error::Ended { end: Box::new(end) };
+        }
+        let deadline = Some(Instant::now() + END_TIMEOUT);
+        match self.status() {
+            Ok(status) if status.state == crate::home::VmState::Starting => {
+                Error::NotReady { name: self.name.clone() }
+            }
+            Ok(_) => match self.until_end(Request::Wait { goal: Goal::Ended }, deadline, None) {
+                Ok(end) => Error::Ended { end: Box::new(end) },
+                Err(_) => Error::Agent { source },
+            },
+            Err(Error::Home { source: HomeError::NoSuchVm { .. } } | Error::NotRunning { .. }) => {
+                // It was there a moment ago if it was ours, or if the connection to its agent broke in use.
+                let was_there = self.lifeline().is_some() || matches!(source, AgentError::Lost { .. });
+                match self.end_of_the_dead().filter(|_| was_there) {
+                    Some(end) => Error::Ended { end: Box::new(end) },
+                    None => self.not_running(),
+                }
+            }
+            Err(_) => Error::Agent { source },
+        }
+    }
+}
+
+/// Reads until the end is told, by answer or event.
+pub(super) fn end_from(
+    connection: &mut Connection,
+    deadline: Option<Instant>,
+    cancel: Option<&CancelToken>,
+) -> Result<End, ControlError> {
+    loop {
+        match connection.next(deadline, cancel.map(AsFd::as_fd))? {
+            MonitorLine::Answer { what: Answer::Ended(end), .. } | MonitorLine::Event(Event::Ended(end)) => {
+                // The process itself is gone when its end of the connection is.
+                let exit = Instant::now() + ANSWER_TIMEOUT;
+                while connection.next(Some(exit), None).is_ok() {}
+                return Ok(end);
+            }
+            MonitorLine::Answer { what: Answer::Refused(refusal), .. } => {
+                return Err(ControlError::Refused { refusal });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The end of a VM whose monitor could not record it.
+pub(super) fn monitor_killed(record: Option<StateRecord>) -> End {
+    End {
+        reason: EndReason::MonitorKilled,
+        message: "its monitor process was killed".to_owned(),
+        hint: None,
+        console_tail: String::new(),
+        at: record.map_or_else(Timestamp::now, |record| record.started),
+    }
+}

@@ -1,0 +1,142 @@
+//! The executable that is the monitor process: finding it and starting it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use snafu::ResultExt;
+
+use super::Error;
+use super::error::MonitorStartSnafu;
+
+/// The executable's name.
+const NAME: &str = "vmm";
+
+/// The argument that makes it a monitor. It is written here and in `monitor`, which meet at the control socket only.
+const ARGUMENT: &str = "monitor";
+
+/// How a monitor is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MonitorProgram {
+    /// The executable.
+    pub(crate) path: PathBuf,
+    /// Its arguments.
+    pub(crate) arguments: Vec<OsString>,
+}
+
+impl MonitorProgram {
+    /// Finds it: named by `VMM_BIN`, this very program, beside it, or on the path.
+    pub(crate) fn find() -> Result<Self, Error> {
+        let path = match std::env::var_os("VMM_BIN").filter(|path| !path.is_empty()) {
+            Some(named) => {
+                let named = PathBuf::from(named);
+                if !is_executable(&named) {
+                    let message = format!("VMM_BIN names {}, which is no executable", named.display());
+                    return Err(Error::Invalid { message });
+                }
+                std::path::absolute(&named).unwrap_or(named)
+            }
+            None => {
+                let ours = std::env::current_exe().ok();
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                find_beside(ours.as_deref()).or_else(|| find_on(&path)).ok_or(Error::NoMonitor)?
+            }
+        };
+        Ok(Self { path, arguments: vec![ARGUMENT.into()] })
+    }
+
+    /// Starts it; what is returned is its standard input, the first control connection.
+    pub(super) fn start(&self, log: &Path) -> Result<UnixStream, Error> {
+        let context = || MonitorStartSnafu { program: &self.path };
+        let (ours, theirs) = UnixStream::pair().with_context(|_| context())?;
+        let log = File::options().create(true).append(true).mode(0o600).open(log);
+        let log = log.map_or_else(|_| Stdio::null(), Stdio::from);
+        let mut child = Command::new(&self.path)
+            .args(&self.arguments)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|_| context())?;
+        // It may outlive us, and we it: then nobody else would bury it.
+        let bury = move || child.wait();
+        let thread = thread::Builder::new().name("vmm-monitor".to_owned()).stack_size(64 << 10).spawn(bury);
+        thread.with_context(|_| context())?;
+        Ok(ours)
+    }
+}
+
+fn find_beside(ours: Option<&Path>) -> Option<PathBuf> {
+    let ours = ours?;
+    if ours.file_name().is_some_and(|name| name == NAME) && is_executable(ours) {
+        return Some(ours.to_owned());
+    }
+    let folder = ours.parent()?;
+    // Cargo puts tests and examples one folder below.
+    let folders = [Some(folder), folder.parent()];
+    folders.into_iter().flatten().map(|folder| folder.join(NAME)).find(|path| is_executable(path))
+}
+
+fn find_on(path: &std::ffi::OsStr) -> Option<PathBuf> {
+    let folders = std::env::split_paths(path).filter(|folder| folder.is_absolute());
+    folders.map(|folder| folder.join(NAME)).find(|path| is_executable(path))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// The last line of a monitor's log: why it ended, if it could say.
+pub(super) fn last_line(log: &Path) -> Option<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let read = || -> io::Result<String> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(2048)))?;
+        let mut text = Vec::new();
+        file.take(2048).read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    let text = read().ok()?;
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    Some(line.chars().filter(|c| !c.is_control()).take(500).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn executable(path: &Path) {
+        File::options().create(true).truncate(true).write(true).mode(0o755).open(path).unwrap();
+    }
+
+    #[test]
+    fn the_executable_is_found_beside_us_and_on_the_path() {
+        let base = tempfile::tempdir().unwrap();
+        let program = base.path().join("target/deps/program-1234");
+        std::fs::create_dir_all(program.parent().unwrap()).unwrap();
+        assert_eq!(find_beside(Some(&program)), None);
+        let vmm = base.path().join("target/vmm");
+        executable(&vmm);
+        assert_eq!(find_beside(Some(&program)), Some(vmm.clone()));
+        assert_eq!(find_beside(Some(&vmm)), Some(vmm.clone()));
+        let path = std::env::join_paths([Path::new("relative"), base.path(), vmm.parent().unwrap()]).unwrap();
+        assert_eq!(find_on(&path), Some(vmm));
+        assert_eq!(find_on(base.path().as_os_str()), None);
+    }
+
+    #[test]
+    fn what_a_monitor_said_last_is_found() {
+        let base = tempfile::tempdir().unwrap();
+        let log = base.path().join("log");
+        assert_eq!(last_line(&log), None);
+        std::fs::write(&log, format!("{}\nno room\x1b[31m\n\n", "x".repeat(5000))).unwrap();
+        assert_eq!(last_line(&log).as_deref(), Some("no room[31m"));
+    }
+}
