@@ -9,6 +9,8 @@ pub mod control;
 pub mod engine;
 pub mod home;
 pub mod image;
+#[cfg(test)]
+mod life_cycle_tests;
 pub mod machine;
 pub mod memory;
 pub mod monitor;

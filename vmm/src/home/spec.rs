@@ -1,4 +1,5 @@
-//! `spec.json`: what a VM is, written when it is created and never changed.
+//! `spec.json`: what a VM is. Written when it is created; a later start only brings the files that it boots from up
+//! to date.
 
 use std::fmt;
 use std::str::FromStr;
@@ -87,6 +88,8 @@ pub struct VmSpec {
     pub name: Option<VmName>,
     /// The image as the user named it.
     pub image: String,
+    /// The image that it was created from, by the name that only that has.
+    pub image_reference: String,
     /// The version of the image that it was created from.
     pub image_version: String,
     /// When it was created.
@@ -97,6 +100,9 @@ pub struct VmSpec {
     pub require_hardware: bool,
     /// What its agent is told after a boot. The time and the entropy are added then.
     pub configuration: Configuration,
+    /// Its kernel is one of its user's, kept in its folder.
+    #[serde(default)]
+    pub own_kernel: bool,
     /// The machine.
     pub machine: MachineSpec,
 }

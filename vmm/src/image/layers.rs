@@ -95,12 +95,35 @@ impl LayerStore {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        self.create_as(self.draw_id()?, new, make)
+    }
+
+    /// Draws a name for a layer that is to be made with [`LayerStore::create_as`].
+    pub fn draw_id(&self) -> Result<LayerId> {
+        LayerId::random().context(StorageSnafu { action: "name a layer in", path: &self.folder })
+    }
+
+    /// Where a layer is, or will be. A machine records it as its own before it makes it, so that no death between the
+    /// two leaves a layer that is nobody's.
+    pub fn folder_of(&self, id: &LayerId) -> PathBuf {
+        self.folder.join(&id.0)
+    }
+
+    /// Makes a layer of this name, as [`LayerStore::create`] does.
+    pub fn create_as<E>(
+        &self,
+        id: LayerId,
+        new: NewLayer,
+        make: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<Layer>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let _lock = self.lock()?;
         self.remove_partials()?;
         if let Some(below) = &new.below {
             self.layer(below)?;
         }
-        let id = LayerId::random().context(StorageSnafu { action: "name a layer in", path: &self.folder })?;
         let record = LayerRecord { id, disk_format: new.format, below: new.below, content: None };
         self.assemble(record, new.durable, |path| {
             make(path).map_err(Into::into).context(MakeLayerSnafu { path })?;

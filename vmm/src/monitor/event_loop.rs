@@ -105,7 +105,7 @@ impl Monitor {
     /// Opens everything that it will wait for.
     pub(super) fn new(process: Process, start: Start) -> Result<Self, MonitorError> {
         let Start { request_id, request, held } = start;
-        let spec = held.folder().spec()?.context(NoSpecSnafu)?;
+        let mut spec = held.folder().spec()?.context(NoSpecSnafu)?;
         let sockets = held.make_sockets_folder()?;
         let listen = |path: PathBuf| -> Result<UnixListener, MonitorError> {
             let listener = UnixListener::bind(path).context(SystemSnafu { what: "listen on a socket" })?;
@@ -113,6 +113,8 @@ impl Monitor {
             Ok(listener)
         };
         let vsock_socket = VmFolder::vsock_socket(&sockets);
+        // Another session of the user has another runtime folder perhaps.
+        spec.machine.vsock.socket.clone_from(&vsock_socket);
         let listener = listen(VmFolder::control_socket(&sockets))?;
         let boot_listener = listen(guest::boot_socket(&vsock_socket))?;
         let what = "record the console";

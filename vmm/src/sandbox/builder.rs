@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::progress::Observer;
 use super::{CancelToken, Error, Progress, Sandbox, start};
+use crate::agent::ByteString;
 use crate::home::{EngineChoice, Home, Init};
 use crate::machine::MemorySize;
 
@@ -91,7 +92,7 @@ pub struct SandboxBuilder {
     pub(super) engine: EngineChoice,
     pub(super) require_hardware: bool,
     pub(super) init: Init,
-    pub(super) env: Vec<(String, String)>,
+    pub(super) env: Vec<(ByteString, ByteString)>,
     pub(super) kernel: Option<PathBuf>,
     pub(super) command_line: Option<String>,
     pub(super) pull: PullPolicy,
@@ -160,7 +161,7 @@ impl SandboxBuilder {
     }
 
     /// Sets a variable in the environment of every command in the guest.
-    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+    pub fn env(mut self, key: impl Into<ByteString>, value: impl Into<ByteString>) -> Self {
         self.env.push((key.into(), value.into()));
         self
     }
@@ -209,6 +210,6 @@ impl SandboxBuilder {
 
     /// Finds or fetches the image, creates the VM, starts its monitor process and waits until its agent answers.
     pub fn start(self) -> Result<Sandbox, Error> {
-        start::new(self)
+        start::new(&self)
     }
 }

@@ -213,5 +213,7 @@ fn feed(bytes: Vec<u8>, mut stdin: crate::agent::ProcessStdin) -> Result<(), Err
         let _ = stdin.write_all(&bytes);
     };
     let thread = std::thread::Builder::new().name("vmm-stdin".to_owned()).spawn(feed);
-    thread.map(drop).map_err(|source| Error::System { what: "start a thread that feeds the command", source })
+    thread
+        .map(drop)
+        .map_err(|source| Error::System { what: "start a thread that feeds the command".to_owned(), source })
 }

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use snafu::Snafu;
 
-use crate::agent::{AgentError, ErrorKind};
+use crate::agent::{AgentError, BinaryError, ErrorKind};
+use crate::boot::{CommandLineError, KernelError};
 use crate::control::ControlError;
 use crate::home::{End, HomeError};
+use crate::image::{ImageError, ImageRefError};
 
 /// Why something could not be done. [`Error::code`] is stable; the text is for people.
 #[derive(Debug, Snafu)]
@@ -20,6 +22,49 @@ pub enum Error {
         /// The cause.
         #[snafu(source)]
         source: HomeError,
+    },
+    /// An image.
+    #[snafu(context(false), display("{source}"))]
+    Image {
+        /// The cause.
+        #[snafu(source(from(ImageError, Box::new)))]
+        source: Box<ImageError>,
+    },
+    /// What was asked for names no image.
+    #[snafu(context(false), display("{source}"))]
+    ImageRef {
+        /// The rule.
+        #[snafu(source)]
+        source: ImageRefError,
+    },
+    /// No guest can be of this host's architecture.
+    #[snafu(display("no VM can be of this host's architecture: x86_64 and arm64 can"))]
+    NoArch,
+    /// There is no agent for the guest.
+    #[snafu(display("{source}"))]
+    AgentBinary {
+        /// The cause.
+        source: BinaryError,
+    },
+    /// A kernel of the user's cannot be booted.
+    #[snafu(display("cannot boot the kernel {}", path.display()))]
+    Kernel {
+        /// Its file.
+        path: PathBuf,
+        /// The cause.
+        source: KernelError,
+    },
+    /// The parameters for the kernel cannot be.
+    #[snafu(display("{source}"))]
+    CommandLine {
+        /// The cause.
+        source: CommandLineError,
+    },
+    /// A disk cannot be made or used.
+    #[snafu(display("cannot make the VM's disk"))]
+    Disk {
+        /// The cause.
+        source: vmm_disk::Error,
     },
     /// What was asked for cannot be.
     #[snafu(display("{message}"))]
@@ -109,7 +154,7 @@ pub enum Error {
     #[snafu(display("cannot {what}"))]
     System {
         /// What was tried.
-        what: &'static str,
+        what: String,
         /// The cause.
         source: io::Error,
     },
@@ -120,6 +165,13 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Home { source } => source.code(),
+            Self::Image { source } => image_code(source),
+            Self::ImageRef { .. } => "invalid_image",
+            Self::NoArch => "no_arch",
+            Self::AgentBinary { .. } => "no_agent",
+            Self::Kernel { .. } => "invalid_kernel",
+            Self::CommandLine { .. } => "invalid_command_line",
+            Self::Disk { .. } => "disk",
             Self::Invalid { .. } => "invalid",
             Self::NoMonitor => "no_monitor",
             Self::MonitorStart { .. } => "monitor_start",
@@ -171,6 +223,18 @@ impl Error {
             Self::Ended { end } if !end.console_tail.is_empty() => Some(&end.console_tail),
             _ => None,
         }
+    }
+}
+
+fn image_code(error: &ImageError) -> &'static str {
+    match error {
+        ImageError::Unknown { .. } => "image_unknown",
+        ImageError::NotPulled { .. } => "image_missing",
+        ImageError::Damaged { .. } | ImageError::DamagedLayer { .. } => "image_damaged",
+        ImageError::Offline { .. } => "offline",
+        ImageError::NoPip { .. } => "no_pip",
+        ImageError::Cancelled { .. } => "cancelled",
+        _ => "image",
     }
 }
 

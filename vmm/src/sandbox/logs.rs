@@ -112,7 +112,7 @@ impl Follow {
         monitor: Option<Connection>,
         cancel: Option<&CancelToken>,
     ) -> Result<Self, Error> {
-        let what = "watch the VM's console";
+        let what = "watch the VM's console".to_owned();
         let watch = FolderWatch::new(&folder.path()).map_err(|source| Error::System { what, source })?;
         let monitor = monitor.and_then(|mut monitor| {
             monitor.request(Request::Wait { goal: Goal::Ended }).ok()?;
@@ -156,5 +156,5 @@ fn open_if_there(path: &std::path::Path) -> io::Result<Option<File>> {
 }
 
 fn open(path: &std::path::Path) -> Result<Option<File>, Error> {
-    open_if_there(path).map_err(|source| Error::System { what: "read the VM's console", source })
+    open_if_there(path).map_err(|source| Error::System { what: "read the VM's console".to_owned(), source })
 }

@@ -102,7 +102,7 @@ impl Sandbox {
     }
 
     /// A handle on a VM that is there. With a lifeline it is ours.
-    fn of(folder: VmFolder, lifeline: Option<Connection>) -> Self {
+    pub(crate) fn of(folder: VmFolder, lifeline: Option<Connection>) -> Self {
         // Where nobody can read what it is, its id is what to call it.
         let spec = folder.spec().ok().flatten();
         let name = spec.map_or_else(|| folder.id().to_string(), |spec| spec.display_name().to_owned());
@@ -179,11 +179,12 @@ impl Sandbox {
         let listening = self.link.connect().ok().and_then(|connection| connection.peer_process());
         let recorded = record.as_ref().filter(|record| record.end.is_none()).map(|record| record.monitor_pid);
         let process = listening.or(recorded).map(vmm_sys::process::Process::open);
-        let process = process.transpose().map_err(|source| Error::System { what, source })?.flatten();
+        let process =
+            process.transpose().map_err(|source| Error::System { what: what.to_owned(), source })?.flatten();
         // The number is the monitor's only if the VM's lock is held still: it was recorded by the lock's holder.
         if let Some(process) = process.filter(|_| folder.is_held().unwrap_or(false)) {
-            process.kill().map_err(|source| Error::System { what, source })?;
-            process.wait(KILL_TIMEOUT).map_err(|source| Error::System { what, source })?;
+            process.kill().map_err(|source| Error::System { what: what.to_owned(), source })?;
+            process.wait(KILL_TIMEOUT).map_err(|source| Error::System { what: what.to_owned(), source })?;
         }
         let end = End {
             reason: EndReason::Killed,
@@ -257,7 +258,7 @@ impl Drop for Sandbox {
 const HOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes a VM's lock, with some patience. Fails where it runs.
-fn hold(folder: &VmFolder, name: &str) -> Result<HeldVm, Error> {
+pub(crate) fn hold(folder: &VmFolder, name: &str) -> Result<HeldVm, Error> {
     let deadline = Instant::now() + HOLD_TIMEOUT;
     loop {
         if let Some(held) = folder.try_hold()? {

@@ -1,10 +1,34 @@
 //! Creating a VM from an image, and starting it or one that was there before.
 
-use super::builder::{SandboxBuilder, StartOptions};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use snafu::{OptionExt, ResultExt};
+use vmm_disk::Format;
+
+use super::builder::{PullPolicy, SandboxBuilder, StartOptions};
+use super::error::{AgentBinarySnafu, CommandLineSnafu, KernelSnafu, NoArchSnafu, SystemSnafu};
 use super::launch::launch;
 use super::program::MonitorProgram;
-use super::{Error, Sandbox, hold};
-use crate::home::Home;
+use super::{CancelToken, Error, Progress, Sandbox, hold};
+use crate::agent;
+use crate::arch::Arch;
+use crate::boot::{CommandLine, Kernel};
+use crate::home::{HeldVm, Home, HomeError, Timestamp, VmFolder, VmName, VmSpec};
+use crate::image::{self, BootFiles, Image, ImageError, ImageRef, ImageStore, NewLayer, PullMode};
+use crate::machine::{BootSpec, DiskSpec, MachineSpec, VsockSpec};
+
+/// The guest's address. Each VM has a device of its own, so one number serves all (0 to 2 are taken).
+const GUEST_CID: u32 = 3;
+
+/// The largest kernel that is read from a file of the user's.
+const LARGEST_KERNEL: u64 = 512 << 20;
+
+/// Pulls tell their progress more often than anybody can read.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Starts a VM that was created before.
 pub(super) fn existing(home: &Home, name: &str, options: &StartOptions) -> Result<Sandbox, Error> {
@@ -12,12 +36,243 @@ pub(super) fn existing(home: &Home, name: &str, options: &StartOptions) -> Resul
     let program = MonitorProgram::find()?;
     let folder = home.find(name)?;
     let held = hold(&folder, name)?;
+    refresh_boot_files(&held)?;
     let lifeline = launch(&program, held, false, asked_at_us, options)?;
     Ok(Sandbox::of(folder, (!options.detached).then_some(lifeline)))
 }
 
 /// Creates a VM and starts it.
-pub(super) fn new(builder: SandboxBuilder) -> Result<Sandbox, Error> {
-    let _ = builder;
-    Err(Error::Cancelled)
+pub(super) fn new(builder: &SandboxBuilder) -> Result<Sandbox, Error> {
+    let asked_at_us = vmm_sys::clock::monotonic_us();
+    let options = &builder.options;
+    let name = builder.name.as_deref().map(str::parse::<VmName>).transpose().map_err(HomeError::from)?;
+    if builder.cpus == 0 {
+        return Err(Error::Invalid { message: "a VM needs at least one processor".to_owned() });
+    }
+    let reference: ImageRef = builder.image.parse()?;
+    let arch = Arch::host().context(NoArchSnafu)?;
+    let program = MonitorProgram::find()?;
+    let home = builder.home.clone().map_or_else(Home::open_default, Ok)?;
+    home.clear_leftovers()?;
+    // Before the image is fetched: that a name is in use is said at once.
+    let held = home.create(name.as_ref())?;
+    let folder = held.folder().clone();
+    let started = create(builder, name, &reference, arch, &held)
+        .map(|()| held)
+        .and_then(|held| launch(&program, held, true, asked_at_us, options));
+    match started {
+        Ok(lifeline) => Ok(Sandbox::of(folder, (!options.detached).then_some(lifeline))),
+        Err(error) => {
+            discard(&folder, &error);
+            Err(error)
+        }
+    }
+}
+
+/// Makes everything that a new VM is.
+fn create(
+    builder: &SandboxBuilder,
+    name: Option<VmName>,
+    reference: &ImageRef,
+    arch: Arch,
+    held: &HeldVm,
+) -> Result<(), Error> {
+    let folder = held.folder();
+    let store = ImageStore::open(folder.home().root())?;
+    let image = find_image(&store, builder, reference, arch)?;
+    builder.options.check_cancelled()?;
+    let agent = agent::binary(arch).context(AgentBinarySnafu)?;
+    let mut files = store.prepare(&image, &agent)?;
+    if let Some(kernel) = &builder.kernel {
+        let (kernel, release) = take_kernel(kernel, arch, folder)?;
+        files.initramfs = store.initramfs(&image, &agent, release.as_deref())?;
+        files.kernel = kernel;
+    }
+    let profile = image.profile();
+    let mut command_line = CommandLine::new(arch);
+    let parameters = profile.command_line.iter().chain(&builder.command_line);
+    for parameters in parameters {
+        command_line.append(parameters).context(CommandLineSnafu)?;
+    }
+    let BootFiles { kernel, initramfs, layers } = files;
+    let mut layers: Vec<_> = layers.iter().map(image::Layer::spec).collect();
+    layers.push(create_top_layer(&store, &image, held, name.is_some())?.spec());
+    let root = vmm_protocol::Root {
+        device: profile.root.device.clone(),
+        file_system: profile.root.file_system.clone(),
+        options: String::new(),
+        read_only: false,
+    };
+    let configuration = vmm_protocol::Configuration {
+        host_name: Some(name.as_ref().map_or(image.name().as_str(), VmName::as_str).to_owned()),
+        time_ns: None,
+        entropy: Vec::new(),
+        environment: builder.env.clone(),
+        resolv_conf: None,
+        root,
+        init: builder.init.into(),
+        mask_services: profile.mask_services.clone(),
+    };
+    let machine = MachineSpec {
+        arch,
+        cpus: builder.cpus,
+        memory: builder.memory,
+        boot: BootSpec { kernel, initramfs, command_line: command_line.to_string() },
+        disks: vec![DiskSpec { layers, read_only: false, serial: "root".to_owned() }],
+        vsock: VsockSpec { guest_cid: GUEST_CID, socket: VmFolder::vsock_socket(&folder.sockets()) },
+    };
+    let spec = VmSpec {
+        version: VmSpec::VERSION,
+        id: folder.id().clone(),
+        name,
+        image: builder.image.clone(),
+        image_reference: image.reference().to_string(),
+        image_version: image.version().to_string(),
+        created: Timestamp::now(),
+        engine: builder.engine,
+        require_hardware: builder.require_hardware,
+        configuration,
+        own_kernel: builder.kernel.is_some(),
+        machine,
+    };
+    held.write_spec(&spec)?;
+    Ok(())
+}
+
+fn find_image(
+    store: &ImageStore,
+    builder: &SandboxBuilder,
+    reference: &ImageRef,
+    arch: Arch,
+) -> Result<Image, Error> {
+    let StartOptions { observer, cancel, .. } = &builder.options;
+    observer.tell(&Progress::FindingImage { image: builder.image.clone() });
+    match store.find(reference, arch) {
+        Err(ImageError::NotPulled { .. }) if builder.pull == PullPolicy::Missing => {
+            let progress = PullProgress {
+                tell: &|progress| observer.tell(progress),
+                cancel: cancel.as_ref(),
+                last: Mutex::new(None),
+            };
+            match store.pull(reference, arch, PullMode::IfMissing, &progress) {
+                Ok(pulled) => Ok(pulled.image),
+                Err(ImageError::Cancelled { .. }) => Err(Error::Cancelled),
+                Err(error) => Err(error.into()),
+            }
+        }
+        found => Ok(found?),
+    }
+}
+
+/// The layer that the VM writes to, recorded as its own before it is there.
+fn create_top_layer(
+    store: &ImageStore,
+    image: &Image,
+    held: &HeldVm,
+    durable: bool,
+) -> Result<image::Layer, Error> {
+    let base = store.layers().layer(image.layer())?;
+    let size = vmm_disk::inspect(&base.path, base.format).context(super::error::DiskSnafu)?.virtual_size;
+    let new = NewLayer { format: Format::Qcow2, below: Some(image.layer().clone()), durable };
+    let id = store.layers().draw_id()?;
+    held.will_own(&store.layers().folder_of(&id))?;
+    Ok(store.layers().create_as(id, new, |path| vmm_disk::create_overlay(path, size))?)
+}
+
+/// Brings a kernel of the user's into the form that an engine loads, in the VM's own folder.
+fn take_kernel(path: &PathBuf, arch: Arch, folder: &VmFolder) -> Result<(PathBuf, Option<String>), Error> {
+    let read = || {
+        let length = fs::metadata(path)?.len();
+        if length > LARGEST_KERNEL { Err(std::io::ErrorKind::FileTooLarge.into()) } else { fs::read(path) }
+    };
+    let contents =
+        read().with_context(|_| SystemSnafu { what: format!("read the kernel {}", path.display()) })?;
+    let kernel = Kernel::from_file_contents(&contents, arch).context(KernelSnafu { path })?;
+    let own = folder.path().join("kernel");
+    let write = || {
+        fs::write(&own, kernel.bytes())?;
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o600))
+    };
+    write().with_context(|_| SystemSnafu { what: format!("write {}", own.display()) })?;
+    Ok((own, kernel.release()))
+}
+
+/// A VM that starts again boots what its image's kernel and this program's agent are now.
+fn refresh_boot_files(held: &HeldVm) -> Result<(), Error> {
+    let gone = || HomeError::NoSuchVm { wanted: held.folder().id().to_string(), nearest: None };
+    let mut spec = held.folder().spec()?.ok_or_else(gone)?;
+    let arch = spec.machine.arch;
+    let store = ImageStore::open(held.folder().home().root())?;
+    let reference: ImageRef = spec.image_reference.parse()?;
+    let image = store.find(&reference, arch)?;
+    let agent = agent::binary(arch).context(AgentBinarySnafu)?;
+    let files = store.prepare(&image, &agent)?;
+    let boot = &mut spec.machine.boot;
+    let mut fresh = boot.clone();
+    if spec.own_kernel {
+        let (_, release) = take_kernel(&boot.kernel, arch, held.folder())?;
+        fresh.initramfs = store.initramfs(&image, &agent, release.as_deref())?;
+    } else {
+        (fresh.kernel, fresh.initramfs) = (files.kernel, files.initramfs);
+    }
+    if *boot != fresh {
+        *boot = fresh;
+        held.write_spec(&spec)?;
+    }
+    Ok(())
+}
+
+/// Clears away a new VM that did not come to life. One with a name whose guest failed stays, for its console says why.
+fn discard(folder: &VmFolder, error: &Error) {
+    let ephemeral = folder.spec().ok().flatten().is_none_or(|spec| spec.ephemeral());
+    if matches!(error, Error::Ended { .. }) && !ephemeral {
+        return;
+    }
+    // Usually its monitor has done it.
+    match folder.try_hold() {
+        Ok(Some(held)) => {
+            if let Err(error) = held.remove() {
+                tracing::warn!(%error, "cannot clear a VM away");
+            }
+        }
+        Ok(None) => tracing::warn!(id = %folder.id(), "a VM that was given up is still there"),
+        Err(_) => {}
+    }
+}
+
+/// Tells of a pull, and gives it up when that is asked for.
+pub(super) struct PullProgress<'a> {
+    pub(super) tell: &'a (dyn Fn(&Progress) + Sync),
+    pub(super) cancel: Option<&'a CancelToken>,
+    pub(super) last: Mutex<Option<(image::Stage, Instant)>>,
+}
+
+impl image::Progress for PullProgress<'_> {
+    fn step(&self, step: image::Step<'_>) {
+        let now = Instant::now();
+        let Ok(mut last) = self.last.lock() else { return };
+        let complete = step.total.is_some_and(|total| step.done >= total);
+        let recent = last.is_some_and(|(stage, told)| stage == step.stage && now < told + PROGRESS_INTERVAL);
+        if recent && !complete {
+            return;
+        }
+        *last = Some((step.stage, now));
+        let verb = match step.stage {
+            image::Stage::Waiting => "waiting for another pull of",
+            image::Stage::Downloading => "downloading",
+            image::Stage::Verifying => "verifying",
+            image::Stage::Unpacking => "unpacking",
+            _ => "preparing",
+        };
+        let step = Progress::Pulling {
+            step: format!("{verb} {}", step.subject),
+            done: step.done,
+            total: step.total,
+        };
+        (self.tell)(&step);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.cancel.is_some_and(CancelToken::is_cancelled)
+    }
 }

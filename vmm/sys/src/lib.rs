@@ -11,11 +11,11 @@ pub mod file;
 pub mod lock;
 pub mod peer;
 pub mod poller;
+pub mod process;
+pub mod signals;
 #[cfg(target_os = "linux")]
 pub mod spawn;
 pub mod unix_socket;
-pub mod process;
-pub mod signals;
 pub mod watch;
 
 pub use event::Event;
