@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use fixture::{Script, TestHome};
 
-use crate::control::{Connection, ControlError, Event, MonitorLine, Request};
+use crate::control::{ControlError, Event, MonitorLine, Request};
 use crate::home::{EndReason, HomeError, VmFolder, VmState};
 use crate::sandbox::{CancelToken, Error, Progress, Sandbox, StartOptions};
 

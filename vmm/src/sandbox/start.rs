@@ -262,7 +262,6 @@ impl image::Progress for PullProgress<'_> {
             image::Stage::Downloading => "downloading",
             image::Stage::Verifying => "verifying",
             image::Stage::Unpacking => "unpacking",
-            _ => "preparing",
         };
         let step = Progress::Pulling {
             step: format!("{verb} {}", step.subject),
