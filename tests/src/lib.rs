@@ -1,3 +1,62 @@
-//! What the tests of the whole product share.
+//! What the tests of the whole product share: a home of its own for each test, the `vmm` that is built, machines in
+//! it, a terminal to type into, and a look at what is left behind.
+//!
+//! A system test reads as a user's story:
+//!
+//! ```no_run
+//! use vmm_tests::TestHome;
+//!
+//! let home = TestHome::new();
+//! let run = home.vmm(["run", "alpine", "--", "echo", "hello"]).run();
+//! assert_eq!(run.succeeded().stdout(), "hello\n");
+//! assert!(home.leftovers().is_empty());
+//! ```
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "what goes wrong here fails the test"
+)]
 
+mod home;
+mod images;
+mod invocation;
+mod machine;
+mod processes;
+mod running;
 pub mod structure;
+mod terminal;
+
+pub use home::TestHome;
+pub use invocation::{Finished, Invocation};
+pub use machine::TestVm;
+pub use processes::{Process, descendants};
+pub use running::Running;
+pub use terminal::Terminal;
+
+use std::time::Duration;
+
+/// How long a test waits for what must happen before it is called hung. Nothing depends on it but the time that a
+/// failing test takes: the slowest machine under the heaviest load is quicker.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Leaves a test that needs what this machine does not have, and says so: `cargo verify` counts it.
+#[macro_export]
+macro_rules! skip {
+    ($($reason:tt)*) => {{
+        println!("skipped: {}", format_args!($($reason)*));
+        return;
+    }};
+}
+
+/// How many rounds a repeated test makes: the usual number, or what a soak suite asks for.
+pub fn rounds(usual: usize) -> usize {
+    std::env::var("VMM_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// The engine that machines of the tests run on: the whole matrix is one run of the tests for each value of
+/// `VMM_TEST_ENGINE`.
+pub fn engine() -> String {
+    std::env::var("VMM_TEST_ENGINE").unwrap_or_else(|_| "software".to_owned())
+}

@@ -1,0 +1,180 @@
+//! A home of its own for each test.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::invocation::Invocation;
+use crate::machine::TestVm;
+use crate::{PATIENCE, images, processes};
+
+/// One home at a time in a test process: what it leaves running is then its own. Tests run beside each other as
+/// processes.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// An empty home with the images in it, and the only one of its process. When it is dropped, nothing that was started
+/// in it may live.
+pub struct TestHome {
+    home: TempDir,
+    runtime: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl TestHome {
+    /// A home that has Alpine.
+    #[allow(clippy::new_without_default, reason = "it is no value, but a folder and a turn")]
+    pub fn new() -> Self {
+        let home = Self::empty();
+        images::bring_into(home.path(), false);
+        home
+    }
+
+    /// A home that has Alpine in files of its own, for the test to damage.
+    pub fn with_own_images() -> Self {
+        let home = Self::empty();
+        images::bring_into(home.path(), true);
+        home
+    }
+
+    /// A home with nothing in it.
+    pub fn empty() -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        processes::adopt_orphans();
+        let homes = images::target().join("test-homes");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&homes).expect("a folder for homes");
+        let home = tempfile::Builder::new().prefix("home-").tempdir_in(&homes).expect("a home");
+        // Sockets lie here: the path must be short.
+        let runtime = tempfile::Builder::new().prefix("vt-").tempdir_in("/tmp").expect("a runtime folder");
+        Self { home, runtime, _turn: turn }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The folder beneath which its sockets lie.
+    pub fn runtime(&self) -> &Path {
+        self.runtime.path()
+    }
+
+    /// The `vmm` under test with these arguments, in this home.
+    pub fn vmm<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Invocation {
+        let mut command = Command::new(images::vmm());
+        command.args(arguments);
+        Invocation::new(self.in_home(command))
+    }
+
+    /// Any command in this home's environment.
+    pub fn in_home(&self, mut command: Command) -> Command {
+        command
+            .env("VMM_HOME", self.path())
+            .env("XDG_RUNTIME_DIR", self.runtime())
+            .env("VMM_BIN", images::vmm())
+            .env_remove("VMM_LOG")
+            .current_dir(self.path());
+        command
+    }
+
+    /// A library handle on this home. Sockets lie in the runtime folder of the test process itself.
+    pub fn open(&self) -> vmm::Home {
+        vmm::Home::open(self.path()).expect("a home can be opened")
+    }
+
+    /// Starts a machine that stays, with options for `vmm run` (such as `--memory`).
+    pub fn machine<'a>(&'a self, name: &str, options: &[&str]) -> TestVm<'a> {
+        TestVm::start(self, name, options)
+    }
+
+    /// What `vmm ps --json` says.
+    pub fn ps(&self) -> Vec<Value> {
+        let text = self.vmm(["ps", "--json"]).run().succeeded().stdout();
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("vmm ps --json is no JSON: {error}: {text}"))
+    }
+
+    /// The state of a machine, as `vmm ps` says it.
+    pub fn state_of(&self, name: &str) -> Option<String> {
+        let machine = self.ps().into_iter().find(|machine| machine["name"] == name)?;
+        Some(machine["state"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// What is left of machines: folders, names, disks, sockets, processes.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut left: Vec<String> =
+            ["vms", "names"].iter().flat_map(|folder| names_in(&self.path().join(folder))).collect();
+        left.extend(self.layers_of_machines());
+        left.extend(files_beneath(self.runtime()).iter().map(|path| path.display().to_string()));
+        left.extend(
+            processes::descendants()
+                .into_iter()
+                .map(|process| format!("{} {}", process.pid, process.command)),
+        );
+        left
+    }
+
+    /// The layers in the store that no image has.
+    fn layers_of_machines(&self) -> Vec<String> {
+        let (ours, pulled) = (self.path().join("layers"), images::cache().join("layers"));
+        let known = files_beneath(&pulled);
+        let known: Vec<&Path> = known.iter().filter_map(|path| path.strip_prefix(&pulled).ok()).collect();
+        let found = files_beneath(&ours);
+        let new = found
+            .iter()
+            .filter_map(|path| path.strip_prefix(&ours).ok())
+            .filter(|path| !known.contains(path));
+        new.map(|path| format!("layers/{}", path.display())).collect()
+    }
+
+    /// Waits until no process of this home lives.
+    pub fn wait_until_quiet(&self) {
+        for process in processes::descendants() {
+            assert!(process.ends_within(PATIENCE), "{} still runs: {}", process.pid, process.command);
+        }
+    }
+}
+
+impl Drop for TestHome {
+    fn drop(&mut self) {
+        let left = processes::descendants();
+        let list: Vec<String> =
+            left.iter().map(|process| format!("{} {}", process.pid, process.command)).collect();
+        // A process that is killed may have started another one just before.
+        let mut living = left;
+        while !living.is_empty() {
+            for process in &living {
+                process.kill();
+                process.ends_within(PATIENCE);
+            }
+            living = processes::descendants();
+        }
+        if !std::thread::panicking() {
+            assert!(list.is_empty(), "left running:\n{}", list.join("\n"));
+        }
+    }
+}
+
+/// What a folder holds; nothing where it is missing.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path().display().to_string()).collect()
+}
+
+/// All that is no folder.
+fn files_beneath(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            files.extend(files_beneath(&entry.path()));
+        } else {
+            files.push(entry.path());
+        }
+    }
+    files
+}
