@@ -50,6 +50,11 @@ impl Chain {
         self.writable_length
     }
 
+    /// In how many segments the driver cut the two halves.
+    pub fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
     /// The half that the device may read.
     pub fn reader<'a>(&'a self, memory: &'a Regions) -> ChainReader<'a> {
         let segments = &self.segments[..self.readable_segments];

@@ -122,7 +122,7 @@ pub trait VirtioDevice: Send {
     /// (`VIRTIO_F_VERSION_1`, `VIRTIO_RING_F_EVENT_IDX`, `VIRTIO_RING_F_INDIRECT_DESC`).
     fn features(&self) -> u64;
 
-    /// The largest size of each of its queues; their number is the number of queues.
+    /// The size that a transport offers to the driver for each of its queues; their number is the number of queues.
     fn queue_sizes(&self) -> &[u16];
 
     /// Copies from the configuration space. What lies past its end reads as zero.

@@ -20,6 +20,11 @@ use super::{
 };
 use crate::memory::{GuestMemory, Regions, Snapshot};
 
+/// The largest queue that is served, and the longest chain. A transport that offers sizes itself offers what the
+/// device asks for ([`VirtioDevice::queue_sizes`](super::VirtioDevice::queue_sizes)); behind vhost-user the front end
+/// offers what it likes, and QEMU's MMIO transport tells every driver that it may have this many.
+pub const LARGEST_QUEUE: u16 = 1024;
+
 const DESCRIPTOR_SIZE: u64 = 16;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -115,7 +120,6 @@ pub enum QueueError {
 /// devices that answer each chain at once.
 pub struct Virtqueue {
     index: u16,
-    maximum_size: u16,
     queue: Queue,
     memory: GuestMemory,
     kick: Event,
@@ -125,26 +129,24 @@ pub struct Virtqueue {
 }
 
 impl Virtqueue {
-    /// Checks where the driver has put the queue, and takes it over. `maximum_size` is the device's own limit, a
-    /// power of two.
+    /// Checks where the driver has put the queue, and takes it over. It may have up to [`LARGEST_QUEUE`] descriptors.
     pub fn new(
         index: u16,
-        maximum_size: u16,
         resources: QueueResources,
         features: u64,
         state: Option<QueueState>,
     ) -> Result<Self, DeviceError> {
         let QueueResources { memory, layout, kick, interrupt } = resources;
-        if let Err(reason) = check_layout(&layout, maximum_size, &memory.memory()) {
+        if let Err(reason) = check_layout(&layout, &memory.memory()) {
             return BadLayoutSnafu { index, reason }.fail();
         }
         let state = state.unwrap_or_default();
         let event_index = features & RING_EVENT_INDEX != 0;
-        let Ok(queue) = make_queue(&layout, maximum_size, event_index, state) else {
+        let Ok(queue) = make_queue(&layout, event_index, state) else {
             return BadLayoutSnafu { index, reason: "its size or alignment" }.fail();
         };
         let indirect = features & RING_INDIRECT_DESCRIPTORS != 0;
-        Ok(Self { index, maximum_size, queue, memory, kick, interrupt, indirect, broken: false })
+        Ok(Self { index, queue, memory, kick, interrupt, indirect, broken: false })
     }
 
     /// Which queue of its device it is.
@@ -271,8 +273,8 @@ impl Virtqueue {
     fn walk(&self, memory: &Regions, head: u16, chain: &mut Chain) -> Result<(), QueueError> {
         let size = self.queue.size();
         let mut table = Table { address: GuestAddress(self.queue.desc_table()), size: size.into() };
-        // The specification bounds a chain by the queue's size. Linux holds to it in the table itself, but with a
-        // small queue it still builds indirect chains for the size that the device offered.
+        // The specification bounds a chain by the queue's size. Linux holds to it in the table itself, but its
+        // indirect chains may have as many segments as the device's configuration allows, however small the queue.
         let mut limit = size;
         let mut in_indirect = false;
         let mut index = head;
@@ -287,7 +289,7 @@ impl Virtqueue {
                 ensure!(!in_indirect, IndirectTableSnafu { reason: "it is within another" });
                 ensure!(flags & NEXT == 0, IndirectTableSnafu { reason: "its descriptor has a successor" });
                 table = Table::indirect(&descriptor)?;
-                limit = self.maximum_size;
+                limit = LARGEST_QUEUE;
                 in_indirect = true;
                 index = 0;
                 continue;
@@ -345,11 +347,10 @@ impl Table {
 
 fn make_queue(
     layout: &QueueLayout,
-    maximum_size: u16,
     event_index: bool,
     state: QueueState,
 ) -> Result<Queue, virtio_queue::Error> {
-    let mut queue = Queue::new(maximum_size)?;
+    let mut queue = Queue::new(LARGEST_QUEUE)?;
     queue.try_set_size(layout.size)?;
     queue.try_set_desc_table_address(layout.descriptor_table)?;
     queue.try_set_avail_ring_address(layout.available_ring)?;
@@ -362,10 +363,10 @@ fn make_queue(
 }
 
 /// The rules of virtio 1.2, 2.7 for the three areas; says which one does not hold.
-fn check_layout(layout: &QueueLayout, maximum_size: u16, memory: &Regions) -> Result<(), String> {
+fn check_layout(layout: &QueueLayout, memory: &Regions) -> Result<(), String> {
     let size = layout.size;
-    if !size.is_power_of_two() || size > maximum_size {
-        return Err(format!("a size of {size} is no power of two up to {maximum_size}"));
+    if !size.is_power_of_two() || size > LARGEST_QUEUE {
+        return Err(format!("a size of {size} is no power of two up to {LARGEST_QUEUE}"));
     }
     // Both rings have two fields in front and, for the event index, one behind.
     let entries = u64::from(size);

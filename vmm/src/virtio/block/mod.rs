@@ -15,7 +15,7 @@ use std::sync::Arc;
 use snafu::{OptionExt, ResultExt, ensure};
 use vmm_disk::DiskImage;
 
-use self::state::{BlockState, MAXIMUM_QUEUE_SIZE};
+use self::state::{BlockState, QUEUE_SIZE};
 use self::worker::BlockQueue;
 use crate::virtio::device::{NoSuchQueueSnafu, QueueRunningSnafu, StartSnafu};
 use crate::virtio::{
@@ -39,7 +39,7 @@ impl Block {
         let queues = queues.clamp(1, Self::MAXIMUM_QUEUES);
         Self {
             state: Arc::new(BlockState::new(image, serial, queues)),
-            queue_sizes: vec![MAXIMUM_QUEUE_SIZE; queues.into()],
+            queue_sizes: vec![QUEUE_SIZE; queues.into()],
             workers: (0..queues).map(|_| None).collect(),
         }
     }
@@ -75,7 +75,7 @@ impl VirtioDevice for Block {
     ) -> Result<(), DeviceError> {
         let worker = self.workers.get_mut(usize::from(index)).context(NoSuchQueueSnafu { index })?;
         ensure!(worker.is_none(), QueueRunningSnafu { index });
-        let queue = Virtqueue::new(index, MAXIMUM_QUEUE_SIZE, resources, features, state)?;
+        let queue = Virtqueue::new(index, resources, features, state)?;
         let handler = BlockQueue::new(Arc::clone(&self.state), features);
         let started = QueueWorker::start(format!("blk-queue-{index}"), queue, handler);
         *worker = Some(started.context(StartSnafu { index })?);

@@ -1,7 +1,8 @@
 //! What a chain asks of the disk (5.2.6), checked against the disk's bounds.
 
 use super::state::{
-    BlockState, MAXIMUM_DATA, MAXIMUM_DISCARD_SECTORS, MAXIMUM_RANGES, MAXIMUM_ZERO_SECTORS, SECTOR_SIZE,
+    BlockState, MAXIMUM_DATA, MAXIMUM_DISCARD_SECTORS, MAXIMUM_RANGES, MAXIMUM_SEGMENTS,
+    MAXIMUM_ZERO_SECTORS, SECTOR_SIZE,
 };
 use crate::memory::Regions;
 use crate::virtio::{Chain, ChainReader, ChainWriter};
@@ -85,7 +86,11 @@ impl<'a> Request<'a> {
         let mut status = chain.writer(memory);
         let length = status.remaining().checked_sub(1)?;
         let answer = status.take(length).ok()?;
-        let operation = parse_operation(chain.reader(memory), length, disk);
+        let operation = if chain.segment_count() > MAXIMUM_SEGMENTS {
+            Err(refuse("it has too many segments"))
+        } else {
+            parse_operation(chain.reader(memory), length, disk)
+        };
         Some(Self { operation, answer, status })
     }
 }

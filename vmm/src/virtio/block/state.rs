@@ -8,8 +8,15 @@ use vmm_disk::DiskImage;
 /// The unit of the protocol, whatever the disk's own blocks are (5.2.2).
 pub(super) const SECTOR_SIZE: u32 = 512;
 
-/// The size of each queue, and with it of the longest chain.
-pub(super) const MAXIMUM_QUEUE_SIZE: u16 = 256;
+/// The size that is offered for each queue.
+pub(super) const QUEUE_SIZE: u16 = 256;
+
+/// How many segments the driver is told that a request's data may have. Two of a chain's descriptors are the header's
+/// and the status'.
+const OFFERED_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
+
+/// How many descriptors a request may have, however the driver cuts it: what goes to the kernel at once is bounded.
+pub(super) const MAXIMUM_SEGMENTS: usize = 1000;
 
 /// The bytes of a disk's name (5.2.6).
 pub(super) const ID_LENGTH: usize = 20;
@@ -108,8 +115,7 @@ impl BlockState {
         let mut config = [0; CONFIG_LENGTH];
         let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &self.capacity().to_le_bytes());
-        // Two of a chain's descriptors are the header's and the status'.
-        put(12, &(u32::from(MAXIMUM_QUEUE_SIZE) - 2).to_le_bytes());
+        put(12, &OFFERED_SEGMENTS.to_le_bytes());
         put(20, &SECTOR_SIZE.to_le_bytes());
         // The host's blocks are of 4 KiB: eight sectors, beginning with the first.
         put(24, &[3, 0]);

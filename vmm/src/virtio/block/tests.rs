@@ -286,11 +286,11 @@ fn queues_work_side_by_side_and_stop_one_by_one() {
 }
 
 #[test]
-fn a_queue_larger_than_the_device_offers_is_refused() {
+fn a_queue_larger_than_any_is_refused() {
     let mut memory = TestMemory::new(1 << 20);
     let queue = GuestQueue::new(&mut memory, 4);
     let mut device = Block::new(Arc::new(MemoryDisk::new(vec![0; 512])), "", 1);
-    let layout = QueueLayout { size: 512, ..queue.layout() };
+    let layout = QueueLayout { size: 2048, ..queue.layout() };
     let refused = device.start_queue(0, queue.resources_at(layout), 0, None);
     assert!(matches!(refused, Err(DeviceError::BadLayout { index: 0, .. })));
 }

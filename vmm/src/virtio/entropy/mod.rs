@@ -60,7 +60,7 @@ impl VirtioDevice for Entropy {
     ) -> Result<(), DeviceError> {
         ensure!(index == 0, NoSuchQueueSnafu { index });
         ensure!(self.worker.is_none(), QueueRunningSnafu { index });
-        let queue = Virtqueue::new(index, QUEUE_SIZES[0], resources, features, state)?;
+        let queue = Virtqueue::new(index, resources, features, state)?;
         let worker = QueueWorker::start("rng".to_owned(), queue, EntropyQueue::new());
         self.worker = Some(worker.context(StartSnafu { index })?);
         Ok(())

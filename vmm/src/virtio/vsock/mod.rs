@@ -217,12 +217,12 @@ impl VirtioDevice for VsockDevice {
         features: u64,
         state: Option<QueueState>,
     ) -> Result<(), DeviceError> {
-        let size = *QUEUE_SIZES.get(usize::from(index)).context(NoSuchQueueSnafu { index })?;
+        QUEUE_SIZES.get(usize::from(index)).context(NoSuchQueueSnafu { index })?;
         let mut paused = self.pause();
         let started = if paused.serves_queue(index) {
             QueueRunningSnafu { index }.fail()
         } else {
-            Virtqueue::new(index, size, resources, features, state)
+            Virtqueue::new(index, resources, features, state)
                 .and_then(|queue| paused.add_queue(queue).context(StartSnafu { index }))
         };
         drop(paused);

@@ -224,12 +224,12 @@ fn an_interrupt_before_its_event_is_known_is_raised_later() {
 
 #[test]
 fn a_queue_that_the_guest_misplaced_is_reported_and_the_session_goes_on() {
-    let (mut memory, file) = TestMemory::shared(MEMORY);
-    // Larger than the device's queues are.
-    let queue = GuestQueue::new(&mut memory, 128);
+    let (mut memory, file) = TestMemory::shared(16 * MEMORY);
+    // Larger than any queue is.
+    let queue = GuestQueue::new(&mut memory, 2048);
     let (_server, front_end) = serve(Entropy::new());
     front_end.negotiate(0);
-    assert!(front_end.share_memory(MEMORY, &file));
+    assert!(front_end.share_memory(16 * MEMORY, &file));
     let error = Event::new().unwrap();
     assert!(front_end.acknowledged(14, &0u64.to_ne_bytes(), &[error.as_fd()]));
     front_end.set_ring(0, &queue, 0);
