@@ -5,16 +5,23 @@
 
 pub mod child;
 pub mod clock;
+pub mod cycle_counter;
 pub mod event;
 pub mod fd_passing;
 pub mod file;
 pub mod lock;
 pub mod peer;
+#[cfg(target_os = "linux")]
+pub mod mounts;
 pub mod poller;
+#[cfg(target_os = "linux")]
+pub mod prepared_child;
 pub mod process;
 pub mod signals;
 #[cfg(target_os = "linux")]
 pub mod spawn;
+#[cfg(target_os = "linux")]
+pub mod system_call_filter;
 pub mod unix_socket;
 pub mod watch;
 
