@@ -63,6 +63,15 @@ pub struct EngineOptions {
     /// A folder in which to remember what a start would have to find out again (QEMU's version and libraries, the
     /// host's clock rate). It is made when it is missing; one that cannot be written only costs time.
     pub cache: Option<PathBuf>,
+    /// The QEMU of the software engine. `None`: what `VMM_QEMU` names, or the one on the path.
+    pub qemu: Option<PathBuf>,
+}
+
+impl EngineOptions {
+    /// With this supervisor, no cache, and the QEMU that is found.
+    pub fn new(supervisor: impl Into<PathBuf>) -> Self {
+        Self { supervisor: supervisor.into(), cache: None, qemu: None }
+    }
 }
 
 /// Finds the engine for a machine of architecture `arch`.

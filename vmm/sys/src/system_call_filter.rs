@@ -8,6 +8,13 @@ const AUDIT_ARCH: u32 = 0xC000_003E;
 #[cfg(target_arch = "aarch64")]
 const AUDIT_ARCH: u32 = 0xC000_00B7;
 
+/// Calls that reach into the processor itself, which only some architectures have.
+#[cfg(target_arch = "x86_64")]
+pub const PROCESSOR_CALLS: &[libc::c_long] = &[libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt];
+/// Calls that reach into the processor itself, which only some architectures have.
+#[cfg(not(target_arch = "x86_64"))]
+pub const PROCESSOR_CALLS: &[libc::c_long] = &[];
+
 /// x32 calls carry this bit and would slip past a comparison with the number (seccomp(2), "Caveats").
 const X32_BIT: u32 = 0x4000_0000;
 

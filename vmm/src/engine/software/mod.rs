@@ -1,39 +1,48 @@
 //! The software engine: a jailed QEMU that only runs the processors, our devices over vhost-user.
 
+mod arguments;
+mod clock;
 mod install;
+mod jail;
+mod launch;
+mod plan;
+mod probe;
 mod qemu;
 mod qemu_cache;
+mod qmp;
+mod running;
+mod supervisor;
+mod tick_rate;
 
+use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 
 use snafu::{ResultExt, Snafu};
 
+pub(super) use probe::probe;
 pub use qemu::{Qemu, QemuError, QemuVersion};
+pub use qmp::QmpError;
+pub use supervisor::supervisor_main;
 
 use super::{
-    Abilities, Engine, EngineError, EngineKind, EngineOptions, MachineEnd, NotBuiltSnafu, RunningMachine,
+    Abilities, Engine, EngineError, EngineKind, EngineOptions, MachineEnd, RunningMachine, SoftwareSnafu,
 };
 use crate::arch::Arch;
 use crate::machine::Machine;
+use clock::CounterRate;
 use qemu_cache::QemuCache;
 
 /// The first argument that makes an executable call [`supervisor_main`].
 pub const SUPERVISOR_ARGUMENT: &str = "--supervise-qemu";
-
-/// What an executable does that was started with [`SUPERVISOR_ARGUMENT`] as its first argument: keeps a QEMU for
-/// the monitor that started it, in a jail, and ends when either is gone.
-///
-/// Call it before anything else in `main`: it needs a process with one thread and no open files of its own.
-pub fn supervisor_main() -> ExitCode {
-    ExitCode::FAILURE
-}
 
 /// The engine itself: a QEMU that was found fit.
 #[derive(Clone, Debug)]
 pub struct SoftwareEngine {
     qemu: Qemu,
     supervisor: PathBuf,
+    cache: Option<PathBuf>,
+    clock: Arc<OnceLock<CounterRate>>,
 }
 
 /// Why the software engine could not do something.
@@ -46,6 +55,52 @@ pub enum SoftwareError {
         /// The cause.
         source: QemuError,
     },
+    /// The board has no place for so many devices.
+    #[snafu(display("the machine has {count} devices; the software engine has places for {limit}"))]
+    Devices {
+        /// How many it has.
+        count: usize,
+        /// How many are possible.
+        limit: usize,
+    },
+    /// The host has no descriptor, thread or socket left.
+    #[snafu(display("cannot prepare the machine's sockets and threads"))]
+    Prepare {
+        /// The cause.
+        source: io::Error,
+    },
+    /// The supervisor cannot be started.
+    #[snafu(display("cannot start QEMU's supervisor {}", path.display()))]
+    Supervisor {
+        /// The executable.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The supervisor ended without a word.
+    #[snafu(display("{} ended before it started QEMU: is it the vmm of this version?", path.display()))]
+    Silent {
+        /// The executable.
+        path: PathBuf,
+    },
+    /// The connection to the supervisor is broken.
+    #[snafu(display("lost QEMU's supervisor"))]
+    Talk {
+        /// The cause.
+        source: io::Error,
+    },
+    /// The supervisor could not start QEMU.
+    #[snafu(display("QEMU could not be started: {reason}"))]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// A command to QEMU failed.
+    #[snafu(display("QEMU did not obey"))]
+    Control {
+        /// The cause.
+        source: QmpError,
+    },
 }
 
 impl SoftwareError {
@@ -53,6 +108,8 @@ impl SoftwareError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoQemu { source } => Some(source.hint()),
+            Self::Silent { .. } => Some("set VMM_BIN to the vmm that belongs to this program".to_owned()),
+            _ => None,
         }
     }
 }
@@ -61,13 +118,19 @@ impl SoftwareEngine {
     /// Finds a QEMU for guests of this architecture.
     pub fn find(arch: Arch, options: &EngineOptions) -> Result<Self, SoftwareError> {
         let cache = QemuCache::new(options.cache.clone());
-        let qemu = Qemu::find(arch, &cache).context(NoQemuSnafu)?;
-        Ok(Self { qemu, supervisor: options.supervisor.clone() })
+        let qemu = Qemu::find(arch, options.qemu.as_deref(), &cache).context(NoQemuSnafu)?;
+        let (supervisor, cache) = (options.supervisor.clone(), options.cache.clone());
+        Ok(Self { qemu, supervisor, cache, clock: Arc::default() })
     }
 
     /// The QEMU that it uses.
     pub fn qemu(&self) -> &Qemu {
         &self.qemu
+    }
+
+    /// The rate of the counter that the guest will read; found once.
+    fn clock(&self) -> &CounterRate {
+        self.clock.get_or_init(|| CounterRate::find(self.cache.as_deref()))
     }
 }
 
@@ -82,28 +145,9 @@ impl Engine for SoftwareEngine {
 
     fn launch(
         &self,
-        _machine: Machine,
-        _ended: Box<dyn FnOnce(MachineEnd) + Send>,
+        machine: Machine,
+        ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> Result<Box<dyn RunningMachine>, EngineError> {
-        NotBuiltSnafu { kind: EngineKind::Software }.fail()
-    }
-}
-
-/// What the software engine can do on this host, and how well it is jailed.
-pub(super) fn probe(arch: Arch, options: &EngineOptions) -> super::EngineProbe {
-    let found = SoftwareEngine::find(arch, options);
-    super::EngineProbe {
-        kind: EngineKind::Software,
-        usable: found.is_ok(),
-        reason: match &found {
-            Ok(engine) => format!("QEMU {} at {}", engine.qemu.version, engine.qemu.path.display()),
-            Err(SoftwareError::NoQemu { source }) => source.to_string(),
-        },
-        advice: found.as_ref().err().and_then(SoftwareError::hint).into_iter().collect(),
-        slowdown: Some(15),
-        program: found.as_ref().ok().map(|engine| engine.qemu.path.clone()),
-        version: found.as_ref().ok().map(|engine| engine.qemu.version.to_string()),
-        jail: None,
-        clock: None,
+        Ok(Box::new(self.launch_machine(machine, ended).context(SoftwareSnafu)?))
     }
 }

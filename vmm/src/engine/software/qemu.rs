@@ -64,6 +64,8 @@ pub struct Qemu {
     pub sandbox: bool,
     /// Its dynamic loader and libraries, as the loader names them. Empty: it is static, or they are not known.
     pub libraries: Vec<PathBuf>,
+    /// It needs no loader and no libraries.
+    pub is_static: bool,
     /// The folders in which it looks for firmware.
     pub firmware_folders: Vec<PathBuf>,
 }
@@ -137,10 +139,11 @@ impl Qemu {
         }
     }
 
-    /// Finds it by `VMM_QEMU` or on the path, and asks it, unless `cache` remembers this very file.
-    pub(super) fn find(arch: Arch, cache: &QemuCache) -> Result<Self, QemuError> {
-        let path =
-            locate(arch, std::env::var_os("VMM_QEMU").as_deref(), std::env::var_os("PATH").as_deref())?;
+    /// Finds it where `named` says, else by `VMM_QEMU`, else on the path; and asks it, unless `cache` remembers this
+    /// very file.
+    pub(super) fn find(arch: Arch, named: Option<&Path>, cache: &QemuCache) -> Result<Self, QemuError> {
+        let named = named.map(|path| path.as_os_str().to_owned()).or_else(|| std::env::var_os("VMM_QEMU"));
+        let path = locate(arch, named.as_deref(), std::env::var_os("PATH").as_deref())?;
         let qemu = match cache.recall(&path) {
             Some(qemu) => qemu,
             None => {
@@ -218,12 +221,14 @@ fn inspect(path: &Path) -> Result<Qemu, QemuError> {
     // `-sandbox` is parsed before `--version` is answered, and refused by a QEMU that was built without it.
     let sandbox = run(path, &["-sandbox", "on", "--version"]).is_ok_and(|output| output.status.success());
     let folders = run(path, &["-L", "help"]).map(|output| lines_as_paths(&output.stdout)).unwrap_or_default();
+    let linkage = linkage(path);
     Ok(Qemu {
         path: path.to_owned(),
         version,
         machines,
         sandbox,
-        libraries: libraries(path).unwrap_or_default(),
+        libraries: libraries(path, &linkage).unwrap_or_default(),
+        is_static: linkage == Linkage::Static,
         firmware_folders: folders.into_iter().filter(|folder| folder.is_absolute()).collect(),
     })
 }
@@ -233,9 +238,9 @@ fn lines_as_paths(text: &[u8]) -> Vec<PathBuf> {
 }
 
 /// The dynamic loader and all libraries that it would load, asked of the loader itself.
-fn libraries(program: &Path) -> Option<Vec<PathBuf>> {
-    let loader = interpreter(program)?;
-    let output = run(&loader, &["--list".as_ref(), program.as_os_str()]).ok()?;
+fn libraries(program: &Path, linkage: &Linkage) -> Option<Vec<PathBuf>> {
+    let Linkage::Dynamic { loader } = linkage else { return None };
+    let output = run(loader, &["--list".as_ref(), program.as_os_str()]).ok()?;
     if !output.status.success() {
         return None;
     }
@@ -252,8 +257,26 @@ fn libraries(program: &Path) -> Option<Vec<PathBuf>> {
     Some(paths)
 }
 
-/// The program's dynamic loader: the ELF segment `PT_INTERP`. `None`: static, or no ELF (a script).
-fn interpreter(program: &Path) -> Option<PathBuf> {
+/// How a program comes by its libraries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Linkage {
+    /// It has them within.
+    Static,
+    /// A loader brings them.
+    Dynamic {
+        /// The loader.
+        loader: PathBuf,
+    },
+    /// It is no program that we can read, perhaps a script.
+    Unknown,
+}
+
+/// Looks for the ELF segment that names the dynamic loader (`PT_INTERP`).
+fn linkage(program: &Path) -> Linkage {
+    try_linkage(program).unwrap_or(Linkage::Unknown)
+}
+
+fn try_linkage(program: &Path) -> Option<Linkage> {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::open(program).ok()?;
@@ -275,10 +298,10 @@ fn interpreter(program: &Path) -> Option<PathBuf> {
             let mut name = vec![0u8; usize::try_from(entry_word(32).min(4096)).ok()?];
             file.read_exact_at(&mut name, entry_word(8)).ok()?;
             let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-            return Some(PathBuf::from(OsStr::from_bytes(&name[..end])));
+            return Some(Linkage::Dynamic { loader: PathBuf::from(OsStr::from_bytes(&name[..end])) });
         }
     }
-    None
+    Some(Linkage::Static)
 }
 
 fn run(program: &Path, arguments: &[impl AsRef<OsStr>]) -> io::Result<Output> {
@@ -317,6 +340,7 @@ mod tests {
                 machines: vec!["microvm".to_owned()],
                 sandbox: true,
                 libraries: Vec::new(),
+                is_static: false,
                 firmware_folders: Vec::new(),
             },
             Arch::X86_64,

@@ -124,6 +124,7 @@ mod tests {
             machines: vec!["microvm".to_owned()],
             sandbox: true,
             libraries: vec!["/lib/libc.so.6".into()],
+            is_static: false,
             firmware_folders: Vec::new(),
         }
     }
