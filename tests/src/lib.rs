@@ -19,6 +19,7 @@
     reason = "what goes wrong here fails the test"
 )]
 
+pub mod engine_machine;
 mod home;
 mod images;
 mod invocation;

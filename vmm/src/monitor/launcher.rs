@@ -47,7 +47,7 @@ impl Launcher for EngineLauncher {
             message: format!("cannot find our own executable: {error}"),
             hint: None,
         })?;
-        let options = EngineOptions { supervisor, cache: Some(home.cache()) };
+        let options = EngineOptions { cache: Some(home.cache()), ..EngineOptions::new(supervisor) };
         let engine = select(spec.engine, spec.require_hardware, spec.machine.arch, &options)?;
         let machine = spec.machine.build(console)?;
         built();

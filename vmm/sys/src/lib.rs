@@ -10,9 +10,9 @@ pub mod event;
 pub mod fd_passing;
 pub mod file;
 pub mod lock;
-pub mod peer;
 #[cfg(target_os = "linux")]
 pub mod mounts;
+pub mod peer;
 pub mod poller;
 #[cfg(target_os = "linux")]
 pub mod prepared_child;

@@ -167,24 +167,17 @@ fn device_option(board: &Board, index: usize, device: &DeviceShape, id: &str) ->
 
 /// The board's parameters first: the machine's own come after and prevail.
 fn command_line(machine: &MachineShape<'_>) -> String {
-    let mut parameters = match &machine.board {
-        Board::Microvm { kilohertz, tick_rate } => {
-            let mut text = format!(
-                "console=ttyS0 reboot=t panic=-1 tsc_early_khz={kilohertz} tsc=reliable no_timer_check"
-            );
-            if let Some(rate) = tick_rate.filter(|&rate| rate > 0) {
-                text.push_str(&format!(" lpj={}", kilohertz * 1000 / u64::from(rate)));
-            }
-            text
+    let mut parameters = Vec::new();
+    if let Board::Microvm { kilohertz, tick_rate } = &machine.board {
+        parameters.push(format!("tsc_early_khz={kilohertz} tsc=reliable no_timer_check"));
+        if let Some(rate) = tick_rate.filter(|&rate| rate > 0) {
+            parameters.push(format!("lpj={}", kilohertz * 1000 / u64::from(rate)));
         }
-        Board::Q35 => "console=ttyS0 reboot=t panic=-1".to_owned(),
-        Board::Virt => "console=ttyAMA0 panic=-1".to_owned(),
-    };
-    if !machine.command_line.is_empty() {
-        parameters.push(' ');
-        parameters.push_str(machine.command_line);
     }
-    parameters
+    if !machine.command_line.is_empty() {
+        parameters.push(machine.command_line.to_owned());
+    }
+    parameters.join(" ")
 }
 
 #[derive(Default)]
@@ -249,8 +242,7 @@ mod tests {
             -device vhost-user-vsock-device,chardev=device1,bus=virtio-mmio-bus.1 \
             -chardev socket,id=device2,fd=104 \
             -device vhost-user-rng,chardev=device2,bus=virtio-mmio-bus.2 -append ";
-        let parameters = "console=ttyS0 reboot=t panic=-1 tsc_early_khz=2596096 tsc=reliable no_timer_check \
-            lpj=2596096 quiet";
+        let parameters = "tsc_early_khz=2596096 tsc=reliable no_timer_check lpj=2596096 quiet";
         let mut expected: Vec<&str> = expected.split_whitespace().collect();
         expected.push(parameters);
         assert_eq!(arguments(&machine(board)), expected);
@@ -267,15 +259,15 @@ mod tests {
                 "vhost-user-rng-pci,chardev=device2,addr=0x4",
             ]
         );
-        assert_eq!(values(&arguments, "-append"), ["console=ttyS0 reboot=t panic=-1 quiet"]);
+        assert_eq!(values(&arguments, "-append"), ["quiet"]);
         assert!(values(&arguments, "-global").is_empty());
     }
 
     #[test]
-    fn an_arm64_guest_gets_its_own_board_and_console() {
+    fn an_arm64_guest_gets_its_own_board() {
         let arguments = arguments(&machine(Board::Virt));
         assert_eq!(values(&arguments, "-machine"), ["virt,gic-version=3,memory-backend=memory"]);
-        assert_eq!(values(&arguments, "-append"), ["console=ttyAMA0 panic=-1 quiet"]);
+        assert_eq!(values(&arguments, "-append"), ["quiet"]);
     }
 
     #[test]
@@ -292,8 +284,9 @@ mod tests {
 
     #[test]
     fn what_the_machine_says_prevails_over_what_the_board_says() {
-        let shape = MachineShape { command_line: "panic=5", ..machine(Board::Q35) };
-        assert!(values(&arguments(&shape), "-append")[0].ends_with("panic=-1 panic=5"));
+        let board = Board::Microvm { kilohertz: 2_000_000, tick_rate: None };
+        let shape = MachineShape { command_line: "tsc=unstable", ..machine(board) };
+        assert!(values(&arguments(&shape), "-append")[0].ends_with("no_timer_check tsc=unstable"));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn supervisor_main() -> ExitCode {
 
 fn supervise(monitor: &UnixStream) -> io::Result<()> {
     // Whatever the monitor's other threads had open while it started us must not reach QEMU.
-    vmm_sys::process::close_on_exec_from(3)?;
+    vmm_sys::prepared_child::close_on_exec_from(3)?;
     // The terminal's signals are the monitor's business.
     let _ = rustix::process::setsid();
     let Some((plan, descriptors)) = receive_plan(monitor)? else { return Ok(()) };
@@ -97,7 +97,7 @@ fn start(command: &mut Command, notes: &mut JailNotes) -> io::Result<Child> {
     let (alive, our_life) = io::pipe()?;
     let (mut outcome, outcome_writer) = io::pipe()?;
     let mut our_life = Some(our_life);
-    let child = vmm_sys::process::spawn_prepared(command, move || {
+    let child = vmm_sys::prepared_child::spawn_prepared(command, move || {
         let deadly = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         // We may have died before the signal was asked for. This copy of the pipe's end closed, only ours is left.
         drop(our_life.take());
