@@ -83,7 +83,7 @@ impl Kernel {
             }
             Arch::Arm64 if bytes_at(contents, ZBOOT_MAGIC_AT) == Some(*b"zimg") => unpack_zboot(contents)?,
             Arch::Arm64 if bytes_at(contents, IMAGE_MAGIC_AT) == Some(*b"ARM\x64") => contents.to_vec(),
-            Arch::Arm64 if contents.starts_with(GZIP_MAGIC) => gunzip(contents)?,
+            Arch::Arm64 if contents.starts_with(GZIP_MAGIC) => gunzip(contents, LARGEST_KERNEL)?,
             _ => return Err(unknown_format(contents, arch)),
         };
         match arch {
@@ -137,10 +137,10 @@ fn unpack_bzimage(contents: &[u8]) -> Result<Vec<u8>> {
         return Ok(payload.to_vec());
     }
     ensure!(payload.starts_with(GZIP_MAGIC), CompressionSnafu { method: compression_of(payload) });
-    let unpacked = gunzip(payload)?;
     // The payload ends with the size of what it unpacks to, which for gzip is its own trailer.
     let promised = payload.len().checked_sub(4).and_then(|at| u32_at(payload, at));
     let promised = promised.context(TruncatedSnafu { part: "the size of the kernel" })?;
+    let unpacked = gunzip(payload, u64::from(promised).min(LARGEST_KERNEL))?;
     ensure!(
         unpacked.len() as u64 == u64::from(promised),
         HeaderSnafu { what: format!("it promises {promised} bytes of kernel and holds {}", unpacked.len()) }
@@ -164,7 +164,7 @@ fn unpack_zboot(contents: &[u8]) -> Result<Vec<u8>> {
     );
     let payload = slice(contents, Some(offset as usize), length)
         .context(TruncatedSnafu { part: "the compressed kernel" })?;
-    gunzip(payload)
+    gunzip(payload, LARGEST_KERNEL)
 }
 
 /// The header of an arm64 kernel (Documentation/arch/arm64/booting.rst): `magic`, at a fixed place.
@@ -187,13 +187,11 @@ fn check_image(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn gunzip(packed: &[u8]) -> Result<Vec<u8>> {
+fn gunzip(packed: &[u8], limit: u64) -> Result<Vec<u8>> {
     let mut unpacked = Vec::new();
-    GzDecoder::new(packed).take(LARGEST_KERNEL + 1).read_to_end(&mut unpacked).context(UnpackSnafu)?;
-    ensure!(
-        unpacked.len() as u64 <= LARGEST_KERNEL,
-        HeaderSnafu { what: format!("it unpacks to more than {LARGEST_KERNEL} bytes") }
-    );
+    GzDecoder::new(packed).take(limit + 1).read_to_end(&mut unpacked).context(UnpackSnafu)?;
+    let what = || format!("it unpacks to more than {limit} bytes");
+    ensure!(unpacked.len() as u64 <= limit, HeaderSnafu { what: what() });
     Ok(unpacked)
 }
 

@@ -10,6 +10,8 @@ mod cpio;
 mod initramfs;
 mod kernel;
 mod modules;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use command_line::{CommandLine, CommandLineError};
 pub use initramfs::{Initramfs, InitramfsError, Stage};

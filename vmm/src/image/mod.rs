@@ -18,6 +18,8 @@ mod reference;
 mod root;
 mod source;
 mod store;
+#[cfg(test)]
+mod testing;
 mod transform;
 mod verify;
 mod version;

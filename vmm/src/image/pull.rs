@@ -64,6 +64,7 @@ pub(super) fn pull(
         store.verify(&image, Thoroughness::Remembered)?;
         return Ok(Pulled { image, fetched: false });
     }
+    remove_remains(store)?;
     // Under the lock, what another pull had begun is what a dead one left.
     let partial = files::partial_of(&folder);
     files::remove_folder(&partial)?;
@@ -111,6 +112,23 @@ fn lock_patiently(
         }
         std::thread::sleep(GLANCE);
     }
+}
+
+/// Removes what pulls of other images had begun when they died: whoever can lock it is alone with it.
+fn remove_remains(store: &ImageStore) -> Result<()> {
+    for name in files::names_in(&store.images)? {
+        let parent = store.images.join(name);
+        for name in files::names_in(&parent)? {
+            let Some(image) = name.strip_suffix(files::PARTIAL) else { continue };
+            let path = lock_path(store, &parent.join(image))?;
+            let lock =
+                FileLock::try_exclusive(&path).context(StorageSnafu { action: "lock", path: &path })?;
+            if lock.is_some() {
+                files::remove_folder(&parent.join(&name))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The lock lies beside the image's folder, which is replaced as a whole, and is never removed.
@@ -228,8 +246,11 @@ impl Pull<'_> {
         if let Some(error) = last {
             return Err(error);
         }
-        self.tell("kernel");
+        self.tell(&to.file_name().unwrap_or_default().to_string_lossy());
         transform::apply_all(artifact.transforms, &fetched, to, self.label)?;
+        if artifact.transforms.is_empty() {
+            return Ok(());
+        }
         artifact.result.check(to, &to.display().to_string(), self.progress)
     }
 
@@ -265,3 +286,6 @@ fn origin(artifact: &Artifact) -> Option<FileRecord> {
     let name = artifact.sources.first()?.describe();
     Some(FileRecord { name, size: artifact.fetched.size, sha256: artifact.fetched.sha256 })
 }
+
+#[cfg(test)]
+mod tests;

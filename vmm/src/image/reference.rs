@@ -97,6 +97,14 @@ impl ImageRef {
         &self.name
     }
 
+    /// The only version that will do, if there is only one.
+    pub(super) fn exact_version(&self) -> Option<ImageVersion> {
+        match self.version {
+            VersionRequest::Exact(version) => Some(version),
+            VersionRequest::Any | VersionRequest::Release(_) => None,
+        }
+    }
+
     /// Whether an image of this version will do.
     pub fn fits(&self, version: &ImageVersion) -> bool {
         match &self.version {

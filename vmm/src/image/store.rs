@@ -80,9 +80,14 @@ impl ImageStore {
     /// The image that a reference means: the catalog's newest that fits, or, where the catalog has none, the newest in
     /// the store. Nothing is fetched, and nothing is verified but the image's own record.
     pub fn find(&self, image: &ImageRef, arch: Arch) -> Result<Image> {
-        if let Some(spec) = self.catalog.find(image, arch) {
-            let folder = self.folder_of(spec.name, spec.version, arch);
-            return self.load(&folder)?.context(NotPulledSnafu { image: image.clone(), arch });
+        let in_catalog = self.catalog.find(image, arch).map(|spec| spec.version);
+        if let Some(version) = in_catalog.or(image.exact_version()) {
+            let folder = self.folder_of(image.name().as_str(), version, arch);
+            return match self.load(&folder)? {
+                Some(image) => Ok(image),
+                None if in_catalog.is_some() => NotPulledSnafu { image: image.clone(), arch }.fail(),
+                None => UnknownSnafu { image: image.clone(), arch, known: self.known(arch) }.fail(),
+            };
         }
         let fits = |found: &Image| {
             found.name() == image.name() && found.arch() == arch && image.fits(&found.version())

@@ -156,3 +156,6 @@ fn now() -> i128 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
 }
+
+#[cfg(test)]
+mod tests;

