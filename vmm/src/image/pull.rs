@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::slice;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use snafu::{OptionExt, ResultExt};
@@ -43,7 +44,7 @@ pub struct Pulled {
     pub fetched: bool,
 }
 
-/// How often a pull that waits for another one looks whether it may go on.
+/// How often a pull that waits for another one looks whether it should give up.
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// A kernel that was unpacked here was smaller.
@@ -101,16 +102,22 @@ fn lock_patiently(
     progress: &dyn Progress,
 ) -> Result<FileLock> {
     let path = lock_path(store, folder)?;
+    let storage = StorageSnafu { action: "lock", path: &path };
+    if let Some(lock) = FileLock::try_exclusive(&path).context(storage)? {
+        return Ok(lock);
+    }
+    // A thread waits for the lock, so that we can tell whom we wait for and give up. If we do, it lets the lock go when
+    // it gets it.
+    let (sender, locked) = mpsc::channel();
+    let waited_for = path.clone();
+    std::thread::spawn(move || sender.send(FileLock::exclusive(&waited_for)));
     loop {
-        let lock = FileLock::try_exclusive(&path).context(StorageSnafu { action: "lock", path: &path })?;
-        if let Some(lock) = lock {
-            return Ok(lock);
-        }
         progress.step(Step { stage: Stage::Waiting, subject: label, done: 0, total: None });
-        if progress.cancelled() {
-            return CancelledSnafu { image: label }.fail();
+        match locked.recv_timeout(GLANCE) {
+            Ok(lock) => return lock.context(storage),
+            Err(_) if progress.cancelled() => return CancelledSnafu { image: label }.fail(),
+            Err(_) => {}
         }
-        std::thread::sleep(GLANCE);
     }
 }
 

@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use snafu::ResultExt;
-use vmm_sys::child::die_with_parent;
+use vmm_sys::child::{die_with_parent, wait_timeout};
 
 use super::super::error::{
     CancelledSnafu, FetchSnafu, ImageError, NoPipSnafu, OfflineSnafu, Result, SpawnSnafu, StorageSnafu,
@@ -24,7 +24,7 @@ use super::{PythonPackage, Workshop};
 /// How often a download that breaks off is begun again.
 const ATTEMPTS: usize = 3;
 
-/// How often the growing file is looked at, once it is clear that it takes a while.
+/// How often the growing file is looked at.
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// How much of what pip says is read.
@@ -121,12 +121,12 @@ fn run(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::NoPip),
         Err(error) => return Err(error).context(SpawnSnafu { tool }),
     };
-    let (mut most, mut pause) = (0, Duration::from_millis(1));
+    let mut most = 0;
     let status = loop {
         if workshop.progress.cancelled() {
             return CancelledSnafu { image: workshop.image }.fail();
         }
-        let status = child.0.try_wait().context(SpawnSnafu { tool })?;
+        let status = wait_timeout(&mut child.0, GLANCE).context(SpawnSnafu { tool })?;
         // pip moves the file from one place to another at the end: the largest one is what has come so far.
         most = largest_file(folder, 3).min(package.pin.size).max(most);
         let (done, total) = (most, Some(package.pin.size));
@@ -134,8 +134,6 @@ fn run(
         if let Some(status) = status {
             break status;
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(GLANCE);
     };
     // Ctrl-C reaches pip too, and may reach it first.
     if workshop.progress.cancelled() {
