@@ -7,7 +7,14 @@ use std::path::{Path, PathBuf};
 
 use snafu::{ResultExt, Snafu, ensure};
 
-use super::{Machine, MachineSpec};
+use super::{DiskSpec, Machine, MachineSpec};
+use crate::virtio::VirtioDevice;
+use crate::virtio::block::Block;
+use crate::virtio::entropy::Entropy;
+use crate::virtio::vsock::{GuestCid, ReservedCid, VsockDevice, VsockError};
+
+/// A disk's queues: one for each processor, up to this many. Each costs a thread.
+const MAX_DISK_QUEUES: u8 = 4;
 
 /// Why a machine cannot be made from its description.
 #[derive(Debug, Snafu)]
@@ -26,6 +33,26 @@ pub enum BuildError {
         /// The cause.
         source: io::Error,
     },
+    /// A disk cannot be opened.
+    #[snafu(display("cannot open disk {number} of the machine"))]
+    Disk {
+        /// Which disk, counted from 1.
+        number: usize,
+        /// The cause.
+        source: vmm_disk::Error,
+    },
+    /// The guest cannot have this address.
+    #[snafu(display("cannot make the machine's vsock device"))]
+    Address {
+        /// The cause.
+        source: ReservedCid,
+    },
+    /// The socket to the guest cannot be made.
+    #[snafu(display("cannot make the machine's vsock device"))]
+    Vsock {
+        /// The cause.
+        source: VsockError,
+    },
 }
 
 impl MachineSpec {
@@ -33,6 +60,14 @@ impl MachineSpec {
     /// console: one end of a stream socket whose other end the caller reads.
     pub fn build(&self, console: OwnedFd) -> Result<Machine, BuildError> {
         ensure!(self.cpus > 0, NoProcessorSnafu);
+        // In the guest's order: the root comes first, so that it is the first disk of its kind.
+        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+        for (number, disk) in (1usize..).zip(&self.disks) {
+            devices.push(Box::new(self.open_disk(disk).context(DiskSnafu { number })?));
+        }
+        let guest = GuestCid::try_from(self.vsock.guest_cid).context(AddressSnafu)?;
+        devices.push(Box::new(VsockDevice::new(guest, &self.vsock.socket).context(VsockSnafu)?));
+        devices.push(Box::new(Entropy::new()));
         Ok(Machine {
             arch: self.arch,
             cpus: self.cpus,
@@ -40,12 +75,87 @@ impl MachineSpec {
             kernel: open("kernel", &self.boot.kernel)?,
             initramfs: open("initramfs", &self.boot.initramfs)?,
             command_line: self.boot.command_line.clone(),
-            devices: Vec::new(),
+            devices,
             console,
         })
     }
 }
 
+impl MachineSpec {
+    fn open_disk(&self, disk: &DiskSpec) -> Result<Block, vmm_disk::Error> {
+        let image = vmm_disk::open_chain(&disk.layers, disk.read_only)?;
+        Ok(Block::new(image, &disk.serial, self.cpus.clamp(1, MAX_DISK_QUEUES).into()))
+    }
+}
+
 fn open(what: &'static str, path: &Path) -> Result<File, BuildError> {
     File::open(path).context(OpenSnafu { what, path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::Arch;
+    use crate::machine::{BootSpec, MemorySize, VsockSpec};
+    use crate::virtio::DeviceType;
+    use std::os::unix::net::UnixStream;
+
+    fn spec(folder: &Path) -> MachineSpec {
+        for name in ["vmlinux", "initramfs", "root.raw"] {
+            std::fs::write(folder.join(name), [0u8; 1 << 16]).unwrap();
+        }
+        let layer = vmm_disk::LayerSpec { path: folder.join("root.raw"), format: vmm_disk::Format::Raw };
+        MachineSpec {
+            arch: Arch::X86_64,
+            cpus: 2,
+            memory: MemorySize::default(),
+            boot: BootSpec {
+                kernel: folder.join("vmlinux"),
+                initramfs: folder.join("initramfs"),
+                command_line: "quiet".to_owned(),
+            },
+            disks: vec![DiskSpec { layers: vec![layer], read_only: false, serial: "root".to_owned() }],
+            vsock: VsockSpec { guest_cid: 3, socket: folder.join("vsock") },
+        }
+    }
+
+    fn build(spec: &MachineSpec) -> Result<Machine, BuildError> {
+        spec.build(UnixStream::pair().unwrap().0.into())
+    }
+
+    #[test]
+    fn a_machine_has_its_disks_first_with_a_queue_for_each_processor() {
+        let folder = tempfile::tempdir().unwrap();
+        let machine = build(&spec(folder.path())).unwrap();
+        let kinds: Vec<_> = machine.devices.iter().map(|device| device.device_type()).collect();
+        assert_eq!(kinds, [DeviceType::Block, DeviceType::Vsock, DeviceType::Entropy]);
+        assert_eq!(machine.devices[0].queue_sizes().len(), 2);
+        assert!(folder.path().join("vsock").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut broken = spec(folder.path());
+        broken.boot.kernel = folder.path().join("gone");
+        let error = build(&broken).err().unwrap().to_string();
+        assert!(error.starts_with("cannot open the kernel /") && error.ends_with("/gone"), "{error}");
+        let mut broken = spec(folder.path());
+        broken.disks.push(DiskSpec { layers: Vec::new(), read_only: true, serial: String::new() });
+        assert_eq!(build(&broken).err().unwrap().to_string(), "cannot open disk 2 of the machine");
+        let mut broken = spec(folder.path());
+        broken.vsock.guest_cid = 2;
+        assert!(matches!(build(&broken), Err(BuildError::Address { .. })));
+        let mut broken = spec(folder.path());
+        broken.cpus = 0;
+        assert!(matches!(build(&broken), Err(BuildError::NoProcessor)));
+    }
+
+    #[test]
+    fn two_machines_cannot_write_the_same_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = spec(folder.path());
+        let _first = build(&spec).unwrap();
+        assert!(matches!(build(&spec), Err(BuildError::Disk { number: 1, .. })));
+    }
 }
