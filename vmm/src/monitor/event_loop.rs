@@ -28,6 +28,9 @@ const MOST_CLIENTS: usize = 64;
 /// How long the thread of a machine that has ended may take to let go of it.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long what a guest's agent said last may take to arrive.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long clients may take to read how it ended.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -277,6 +280,19 @@ impl Monitor {
 
     /// The machine has ended.
     fn end(&mut self, end: Option<MachineEnd>) {
+        // An agent that gives up says why, then ends the machine: its word may still be on the way.
+        let deadline = Instant::now() + LAST_WORD_TIMEOUT;
+        while self.booting {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.posted.recv_timeout(left) {
+                Ok(Happening::Boot(Err(error))) => {
+                    self.booting = false;
+                    self.life.boot_failed(Instant::now(), &error);
+                }
+                Ok(Happening::Boot(Ok(_))) | Err(_) => self.booting = false,
+                Ok(_) => {}
+            }
+        }
         self.console.drain();
         let tail = self.console.tail();
         self.finished = Some(self.life.machine_ended(end, tail));
@@ -288,10 +304,9 @@ impl Monitor {
     }
 
     fn take_signals(&mut self) {
-        while let Ok(Some(signal)) = self.signals.next() {
-            if signal == Termination::Terminate {
-                self.stop(Stopper::Signal, None);
-            }
+        // The end of a terminal is nothing to a process with a session of its own.
+        if self.signals.take().unwrap_or_default().contains(&Termination::Terminate) {
+            self.stop(Stopper::Signal, None);
         }
     }
 

@@ -133,12 +133,13 @@ fn describe(
     let (state, end) = match (&status, held, &record) {
         (Ok(status), ..) => (status.state, None),
         // Its monitor has not come so far yet, or is clearing away.
-        (Err(_), true, Some(record)) if record.end.is_none() => (record.state, None),
-        (Err(_), true, _) => (VmState::Starting, None),
+        (Err(_), true, None) => (VmState::Starting, None),
         (Err(_), false, None) => (VmState::Created, None),
-        (Err(_), false, Some(record)) => match ended {
+        // Whoever holds it then looks at it, or is about to start it.
+        (Err(_), _, Some(record)) => match ended {
             Some(end) if end.reason.is_crash() => (VmState::Crashed, Some(end)),
             Some(end) => (VmState::Stopped, Some(end)),
+            None if held => (record.state, None),
             None => (VmState::Crashed, Some(monitor_killed(Some(record.clone())))),
         },
     };

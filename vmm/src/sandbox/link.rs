@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{CancelToken, Error};
 use crate::agent::{AgentClient, AgentError, ErrorKind};
 use crate::control::{Answer, Connection, ControlError, Event, Goal, MonitorLine, Request, Status};
-use crate::home::{End, EndReason, HomeError, StateRecord, Timestamp, VmFolder};
+use crate::home::{End, EndReason, HomeError, StateRecord, Timestamp, VmFolder, VmState};
 
 /// How long a monitor may take to answer what it can answer at once.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -126,8 +126,7 @@ impl Link {
                 Ok(end)
             }
             Err(ControlError::Lost) => {
-                let end = self.end_of_the_dead();
-                let end = end.unwrap_or_else(|| monitor_killed(self.folder.state().ok().flatten()));
+                let end = self.end_of_the_dead().unwrap_or_else(|| self.monitor_killed());
                 self.remember(&end);
                 Ok(end)
             }
@@ -135,22 +134,26 @@ impl Link {
         }
     }
 
-    /// How a VM ended whose monitor is not to be reached, where it could still say so.
+    /// How a VM ended whose monitor is not to be reached, where that is to be known.
     fn end_of_the_dead(&self) -> Option<End> {
-        let told = self
-            .lifeline()
-            .as_mut()
-            .and_then(|connection| end_from(connection, Some(Instant::now() + END_TIMEOUT), None).ok());
-        let end = told.or_else(|| self.recorded_end())?;
+        let deadline = Some(Instant::now() + END_TIMEOUT);
+        let told = self.lifeline().as_mut().map(|lifeline| end_from(lifeline, deadline, None));
+        let end = match told {
+            Some(Ok(end)) => end,
+            // It was ours and ended without a word.
+            Some(Err(ControlError::Lost)) => self.recorded_end().unwrap_or_else(|| self.monitor_killed()),
+            Some(Err(_)) | None => self.recorded_end()?,
+        };
         self.remember(&end);
         Some(end)
     }
 
-    /// The end that is recorded for a VM that nobody has.
+    fn monitor_killed(&self) -> End {
+        monitor_killed(self.folder.state().ok().flatten())
+    }
+
+    /// The end that is recorded of its last run.
     fn recorded_end(&self) -> Option<End> {
-        if self.folder.is_held().unwrap_or(true) {
-            return None;
-        }
         self.folder.state().ok().flatten().and_then(|record| record.end)
     }
 
@@ -178,25 +181,16 @@ impl Link {
     }
 
     fn explain_loss(&self, source: AgentError) -> Error {
-        if let Some(end) = self.known_end() {
-            return Error::Ended { end: Box::new(end) };
+        // It was there a moment ago if it is ours, or if the connection to its agent broke in use.
+        let was_there = self.lifeline().is_some() || matches!(source, AgentError::Lost { .. });
+        if self.status().is_ok_and(|status| status.state == VmState::Starting) {
+            return Error::NotReady { name: self.name.clone() };
         }
         let deadline = Some(Instant::now() + END_TIMEOUT);
-        match self.status() {
-            Ok(status) if status.state == crate::home::VmState::Starting => {
-                Error::NotReady { name: self.name.clone() }
-            }
-            Ok(_) => match self.until_end(Request::Wait { goal: Goal::Ended }, deadline, None) {
-                Ok(end) => Error::Ended { end: Box::new(end) },
-                Err(_) => Error::Agent { source },
-            },
-            Err(Error::Home { source: HomeError::NoSuchVm { .. } } | Error::NotRunning { .. }) => {
-                // It was there a moment ago if it was ours, or if the connection to its agent broke in use.
-                let was_there = self.lifeline().is_some() || matches!(source, AgentError::Lost { .. });
-                match self.end_of_the_dead().filter(|_| was_there) {
-                    Some(end) => Error::Ended { end: Box::new(end) },
-                    None => self.not_running(),
-                }
+        match self.until_end(Request::Wait { goal: Goal::Ended }, deadline, None) {
+            Ok(end) if was_there => Error::Ended { end: Box::new(end) },
+            Ok(_) | Err(Error::Home { source: HomeError::NoSuchVm { .. } } | Error::NotRunning { .. }) => {
+                self.not_running()
             }
             Err(_) => Error::Agent { source },
         }

@@ -1,36 +1,24 @@
 //! Signals as something to wait for.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// Signals that no longer interrupt, but make a descriptor readable.
-pub struct Signals {
-    descriptor: SignalFd,
-}
+use crate::Event;
 
-impl Signals {
-    /// Takes over `SIGTERM`, `SIGINT`, `SIGQUIT` and `SIGHUP`. To be called while the process has one thread: the
-    /// threads that it starts inherit that these signals are blocked. Programs that it starts do not.
-    pub fn of_termination() -> io::Result<Self> {
-        let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP]);
-        signals.thread_block()?;
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        Ok(Self { descriptor: SignalFd::with_flags(&signals, flags)? })
-    }
+/// Raised by the handler. It is never closed: a signal may come at any time.
+static RAISED: OnceLock<Event> = OnceLock::new();
 
-    /// Takes the next signal that came: whether it asks to end (all but `SIGHUP`, which says that a terminal is
-    /// gone). `None`: no more came.
-    pub fn next(&mut self) -> io::Result<Option<Termination>> {
-        let Some(signal) = self.descriptor.read_signal()? else { return Ok(None) };
-        let hangup = signal.ssi_signo == Signal::SIGHUP as u32;
-        Ok(Some(if hangup { Termination::Hangup } else { Termination::Terminate }))
-    }
-}
+/// Somebody wants the process to end.
+static TERMINATE: AtomicBool = AtomicBool::new(false);
 
-/// What a signal of [`Signals::of_termination`] means.
+/// The terminal is gone.
+static HANGUP: AtomicBool = AtomicBool::new(false);
+
+/// What a signal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Termination {
     /// The terminal is gone.
@@ -39,8 +27,59 @@ pub enum Termination {
     Terminate,
 }
 
+/// Signals that no longer end the process, but make a descriptor readable.
+#[derive(Debug)]
+pub struct Signals {
+    raised: &'static Event,
+}
+
+impl Signals {
+    /// Takes over `SIGTERM`, `SIGINT`, `SIGQUIT` and `SIGHUP` for the whole process. Programs that it starts have
+    /// them as ever.
+    pub fn of_termination() -> io::Result<Self> {
+        let event = Event::new()?;
+        let raised = RAISED.get_or_init(|| event);
+        let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+            install(signal, &action)?;
+        }
+        Ok(Self { raised })
+    }
+
+    /// Takes what came since the last call.
+    pub fn take(&self) -> io::Result<Vec<Termination>> {
+        self.raised.clear()?;
+        let hangup = HANGUP.swap(false, Ordering::Relaxed).then_some(Termination::Hangup);
+        let terminate = TERMINATE.swap(false, Ordering::Relaxed).then_some(Termination::Terminate);
+        Ok(hangup.into_iter().chain(terminate).collect())
+    }
+}
+
+#[expect(unsafe_code, reason = "a signal's handler may run between any two instructions")]
+fn install(signal: Signal, action: &SigAction) -> io::Result<()> {
+    // SAFETY: the handler calls only what is async-signal-safe (signal-safety(7)): it stores to lock-free atomics,
+    // reads a cell that was filled before the handler was installed, and writes to an open descriptor.
+    unsafe { sigaction(signal, action)? };
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "the handler must leave the error number as it finds it")]
+extern "C" fn note(signal: i32) {
+    let flag = if signal == Signal::SIGHUP as i32 { &HANGUP } else { &TERMINATE };
+    flag.store(true, Ordering::Relaxed);
+    let Some(raised) = RAISED.get() else { return };
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: the location of this thread's error number is valid while the thread lives. The descriptor is open, for
+    // it is never closed, and eight readable bytes are given. A counter that is full is raised already.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(raised.as_raw_fd(), one.as_ptr().cast(), one.len());
+        *libc::__errno_location() = errno;
+    }
+}
+
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+        self.raised.as_fd()
     }
 }
