@@ -185,7 +185,12 @@ impl TestHome {
 
     /// Stops a VM's monitor as Ctrl-Z would.
     pub(super) fn stop_monitor(&self, sandbox: &Sandbox) {
-        signal(sandbox.info().unwrap().monitor_pid.unwrap(), Signal::SIGSTOP);
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let pid = sandbox.info().unwrap().monitor_pid.unwrap();
+        signal(pid, Signal::SIGSTOP);
+        let child = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        // Left for whoever buries it.
+        waitid(WaitId::Pid(child), WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT).unwrap();
     }
 
     /// Nothing is left of any VM.
