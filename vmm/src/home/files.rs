@@ -28,9 +28,10 @@ pub(super) fn private_folder(path: &Path) -> Result<(), HomeError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let metadata = fs::metadata(path).context(FolderSnafu { path })?;
+            ensure!(metadata.is_dir(), UnsafeSnafu { path, reason: "it is not a folder" });
             check_owner(path)?;
-            let mode = fs::metadata(path).context(FolderSnafu { path })?.mode();
-            if mode & 0o077 != 0 {
+            if metadata.mode() & 0o077 != 0 {
                 fs::set_permissions(path, fs::Permissions::from_mode(0o700)).context(FolderSnafu { path })?;
             }
             Ok(())

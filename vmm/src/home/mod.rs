@@ -21,6 +21,8 @@ mod registry;
 mod runtime;
 mod spec;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use error::HomeError;
 pub use folder::{HeldVm, VmFolder};
