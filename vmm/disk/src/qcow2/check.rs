@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use snafu::{ResultExt, Snafu, ensure};
 
-use super::entry::{COPIED, Mapping, OFFSET_MASK};
+use super::entry::{COMPRESSED, COPIED, Mapping, OFFSET_MASK, ZERO};
 use super::geometry::Geometry;
 use super::header::{Header, HeaderError};
 use super::refcount::Refcounts;
@@ -19,6 +19,11 @@ const MAX_CLUSTERS: u64 = 1 << 26;
 const MAX_FINDINGS: usize = 20;
 /// The format's own limit.
 const MAX_SNAPSHOTS: u32 = 65536;
+
+/// Bits of an L1 entry that mean nothing.
+const L1_RESERVED: u64 = !(COPIED | OFFSET_MASK);
+/// Bits of an L2 entry that mean nothing.
+const L2_RESERVED: u64 = !(COPIED | COMPRESSED | OFFSET_MASK | ZERO);
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,7 +141,11 @@ impl Checker<'_> {
         for position in 0..entries {
             let entry = table.get(position);
             let l2_offset = entry & OFFSET_MASK;
-            if l2_offset == 0 {
+            if entry == 0 {
+                continue;
+            }
+            if l2_offset == 0 || entry & L1_RESERVED != 0 {
+                self.corrupt(format!("L1 entry {position} is {entry:#x}"));
                 continue;
             }
             let cluster = geometry.cluster(l2_offset);
@@ -160,6 +169,9 @@ impl Checker<'_> {
         read_at(self.storage, &mut table, offset).context(ReadSnafu)?;
         for (position, bytes) in table.chunks_exact(8).enumerate() {
             let entry = number(bytes);
+            if entry & COMPRESSED == 0 && entry & L2_RESERVED != 0 {
+                self.corrupt(format!("entry {position} of the L2 table at {offset:#x} is {entry:#x}"));
+            }
             let mapping = match Mapping::decode(entry, geometry, self.version, file_end) {
                 Ok(mapping) => mapping,
                 Err(error) => {

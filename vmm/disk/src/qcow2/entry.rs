@@ -9,7 +9,7 @@ pub(crate) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 /// The cluster has exactly one reference, so it may be written in place.
 pub(crate) const COPIED: u64 = 1 << 63;
 /// The cluster is compressed; the other bits mean something else then.
-const COMPRESSED: u64 = 1 << 62;
+pub(crate) const COMPRESSED: u64 = 1 << 62;
 /// The cluster reads as zeroes (version 3).
 pub(crate) const ZERO: u64 = 1;
 

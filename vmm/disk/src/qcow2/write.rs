@@ -113,7 +113,9 @@ impl Qcow2Image {
         mut allocate: impl FnMut(&mut Metadata) -> Result<T, AllocateError>,
     ) -> io::Result<T> {
         loop {
-            match allocate(&mut write(&self.metadata)) {
+            // The lock is let go before the table grows.
+            let allocated = allocate(&mut write(&self.metadata));
+            match allocated {
                 Ok(value) => return Ok(value),
                 Err(AllocateError::Io(error)) => return Err(error),
                 Err(AllocateError::TableFull) => self.grow_refcount_table()?,

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
+pub(crate) mod guest;
+
 use std::io::{IoSlice, IoSliceMut};
 use std::path::Path;
 use std::process::Command;
