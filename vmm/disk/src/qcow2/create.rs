@@ -57,8 +57,11 @@ impl Layout {
         for block in 0..blocks {
             let counted = total.saturating_sub(block << geometry.block_bits());
             let counts = ones(counted.min(1 << geometry.block_bits()), geometry.refcount_order);
+            // The space is reserved, so that a full disk is met by a write of the guest and not by its flush.
+            storage.write_zeroes(geometry.offset(first_block + block), geometry.cluster_size(), false)?;
             write_at(storage, &counts, geometry.offset(first_block + block))?;
         }
+        storage.write_zeroes(l1_offset, l1_entries * 8, false)?;
         write_at(storage, &self.header(l1_entries, l1_offset, table_clusters), 0)
     }
 
