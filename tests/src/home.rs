@@ -23,6 +23,7 @@ static TURN: Mutex<()> = Mutex::new(());
 pub struct TestHome {
     home: TempDir,
     runtime: TempDir,
+    mounted: bool,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -51,7 +52,42 @@ impl TestHome {
         let home = tempfile::Builder::new().prefix("home-").tempdir_in(&homes).expect("a home");
         // Sockets lie here: the path must be short.
         let runtime = tempfile::Builder::new().prefix("vt-").tempdir_in("/tmp").expect("a runtime folder");
-        Self { home, runtime, _turn: turn }
+        Self { home, runtime, mounted: false, _turn: turn }
+    }
+
+    /// An empty home on a disk of its own, so small. `None`: we may not mount one.
+    pub fn on_a_disk_of(bytes: u64) -> Option<Self> {
+        let mut home = Self::empty();
+        let size = format!("size={bytes},mode=0700");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(home.path()).output();
+        home.mounted = mount.is_ok_and(|output| output.status.success());
+        home.mounted.then_some(home)
+    }
+
+    /// Brings the images into a home that was empty.
+    pub fn with_images(&self) {
+        images::bring_into(self.path(), false);
+    }
+
+    /// No disk of a machine is corrupt, as QEMU's own tool sees it. Leaked clusters are allowed.
+    pub fn check_disks(&self) {
+        let disks = self.layers_of_machines();
+        let overlays: Vec<&String> = disks.iter().filter(|name| name.ends_with(".qcow2")).collect();
+        assert!(!overlays.is_empty(), "no overlay among {disks:?}");
+        for disk in overlays {
+            let check =
+                Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(self.path().join(disk)).output();
+            let check = check.expect("qemu-img is installed: `cargo xtask setup test`");
+            // 3: leaked clusters, and nothing else.
+            let sound = matches!(check.status.code(), Some(0 | 3));
+            assert!(
+                sound,
+                "{disk}: {}{}",
+                String::from_utf8_lossy(&check.stdout),
+                String::from_utf8_lossy(&check.stderr)
+            );
+        }
     }
 
     /// The folder.
@@ -66,7 +102,7 @@ impl TestHome {
 
     /// The `vmm` under test with these arguments, in this home.
     pub fn vmm<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Invocation {
-        let mut command = Command::new(images::vmm());
+        let mut command = Command::new(images::binary());
         command.args(arguments);
         Invocation::new(self.in_home(command))
     }
@@ -76,7 +112,7 @@ impl TestHome {
         command
             .env("VMM_HOME", self.path())
             .env("XDG_RUNTIME_DIR", self.runtime())
-            .env("VMM_BIN", images::vmm())
+            .env("VMM_BIN", images::binary())
             .env_remove("VMM_LOG")
             .current_dir(self.path());
         command
@@ -153,6 +189,9 @@ impl Drop for TestHome {
                 process.ends_within(PATIENCE);
             }
             living = processes::descendants();
+        }
+        if self.mounted {
+            let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
         }
         if !std::thread::panicking() {
             assert!(list.is_empty(), "left running:\n{}", list.join("\n"));

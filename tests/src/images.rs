@@ -20,7 +20,7 @@ pub(crate) fn target() -> PathBuf {
 }
 
 /// The `vmm` under test.
-pub(crate) fn vmm() -> PathBuf {
+pub fn binary() -> PathBuf {
     let path = std::env::var_os("VMM_BIN").map_or_else(|| target().join("release/vmm"), PathBuf::from);
     assert!(path.is_file(), "there is no {}: run `cargo build --release -p vmm-cli`", path.display());
     path
@@ -30,7 +30,7 @@ pub(crate) fn vmm() -> PathBuf {
 pub(crate) fn bring_into(home: &Path, as_copies: bool) {
     let cache = cache();
     // It does nothing when the image is there, and of many at once only one does it.
-    let pull = Command::new(vmm())
+    let pull = Command::new(binary())
         .args(["pull", "--quiet", "alpine"])
         .env("VMM_HOME", &cache)
         .output()

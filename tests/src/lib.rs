@@ -11,13 +11,6 @@
 //! assert_eq!(run.succeeded().stdout(), "hello\n");
 //! assert!(home.leftovers().is_empty());
 //! ```
-#![allow(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::missing_panics_doc,
-    reason = "what goes wrong here fails the test"
-)]
 
 pub mod engine_machine;
 mod home;
@@ -30,6 +23,7 @@ pub mod structure;
 mod terminal;
 
 pub use home::TestHome;
+pub use images::binary;
 pub use invocation::{Finished, Invocation};
 pub use machine::TestVm;
 pub use processes::{Process, descendants};

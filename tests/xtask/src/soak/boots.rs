@@ -34,7 +34,7 @@ impl Suite for Boots {
 
     fn run(&self, piece: &str) -> Outcome<String> {
         let (test, count) = if piece == "8 at once" {
-            ("machines_at_once_all_succeed_and_leave_nothing", "8")
+            ("alone_machines_at_once_all_succeed_and_leave_nothing", "8")
         } else {
             ("machines_in_a_row_all_succeed_and_leave_nothing", "10")
         };

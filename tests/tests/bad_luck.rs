@@ -1,0 +1,205 @@
+//! What is missing, broken, full or too slow: one line with what to do, and nothing half-written.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use vmm_tests::TestHome;
+
+/// Programs as `PATH` sees them: those of the system that are named, and nothing else.
+fn path_with(home: &TestHome, programs: &[&str]) -> PathBuf {
+    let folder = home.path().join("path");
+    fs::create_dir_all(&folder).unwrap();
+    for program in programs {
+        let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+            .map(|folder| folder.join(program))
+            .find(|path| path.is_file())
+            .unwrap_or_else(|| panic!("this machine has no {program}"));
+        std::os::unix::fs::symlink(found, folder.join(program)).unwrap();
+    }
+    folder
+}
+
+fn program(path: &Path, script: &str) {
+    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn without_qemu_it_says_the_command_that_installs_it() {
+    let home = TestHome::new();
+    let path = path_with(&home, &["sh", "python3"]);
+    home.vmm(["run", "alpine", "--", "true"]).env("PATH", &path).run().refused_saying(&["QEMU", "install"]);
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+    let doctor = home.vmm(["doctor"]).env("PATH", &path).run().ended_with(125);
+    assert!(doctor.stdout().contains("install"), "{}", doctor.stdout());
+}
+
+#[test]
+fn with_a_qemu_that_is_too_old_it_says_which_is_needed() {
+    let home = TestHome::new();
+    let path = path_with(&home, &["sh", "python3"]);
+    for name in ["qemu-system-x86_64", "qemu-system-aarch64"] {
+        program(&path.join(name), "echo 'QEMU emulator version 7.2.0'");
+    }
+    home.vmm(["run", "alpine", "--", "true"]).env("PATH", &path).run().refused_saying(&["7.2", "8.2"]);
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn without_pip_it_says_what_fetches_images() {
+    let home = TestHome::empty();
+    let path = path_with(&home, &["sh"]);
+    home.vmm(["pull", "alpine"]).env("PATH", &path).run().refused_saying(&["pip"]);
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn without_a_network_it_says_what_is_missing() {
+    let home = TestHome::empty();
+    let path = path_with(&home, &["sh"]);
+    // As pip ends where nothing answers.
+    let script =
+        "case \"$*\" in *--version*) echo 'pip 23.0';; *) echo 'Could not find a version' >&2; exit 1;; esac";
+    for name in ["python3", "pip", "pip3"] {
+        program(&path.join(name), script);
+    }
+    let refusal = home.vmm(["pull", "alpine"]).env("PATH", &path).run().ended_with(125);
+    assert!(refusal.stderr().contains("alpine"), "{}", refusal.stderr());
+    assert_eq!(home.vmm(["images", "--json"]).run().succeeded().stdout().trim(), "[]");
+}
+
+#[test]
+fn a_flipped_byte_in_any_file_of_an_image_is_found_and_named() {
+    let home = TestHome::with_own_images();
+    let mut files = Vec::new();
+    files_beneath(&home.path().join("images"), &mut files);
+    files_beneath(&home.path().join("layers"), &mut files);
+    // What is small is read as a record, and checked by other tests.
+    files.retain(|file| fs::metadata(file).unwrap().len() > 64 << 10);
+    assert!(files.len() >= 3, "a kernel, an initramfs or modules, a disk: {files:?}");
+    for file in files {
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, &bytes).unwrap();
+        let run = home.vmm(["run", "alpine", "--", "true"]).run();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if run.status() == 0 {
+            // What is made from other files may be made again.
+            assert!(
+                fs::read(&file).map_or(true, |now| now != bytes),
+                "{name} is damaged, and nobody noticed"
+            );
+        } else {
+            run.refused_saying(&[name, "vmm pull"]);
+        }
+        bytes[middle] ^= 1;
+        fs::write(&file, &bytes).unwrap();
+    }
+    home.vmm(["run", "alpine", "--", "true"]).run().succeeded();
+}
+
+fn files_beneath(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            files_beneath(&entry.path(), files);
+        } else {
+            files.push(entry.path());
+        }
+    }
+}
+
+#[test]
+fn a_home_that_cannot_be_written_is_refused() {
+    let home = TestHome::empty();
+    let file = home.path().join("file");
+    fs::write(&file, "in the way").unwrap();
+    let inside = file.join("home");
+    home.vmm(["ps"]).env("VMM_HOME", &inside).run().refused_saying(&["file", "VMM_HOME"]);
+    // Nobody, not even root, writes there.
+    home.vmm(["run", "alpine", "--", "true"])
+        .env("VMM_HOME", "/proc/vmm")
+        .run()
+        .refused_saying(&["/proc/vmm", "VMM_HOME"]);
+}
+
+#[test]
+fn a_home_that_is_full_is_refused_and_nothing_stays_half_written() {
+    let Some(home) = TestHome::on_a_disk_of(8 << 20) else {
+        vmm_tests::skip!("only root can mount a small disk");
+    };
+    let refusal = home.vmm(["pull", "alpine"]).run().ended_with(125);
+    assert!(refusal.stderr().contains("space"), "{}", refusal.stderr());
+    assert_eq!(home.vmm(["images", "--json"]).run().succeeded().stdout().trim(), "[]");
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_disk_that_fills_up_is_an_error_in_the_guest_and_the_machine_lives() {
+    let Some(home) = TestHome::on_a_disk_of(640 << 20) else {
+        vmm_tests::skip!("only root can mount a small disk");
+    };
+    home.with_images();
+    let vm = home.machine("full", &[]);
+    let free = rustix::fs::statvfs(home.path()).unwrap();
+    let ballast = home.path().join("ballast");
+    let free = free.f_bavail * free.f_frsize;
+    fs::write(&ballast, vec![1; usize::try_from(free.saturating_sub(24 << 20)).unwrap()]).unwrap();
+
+    let write = vm.shell("dd if=/dev/urandom of=/root/big bs=1M count=100 conv=fsync 2>&1");
+    assert_ne!(write.status(), 0, "{}", write.stdout());
+    assert!(!vm.monitor().has_ended());
+    vm.exec(&["true"]).succeeded();
+    home.vmm(["kill", "full"]).run().succeeded();
+
+    fs::remove_file(&ballast).unwrap();
+    home.check_disks();
+    home.vmm(["start", "full"]).run().succeeded();
+    vm.exec(&["true"]).succeeded();
+}
+
+#[test]
+fn after_a_kill_of_everything_the_disk_is_sound() {
+    let home = TestHome::new();
+    let vm = home.machine("sound", &[]);
+    let mut busy = vm
+        .exec_with(&[], &["sh", "-c", "echo go; while :; do dd if=/dev/urandom of=/root/x bs=64k count=64 conv=fsync 2>/dev/null; echo more; done"])
+        .start();
+    busy.expect("more");
+    for process in vm_tests_processes(&vm) {
+        process.kill();
+        process.ends_within(vmm_tests::PATIENCE);
+    }
+    drop(busy);
+    home.check_disks();
+    home.vmm(["start", "sound"]).run().succeeded();
+    vm.shell("ls -l /root/x").succeeded();
+}
+
+fn vm_tests_processes(vm: &vmm_tests::TestVm<'_>) -> Vec<vmm_tests::Process> {
+    let mut all = vm.processes();
+    all.push(vm.monitor());
+    all
+}
+
+#[test]
+fn a_guest_that_panics_shows_its_last_words() {
+    let home = TestHome::new();
+    let run = home
+        .vmm(["run", "--cmdline", "panic=-1", "alpine", "--", "sh", "-c", "echo c > /proc/sysrq-trigger"])
+        .run();
+    let run = run.ended_with(125);
+    assert!(run.stderr().to_lowercase().contains("panic"), "{}", run.stderr());
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_guest_that_cannot_boot_shows_its_last_words() {
+    let home = TestHome::new();
+    // The kernel never comes to our agent.
+    let run = home.vmm(["run", "--cmdline", "rdinit=/nothing init=/nothing", "alpine", "--", "true"]).run();
+    let run = run.ended_with(125);
+    assert!(run.stderr().lines().count() > 1, "{}", run.stderr());
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}

@@ -1,0 +1,161 @@
+//! A machine's life: started, listed, stopped, started again, removed; and what becomes of it when something dies.
+
+use std::time::Duration;
+
+use vmm_tests::{PATIENCE, TestHome};
+
+#[test]
+fn a_machine_is_listed_stopped_started_and_removed() {
+    let home = TestHome::new();
+    assert_eq!(home.ps(), Vec::<serde_json::Value>::new());
+    let vm = home.machine("box", &[]);
+    assert_eq!(home.state_of("box").as_deref(), Some("running"));
+    let table = home.vmm(["ps"]).run().succeeded().stdout();
+    assert!(table.contains("box") && table.contains("running"), "{table}");
+
+    vm.shell("echo kept > /root/kept").succeeded();
+    vm.stop().succeeded();
+    assert_eq!(home.state_of("box").as_deref(), Some("stopped"));
+    home.vmm(["start", "box"]).run().succeeded();
+    assert_eq!(vm.exec(&["cat", "/root/kept"]).succeeded().stdout(), "kept\n");
+
+    // A name begins with its id's first digits, too.
+    let id = vm.info()["id"].as_str().unwrap().to_owned();
+    home.vmm(["exec", &id[..6], "--", "true"]).run().succeeded();
+
+    home.vmm(["rm", "box"]).run().refused_saying(&["box"]);
+    home.vmm(["rm", "--force", "box"]).run().succeeded();
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_machine_can_be_killed() {
+    let home = TestHome::new();
+    let vm = home.machine("doomed", &[]);
+    let monitor = vm.monitor();
+    home.vmm(["kill", "doomed"]).run().succeeded();
+    assert!(monitor.has_ended());
+    assert_eq!(home.state_of("doomed").as_deref(), Some("stopped"));
+}
+
+#[test]
+fn the_console_is_kept_and_can_be_followed() {
+    let home = TestHome::new();
+    let vm = home.machine("talks", &[]);
+    let mut follow = home.vmm(["logs", "-f", "talks"]).start();
+    vm.shell("echo a word from inside > /dev/console").succeeded();
+    follow.expect("a word from inside");
+    vm.stop().succeeded();
+    assert_eq!(follow.end().0, 0);
+    let log = home.vmm(["logs", "talks"]).run().succeeded().stdout();
+    assert!(log.contains("a word from inside"), "{log}");
+}
+
+#[test]
+fn a_guest_that_powers_itself_off_is_stopped() {
+    let home = TestHome::new();
+    let vm = home.machine("off", &[]);
+    let monitor = vm.monitor();
+    vm.exec_with(&["-d"], &["poweroff"]).run().succeeded();
+    assert!(monitor.ends_within(PATIENCE));
+    assert_eq!(home.state_of("off").as_deref(), Some("stopped"));
+}
+
+#[test]
+fn a_monitor_that_is_killed_takes_qemu_with_it_and_the_machine_can_start_again() {
+    let home = TestHome::new();
+    let vm = home.machine("orphan", &[]);
+    vm.shell("echo synced > /root/synced; sync").succeeded();
+    let (monitor, others) = (vm.monitor(), vm.processes());
+    monitor.kill();
+    assert!(monitor.ends_within(PATIENCE));
+    for process in &others {
+        assert!(
+            process.ends_within(Duration::from_secs(1)),
+            "still runs after a second: {}",
+            process.command
+        );
+    }
+    assert_eq!(home.state_of("orphan").as_deref(), Some("crashed"));
+    home.vmm(["start", "orphan"]).run().succeeded();
+    assert_eq!(vm.exec(&["cat", "/root/synced"]).succeeded().stdout(), "synced\n");
+}
+
+#[test]
+fn a_monitor_says_when_its_qemu_is_killed_and_ends() {
+    let home = TestHome::new();
+    let vm = home.machine("headless", &[]);
+    let (monitor, qemu) = (vm.monitor(), vm.processes());
+    let qemu = qemu.iter().find(|process| process.command.contains("qemu")).expect("a QEMU");
+    qemu.kill();
+    assert!(monitor.ends_within(PATIENCE));
+    let info = vm.info();
+    assert_eq!(info["state"], "crashed");
+    let message = info["end"]["message"].as_str().unwrap_or_default();
+    assert!(message.to_lowercase().contains("qemu"), "{info}");
+    home.wait_until_quiet();
+}
+
+#[test]
+fn a_run_that_is_killed_takes_its_machine_with_it() {
+    let home = TestHome::new();
+    let mut run = home.vmm(["run", "alpine", "--", "sh", "-c", "echo ready; sleep 1000"]).start();
+    run.expect("ready");
+    run.process().kill();
+    run.end();
+    home.wait_until_quiet();
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn of_two_starts_at_once_one_wins_and_the_other_says_so() {
+    let home = TestHome::new();
+    let vm = home.machine("contested", &[]);
+    vm.stop().succeeded();
+    let mut ends = std::thread::scope(|scope| {
+        let starts = [(); 2].map(|()| scope.spawn(|| home.vmm(["start", "contested"]).run()));
+        starts.map(|start| start.join().unwrap())
+    });
+    ends.sort_by_key(vmm_tests::Finished::status);
+    let [winner, loser] = ends;
+    winner.succeeded();
+    loser.refused_saying(&["contested"]);
+    vm.exec(&["true"]).succeeded();
+}
+
+#[test]
+fn starting_what_runs_and_stopping_what_does_not_is_said() {
+    let home = TestHome::new();
+    let vm = home.machine("there", &[]);
+    home.vmm(["start", "there"]).run().refused_saying(&["there", "running"]);
+    vm.stop().succeeded();
+    home.vmm(["stop", "there"]).run().refused_saying(&["there", "not running"]);
+}
+
+#[test]
+fn what_lies_in_a_home_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = TestHome::new();
+    let _vm = home.machine("private", &[]);
+    let mut open = Vec::new();
+    for root in [home.path(), home.runtime()] {
+        visit(root, &mut |path, mode| {
+            if mode & 0o077 != 0 {
+                open.push(format!("{} {mode:o}", path.display()));
+            }
+        });
+    }
+    assert_eq!(open, Vec::<String>::new());
+
+    fn visit(folder: &std::path::Path, see: &mut impl FnMut(&std::path::Path, u32)) {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let Ok(metadata) = entry.path().symlink_metadata() else { continue };
+            if !metadata.is_symlink() {
+                see(&entry.path(), metadata.permissions().mode() & 0o777);
+            }
+            if metadata.is_dir() {
+                visit(&entry.path(), see);
+            }
+        }
+    }
+}
