@@ -72,7 +72,8 @@ fn paths_from_root<'a>(place: &Path, code: &'a str) -> Vec<(usize, &'a str)> {
             rest = left;
             levels += 1;
         }
-        if levels == depth {
+        // In a module within the file the same path ends one level lower: then it names no module of the root.
+        if levels == depth && word_at_start(rest).is_some_and(super::rules::is_module) {
             found.push((at, rest));
         }
     }
