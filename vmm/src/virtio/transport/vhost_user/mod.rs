@@ -141,3 +141,5 @@ impl Drop for VhostUserServer {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod qemu_tests;
