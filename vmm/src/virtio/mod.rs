@@ -11,6 +11,8 @@ mod device;
 pub mod entropy;
 pub mod log_limit;
 pub mod queue;
+#[cfg(test)]
+mod queue_tests;
 pub mod vsock;
 mod worker;
 

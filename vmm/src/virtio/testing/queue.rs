@@ -121,6 +121,14 @@ impl GuestQueue {
         self.event_index = true;
     }
 
+    /// Goes on as a driver whose queue has run for long: both indices stand here.
+    pub fn start_at(&mut self, index: u16) {
+        (self.next_available, self.last_used) = (index, index);
+        self.raw_available_index(index);
+        let used = GuestAddress(self.layout.used_ring.0 + 2);
+        self.memory.memory().store(index.to_le(), used, Ordering::Release).expect("the used ring");
+    }
+
     /// Where the queue lies; change it to lie.
     pub fn layout(&self) -> QueueLayout {
         self.layout

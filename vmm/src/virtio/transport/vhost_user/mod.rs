@@ -140,6 +140,6 @@ impl Drop for VhostUserServer {
 }
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod qemu_tests;
+#[cfg(test)]
+mod tests;
