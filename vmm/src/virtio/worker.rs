@@ -43,6 +43,12 @@ struct Stop {
     event: Event,
 }
 
+impl Stop {
+    fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
 impl QueueWorker {
     /// Starts the thread, which begins with what is available already. The name is the thread's: of 15 bytes at most,
     /// or the kernel cuts it.
@@ -82,6 +88,38 @@ impl Drop for QueueWorker {
     }
 }
 
+/// Answers chains until there are none or it is to stop; says for how long to pause if the device asked for that.
+pub(super) fn serve_available(
+    queue: &mut Virtqueue,
+    handler: &mut impl QueueHandler,
+    chain: &mut Chain,
+    stopped: impl Fn() -> bool,
+) -> Result<Option<Duration>, QueueError> {
+    loop {
+        queue.disable_kicks(&queue.memory())?;
+        while !stopped() {
+            let memory = queue.memory();
+            if !queue.pop(&memory, chain)? {
+                break;
+            }
+            match handler.serve(chain, &memory) {
+                Served::Done(written) => {
+                    queue.complete(&memory, chain.head(), written)?;
+                    // With the event index this interrupts only a driver that waits, so each answer may ask.
+                    queue.notify(&memory)?;
+                }
+                Served::Later(pause) => {
+                    queue.undo_pop();
+                    return Ok(Some(pause));
+                }
+            }
+        }
+        if stopped() || !queue.enable_kicks(&queue.memory())? {
+            return Ok(None);
+        }
+    }
+}
+
 struct Loop<H> {
     queue: Virtqueue,
     handler: H,
@@ -93,8 +131,11 @@ struct Loop<H> {
 
 impl<H: QueueHandler> Loop<H> {
     fn run(mut self) -> QueueState {
-        while !self.stop_asked() {
-            let waited = match self.serve_available() {
+        while !self.stop.asked() {
+            let stop = Arc::clone(&self.stop);
+            let stopped = || stop.asked();
+            let served = serve_available(&mut self.queue, &mut self.handler, &mut self.chain, stopped);
+            let waited = match served {
                 Ok(None) => self.wait(Kicks::Awaited, None),
                 Ok(Some(pause)) => self.wait(Kicks::Ignored, Some(pause)),
                 Err(error) => {
@@ -114,37 +155,6 @@ impl<H: QueueHandler> Loop<H> {
             }
         }
         self.queue.into_state()
-    }
-
-    fn stop_asked(&self) -> bool {
-        self.stop.asked.load(Ordering::Relaxed)
-    }
-
-    /// Answers chains until there are none; says for how long to pause if the device asked for that.
-    fn serve_available(&mut self) -> Result<Option<Duration>, QueueError> {
-        loop {
-            self.queue.disable_kicks(&self.queue.memory())?;
-            while !self.stop_asked() {
-                let memory = self.queue.memory();
-                if !self.queue.pop(&memory, &mut self.chain)? {
-                    break;
-                }
-                match self.handler.serve(&self.chain, &memory) {
-                    Served::Done(written) => {
-                        self.queue.complete(&memory, self.chain.head(), written)?;
-                        // With the event index this interrupts only a driver that waits, so each answer may ask.
-                        self.queue.notify(&memory)?;
-                    }
-                    Served::Later(pause) => {
-                        self.queue.undo_pop();
-                        return Ok(Some(pause));
-                    }
-                }
-            }
-            if self.stop_asked() || !self.queue.enable_kicks(&self.queue.memory())? {
-                return Ok(None);
-            }
-        }
     }
 
     /// Waits for the stop, a kick if one is wanted, or the time.
@@ -183,4 +193,94 @@ impl<H: QueueHandler> Loop<H> {
 enum Kicks {
     Awaited,
     Ignored,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::virtio::testing::{Buffer, GuestQueue, TestMemory};
+
+    /// Answers as it is told, and tells when it was asked.
+    struct Script {
+        answers: mpsc::Receiver<Served>,
+        asked: mpsc::Sender<u16>,
+    }
+
+    impl QueueHandler for Script {
+        fn serve(&mut self, chain: &Chain, _memory: &Regions) -> Served {
+            self.asked.send(chain.head()).unwrap();
+            self.answers.recv().unwrap()
+        }
+    }
+
+    fn start() -> (TestMemory, GuestQueue, QueueWorker, mpsc::Sender<Served>, mpsc::Receiver<u16>) {
+        let mut memory = TestMemory::new(1 << 20);
+        let queue = GuestQueue::new(&mut memory, 8);
+        let virtqueue = Virtqueue::new(0, queue.resources(), 0, None).unwrap();
+        let (answer, answers) = mpsc::channel();
+        let (asked, asks) = mpsc::channel();
+        let worker = QueueWorker::start("test".to_owned(), virtqueue, Script { answers, asked }).unwrap();
+        (memory, queue, worker, answer, asks)
+    }
+
+    #[test]
+    fn a_chain_that_is_put_off_is_offered_again_before_any_other() {
+        let (mut memory, mut queue, _worker, answer, asks) = start();
+        let address = memory.allocate(16);
+        let first = queue.add(&[Buffer::writable(address, 16)]);
+        let second = queue.add(&[Buffer::writable(address, 16)]);
+        queue.kick();
+        for _ in 0..3 {
+            assert_eq!(asks.recv().unwrap(), first);
+            answer.send(Served::Later(Duration::from_micros(1))).unwrap();
+        }
+        answer.send(Served::Done(1)).unwrap();
+        answer.send(Served::Done(2)).unwrap();
+        let completions = [queue.wait_used(), queue.wait_used()];
+        assert_eq!(completions.map(|completion| completion.head), [first, second]);
+        assert_eq!(completions.map(|completion| completion.written), [1, 2]);
+    }
+
+    #[test]
+    fn a_stop_waits_for_the_chain_in_hand_and_takes_no_other() {
+        let (mut memory, mut queue, worker, answer, asks) = start();
+        let address = memory.allocate(16);
+        queue.add(&[Buffer::writable(address, 16)]);
+        queue.add(&[Buffer::writable(address, 16)]);
+        queue.kick();
+        asks.recv().unwrap();
+        let stop = Arc::clone(&worker.stop);
+        let stopping = thread::spawn(move || worker.stop());
+        while !stop.asked() {
+            thread::yield_now();
+        }
+        answer.send(Served::Done(16)).unwrap();
+        let state = stopping.join().unwrap().unwrap();
+        assert_eq!(state, QueueState { next_available: 1, next_used: 1 });
+        assert_eq!(queue.try_used().unwrap().written, 16);
+        assert_eq!(queue.try_used(), None);
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_a_pause_to_end() {
+        let (mut memory, mut queue, worker, answer, asks) = start();
+        let address = memory.allocate(16);
+        queue.add(&[Buffer::writable(address, 16)]);
+        queue.kick();
+        asks.recv().unwrap();
+        answer.send(Served::Later(Duration::MAX)).unwrap();
+        assert_eq!(worker.stop(), Some(QueueState::default()));
+    }
+
+    #[test]
+    fn a_queue_that_the_driver_broke_is_left_alone_until_the_stop() {
+        let (_memory, queue, worker, _answer, _asks) = start();
+        queue.raw_available_index(100);
+        queue.kick();
+        queue.wait_broken();
+        queue.kick();
+        assert_eq!(worker.stop(), Some(QueueState::default()));
+    }
 }

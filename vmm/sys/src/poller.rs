@@ -80,7 +80,8 @@ impl Poller {
 
     /// Waits until something is ready or the time is up (then the list is empty). An interrupted wait goes on.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<impl Iterator<Item = Ready> + '_> {
-        let deadline = timeout.map(|timeout| std::time::Instant::now() + timeout);
+        // A time past the clock's end is never.
+        let deadline = timeout.and_then(|timeout| std::time::Instant::now().checked_add(timeout));
         self.ready.clear();
         let mut space = [MaybeUninit::uninit(); BATCH];
         loop {

@@ -45,6 +45,14 @@ impl Block {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl Block {
+    /// What the thread of each queue runs, for a test that runs it itself.
+    pub fn queue_handler(&self, features: u64) -> impl crate::virtio::QueueHandler + use<> {
+        BlockQueue::new(Arc::clone(&self.state), features)
+    }
+}
+
 impl VirtioDevice for Block {
     fn device_type(&self) -> DeviceType {
         DeviceType::Block

@@ -31,6 +31,14 @@ impl Entropy {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl Entropy {
+    /// What the thread of its queue runs, for a test that runs it itself.
+    pub fn queue_handler(&self) -> impl crate::virtio::QueueHandler + use<> {
+        EntropyQueue::new()
+    }
+}
+
 impl VirtioDevice for Entropy {
     fn device_type(&self) -> DeviceType {
         DeviceType::Entropy

@@ -24,6 +24,7 @@ mod front_end;
 mod interrupt;
 mod memory;
 mod queue;
+mod serve;
 
 pub use disk::MemoryDisk;
 #[cfg(target_os = "linux")]
@@ -31,6 +32,7 @@ pub use front_end::{FrontEnd, USER_OFFSET, memory_table, pair};
 pub use interrupt::FakeInterrupt;
 pub use memory::TestMemory;
 pub use queue::{Buffer, Completion, GuestQueue, RawDescriptor};
+pub use serve::ServedQueue;
 
 use std::time::Duration;
 
