@@ -34,6 +34,8 @@ pub enum Reply {
     Attached {
         /// Whether the process has a terminal.
         terminal: bool,
+        /// Whether its standard input can still be fed.
+        stdin: bool,
         /// How many bytes of standard output came before the first that is replayed.
         stdout_from: u64,
         /// The same for standard error.

@@ -85,7 +85,7 @@ pub enum SignalTarget {
     /// Its process group, as a terminal's Ctrl-C would.
     #[default]
     Group,
-    /// It and all that it left behind, whatever group or session they are in.
+    /// It and all that it started, whatever group or session they are in.
     All,
 }
 

@@ -67,7 +67,7 @@ impl AgentClient {
         let (stream, reply) = self.open(what, &Request::Start(spec.request(true)), self.deadline())?;
         match reply {
             Reply::Started { process, pid } => {
-                Ok(AgentProcess::new(self.clone(), stream, process, Some(pid), spec.has_stdin()))
+                Ok(AgentProcess::new(self.clone(), stream, process).started(pid, spec.has_stdin()))
             }
             _ => UnexpectedSnafu { what }.fail(),
         }
@@ -88,10 +88,9 @@ impl AgentClient {
         let attach = spec.request();
         let (stream, reply) = self.open(what, &Request::Attach(attach), self.deadline())?;
         match reply {
-            Reply::Attached { stdout_from, stderr_from, .. } => {
-                let mut process = AgentProcess::new(self.clone(), stream, attach.process, None, true);
-                process.set_replay(stdout_from, stderr_from);
-                Ok(process)
+            Reply::Attached { stdin, stdout_from, stderr_from, .. } => {
+                let process = AgentProcess::new(self.clone(), stream, attach.process);
+                Ok(process.attached(stdin, (stdout_from, stderr_from)))
             }
             _ => UnexpectedSnafu { what }.fail(),
         }

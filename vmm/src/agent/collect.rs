@@ -50,9 +50,11 @@ impl AgentProcess {
         limits: OutputLimits,
         deadline: Option<Instant>,
     ) -> Result<Collected, AgentError> {
-        let Some(mut input) = self.take_stdin().filter(|_| !stdin.is_empty()) else {
+        if stdin.is_empty() {
+            self.end_own_stdin();
             return self.gather(limits, deadline);
-        };
+        }
+        let Some(mut input) = self.take_stdin() else { return self.gather(limits, deadline) };
         let closer = self.closer();
         thread::scope(|scope| {
             let feed = move || {

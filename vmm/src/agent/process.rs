@@ -17,17 +17,28 @@ use super::{AgentClient, AgentError};
 /// A process in the guest. While we read slowly it waits.
 ///
 /// Dropping it, and the outputs taken from it, closes the connection: the process goes on, or is ended if that was
-/// asked for.
+/// asked for. If we started it, and nobody took its standard input, that ends too; [`detach`](Self::detach) leaves it
+/// open for who attaches next.
 pub struct AgentProcess {
     client: AgentClient,
     process: ProcessId,
     pid: Option<u32>,
     stream: Arc<UnixStream>,
     output: Arc<Demultiplexer>,
-    stdin: Option<ProcessStdin>,
+    stdin: Input,
     stdout: Option<ProcessOutput>,
     stderr: Option<ProcessOutput>,
     replay: (u64, u64),
+}
+
+/// What we have of a process's standard input.
+enum Input {
+    /// Nothing, or it was taken.
+    None,
+    /// It is ours alone and ends with us.
+    Ours(ProcessStdin),
+    /// Others fed it before, and may after us: it ends only when we say so.
+    Shared,
 }
 
 /// What a process brings, in the order in which it comes.
@@ -42,23 +53,43 @@ pub enum Output {
 }
 
 impl AgentProcess {
-    pub(super) fn new(
-        client: AgentClient,
-        stream: UnixStream,
-        process: ProcessId,
-        pid: Option<u32>,
-        stdin: bool,
-    ) -> Self {
+    pub(super) fn new(client: AgentClient, stream: UnixStream, process: ProcessId) -> Self {
         let stream = Arc::new(stream);
         let output = Arc::new(Demultiplexer::new(stream.clone()));
         let half = |channel| Some(ProcessOutput { channel, output: output.clone() });
         let (stdout, stderr) = (half(Channel::Stdout), half(Channel::Stderr));
-        let stdin = stdin.then(|| ProcessStdin { stream: stream.clone(), ended: false });
-        Self { client, process, pid, stream, output, stdin, stdout, stderr, replay: (0, 0) }
+        Self {
+            client,
+            process,
+            pid: None,
+            stream,
+            output,
+            stdin: Input::None,
+            stdout,
+            stderr,
+            replay: (0, 0),
+        }
     }
 
-    pub(super) fn set_replay(&mut self, stdout_from: u64, stderr_from: u64) {
-        self.replay = (stdout_from, stderr_from);
+    pub(super) fn started(self, pid: u32, stdin: bool) -> Self {
+        let stdin = if stdin { Input::Ours(self.input()) } else { Input::None };
+        Self { pid: Some(pid), stdin, ..self }
+    }
+
+    pub(super) fn attached(self, stdin: bool, replay: (u64, u64)) -> Self {
+        let stdin = if stdin { Input::Shared } else { Input::None };
+        Self { stdin, replay, ..self }
+    }
+
+    /// Ends the input of a process that we started, if nobody took it.
+    pub(super) fn end_own_stdin(&mut self) {
+        if matches!(self.stdin, Input::Ours(_)) {
+            self.stdin = Input::None;
+        }
+    }
+
+    fn input(&self) -> ProcessStdin {
+        ProcessStdin { stream: self.stream.clone(), ended: false }
     }
 
     /// Its name for requests.
@@ -81,7 +112,11 @@ impl AgentProcess {
 
     /// The way to its standard input, once.
     pub fn take_stdin(&mut self) -> Option<ProcessStdin> {
-        self.stdin.take()
+        match std::mem::replace(&mut self.stdin, Input::None) {
+            Input::None => None,
+            Input::Ours(stdin) => Some(stdin),
+            Input::Shared => Some(self.input()),
+        }
     }
 
     /// Its standard output (or its terminal's), once.
@@ -104,12 +139,20 @@ impl AgentProcess {
         }
     }
 
-    /// Waits for its end. Outputs that were not taken are dropped; those that were must be read, or it may never end.
+    /// Waits for its end. The input of a process that we started ends, as nobody feeds it. Outputs that were not taken are dropped; those that were must be read, or it may never end.
     pub fn wait(&mut self, deadline: Option<Instant>) -> Result<Exit, AgentError> {
-        self.stdin = None;
+        self.end_own_stdin();
         self.stdout = None;
         self.stderr = None;
         end(self.output.ending(deadline)?)
+    }
+
+    /// Lets it go on without us, as it is, whatever was to happen when we are gone.
+    pub fn detach(mut self) -> Result<(), AgentError> {
+        if let Input::Ours(stdin) = &mut self.stdin {
+            stdin.ended = true;
+        }
+        self.client.detach(self.process)
     }
 
     /// Sends it a signal.

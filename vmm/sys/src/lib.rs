@@ -6,9 +6,14 @@
 pub mod child;
 pub mod clock;
 pub mod cycle_counter;
+#[cfg(target_os = "linux")]
+pub mod entropy;
 pub mod event;
 pub mod fd_passing;
 pub mod file;
+#[cfg(target_os = "linux")]
+pub mod fork;
+pub mod kill;
 pub mod lock;
 #[cfg(target_os = "linux")]
 pub mod mounts;

@@ -1,0 +1,141 @@
+//! The root file system: wait for its device, mount it, move into it, free what was there before.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::process::{chdir, chroot};
+use vmm_protocol::Root;
+
+use super::Fatal;
+
+/// Where the root is mounted before it becomes the root.
+const NEW_ROOT: &str = "/root.new";
+
+/// A device that the kernel has not found by then is not there.
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Waits for the root's device to appear in `/dev`.
+pub(super) fn wait_for_device(root: &Root) -> Result<(), Fatal> {
+    let device = Path::new(&root.device);
+    let failed = |error: io::Error| Fatal::new(format!("wait for the root device {}", root.device), error);
+    if device.exists() {
+        return Ok(());
+    }
+    let folder = device.parent().unwrap_or(Path::new("/dev"));
+    let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|errno| failed(errno.into()))?;
+    add_watch(&watch, folder, WatchFlags::CREATE).map_err(|errno| failed(errno.into()))?;
+    let deadline = Instant::now() + DEVICE_TIMEOUT;
+    // It may have come before the watch.
+    while !device.exists() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the kernel found no such device")));
+        }
+        let left = Timespec::try_from(left).ok();
+        match poll(&mut [PollFd::new(&watch, PollFlags::IN)], left.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        // What was created does not matter: the device is looked for again.
+        let mut events = [0; 4096];
+        while rustix::io::read(&watch, &mut events).is_ok_and(|length| length > 0) {}
+    }
+    Ok(())
+}
+
+/// Mounts the root and makes it ours.
+pub(super) fn enter(root: &Root) -> Result<(), Fatal> {
+    let failed = |what: &str, error: io::Error| {
+        let what = format!("{what} the root {} ({})", root.device, root.file_system);
+        Fatal::new(what, error)
+    };
+    let (mut flags, data) = parse_options(&root.options);
+    flags.set(MountFlags::RDONLY, root.read_only);
+    let data = CString::new(data).map_err(|error| failed("mount", error.into()))?;
+    fs::create_dir_all(NEW_ROOT).map_err(|error| failed("make a place for", error))?;
+    mount(&root.device, NEW_ROOT, &root.file_system, flags, data.as_c_str())
+        .map_err(|errno| failed("mount", errno.into()))?;
+    move_into().map_err(|error| failed("enter", error))
+}
+
+fn move_into() -> io::Result<()> {
+    let devices = Path::new(NEW_ROOT).join("dev");
+    if !devices.exists() {
+        fs::create_dir(&devices)?;
+    }
+    mount_move("/dev", &devices)?;
+    free_initial_files();
+    chdir(NEW_ROOT)?;
+    mount_move(".", "/")?;
+    chroot(".")?;
+    chdir("/")?;
+    Ok(())
+}
+
+/// The initial file system lies in memory, and nobody will ever see it again. Programs and modules that are open stay.
+fn free_initial_files() {
+    let Ok(device) = fs::symlink_metadata("/").map(|root| root.dev()) else { return };
+    remove_beneath(Path::new("/"), device);
+}
+
+fn remove_beneath(folder: &Path, device: u64) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        // What is mounted there, the new root above all, is not ours to remove.
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        if metadata.dev() != device {
+            continue;
+        }
+        if metadata.is_dir() {
+            remove_beneath(&path, device);
+            let _ = fs::remove_dir(&path);
+        } else {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+/// The options that are the kernel's, and those that are the file system's.
+fn parse_options(options: &str) -> (MountFlags, String) {
+    let mut flags = MountFlags::empty();
+    let mut data: Vec<&str> = Vec::new();
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        flags |= match option {
+            "dirsync" => MountFlags::DIRSYNC,
+            "noatime" => MountFlags::NOATIME,
+            "nodev" => MountFlags::NODEV,
+            "nodiratime" => MountFlags::NODIRATIME,
+            "noexec" => MountFlags::NOEXEC,
+            "nosuid" => MountFlags::NOSUID,
+            "relatime" => MountFlags::RELATIME,
+            "strictatime" => MountFlags::STRICTATIME,
+            "sync" => MountFlags::SYNCHRONOUS,
+            other => {
+                data.push(other);
+                MountFlags::empty()
+            }
+        };
+    }
+    (flags, data.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_go_to_whom_they_belong() {
+        let (flags, data) = parse_options("noatime,commit=30,,nodev,data=ordered");
+        assert_eq!(flags, MountFlags::NOATIME | MountFlags::NODEV);
+        assert_eq!(data, "commit=30,data=ordered");
+        assert_eq!(parse_options(""), (MountFlags::empty(), String::new()));
+    }
+}

@@ -1,0 +1,235 @@
+//! A client's connection: a header, and then, for whoever is attached to a process, frames.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use serde::de::DeserializeOwned;
+use vmm_protocol::{Answer, FRAME_HEADER_SIZE, FrameHeader, FrameKind, HeaderError, MAX_FRAME, header};
+
+/// How much is read from a client at once.
+const READ_SIZE: usize = 64 * 1024;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Its request is yet to come, and must come by then.
+    Asking(Instant),
+    /// It carries the input and output of a process.
+    Attached(u64),
+    /// It waits for a process to end.
+    Waiting(u64),
+    /// Everything is said; what is still to be sent must go by then.
+    Closing(Instant),
+}
+
+/// A client's connection.
+pub(super) struct Connection {
+    stream: OwnedFd,
+    /// What it is for.
+    pub role: Role,
+    /// A read may bring something.
+    pub readable: bool,
+    /// A write may take something.
+    pub writable: bool,
+    /// The client will send nothing more: it is gone, or half of it.
+    pub ended: bool,
+    /// The connection failed.
+    pub broken: bool,
+    /// The loop is told when this connection becomes ready.
+    pub watched: bool,
+    input: Vec<u8>,
+    consumed: usize,
+    /// What is left of the frame that is being received.
+    frame: Option<(FrameKind, usize)>,
+    output: Vec<u8>,
+    sent: usize,
+}
+
+/// What a client sends while it is attached.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Input<'a> {
+    /// For the process's standard input.
+    Bytes(&'a [u8]),
+    /// The end of it.
+    End,
+    /// Nothing for now.
+    Nothing,
+    /// The client is gone, or breaks the protocol.
+    Gone,
+}
+
+impl Connection {
+    /// Takes a stream that does not block.
+    pub(super) fn new(stream: OwnedFd, deadline: Instant) -> Self {
+        Self {
+            stream,
+            role: Role::Asking(deadline),
+            readable: true,
+            writable: true,
+            ended: false,
+            broken: false,
+            watched: false,
+            input: Vec::new(),
+            consumed: 0,
+            frame: None,
+            output: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    /// The descriptor to be waited for.
+    pub(super) fn stream(&self) -> &OwnedFd {
+        &self.stream
+    }
+
+    /// Reads the request. `None`: it is not complete.
+    pub(super) fn read_request<T: DeserializeOwned>(&mut self) -> Result<Option<T>, HeaderError> {
+        loop {
+            if let Some((request, length)) = header::decode(&self.input)? {
+                self.consumed = length;
+                return Ok(Some(request));
+            }
+            match self.receive() {
+                Ok(true) => {}
+                Ok(false) if self.ended => return Err(HeaderError::Closed),
+                Ok(false) => return Ok(None),
+                Err(source) => return Err(HeaderError::Transfer { source }),
+            }
+        }
+    }
+
+    /// What comes next of the frames; it stays until it is consumed.
+    pub(super) fn peek_input(&mut self) -> Input<'_> {
+        loop {
+            let available = self.input.len() - self.consumed;
+            match self.frame {
+                Some((FrameKind::StdinEnd, _)) => return Input::End,
+                Some((_, left)) if available > 0 => {
+                    let end = self.consumed + left.min(available);
+                    return Input::Bytes(&self.input[self.consumed..end]);
+                }
+                None if available >= FRAME_HEADER_SIZE => {
+                    let mut bytes = [0; FRAME_HEADER_SIZE];
+                    bytes.copy_from_slice(&self.input[self.consumed..self.consumed + FRAME_HEADER_SIZE]);
+                    self.consumed += FRAME_HEADER_SIZE;
+                    match FrameHeader::parse(bytes) {
+                        Ok(frame) if matches!(frame.kind, FrameKind::Stdin | FrameKind::StdinEnd) => {
+                            let empty = frame.kind == FrameKind::Stdin && frame.length == 0;
+                            self.frame = (!empty).then(|| (frame.kind, frame.data_length()));
+                        }
+                        _ => return Input::Gone,
+                    }
+                }
+                _ => match self.receive() {
+                    Ok(true) => {}
+                    Ok(false) if self.ended => return Input::Gone,
+                    Ok(false) => return Input::Nothing,
+                    Err(_) => return Input::Gone,
+                },
+            }
+        }
+    }
+
+    /// Takes bytes of the current frame, or its end.
+    pub(super) fn consume_input(&mut self, length: usize) {
+        self.consumed += length;
+        self.frame = match self.frame {
+            Some((FrameKind::Stdin, left)) if left > length => Some((FrameKind::Stdin, left - length)),
+            _ => None,
+        };
+    }
+
+    /// Receives more. Says whether there was any; at the end, `ended` is set.
+    fn receive(&mut self) -> io::Result<bool> {
+        if !self.readable {
+            return Ok(false);
+        }
+        self.input.drain(..self.consumed);
+        self.consumed = 0;
+        let length = self.input.len();
+        self.input.reserve(READ_SIZE);
+        loop {
+            match recv(&self.stream, rustix::buffer::spare_capacity(&mut self.input), RecvFlags::DONTWAIT) {
+                Ok(_) if self.input.len() > length => return Ok(true),
+                Ok(_) => {
+                    self.ended = true;
+                    self.readable = false;
+                    return Ok(false);
+                }
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    return Ok(false);
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => {
+                    self.broken = true;
+                    return Err(errno.into());
+                }
+            }
+        }
+    }
+
+    /// Whether the client takes less than we have.
+    pub(super) fn is_congested(&self) -> bool {
+        self.sent < self.output.len()
+    }
+
+    /// Sends what a slow client has left, as far as it goes.
+    pub(super) fn flush(&mut self) {
+        while self.is_congested() && self.writable && !self.broken {
+            match send(&self.stream, &self.output[self.sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(length) => self.sent += length,
+                Err(errno) => self.failed(errno),
+            }
+        }
+        if !self.is_congested() && self.sent > 0 {
+            self.sent = 0;
+            self.output.clear();
+            // The buffer of a replay or a long list is not kept for the rest of a connection's life.
+            self.output.shrink_to(MAX_FRAME);
+        }
+    }
+
+    /// Sends bytes; what the client does not take at once waits.
+    pub(super) fn send(&mut self, mut bytes: &[u8]) {
+        self.flush();
+        while !bytes.is_empty() && !self.is_congested() && self.writable && !self.broken {
+            match send(&self.stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(length) => bytes = &bytes[length..],
+                Err(errno) => self.failed(errno),
+            }
+        }
+        self.output.extend_from_slice(bytes);
+    }
+
+    /// Sends a frame that is not part of a bulk stream.
+    pub(super) fn send_frame(&mut self, kind: FrameKind, data: &[u8]) {
+        for piece in data.chunks(MAX_FRAME) {
+            self.send(&FrameHeader::new(kind, piece.len()).to_bytes());
+            self.send(piece);
+        }
+        if data.is_empty() {
+            self.send(&FrameHeader::new(kind, 0).to_bytes());
+        }
+    }
+
+    /// Sends the answer to the request.
+    pub(super) fn answer(&mut self, answer: &Answer) {
+        match header::encode(answer) {
+            Ok(bytes) => self.send(&bytes),
+            // Nothing that we answer is so long. A client without an answer sees the end of the stream.
+            Err(_) => self.broken = true,
+        }
+    }
+
+    fn failed(&mut self, errno: Errno) {
+        match errno {
+            Errno::AGAIN => self.writable = false,
+            Errno::INTR => {}
+            _ => self.broken = true,
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What is done for each request.
+
+use std::time::{Duration, Instant};
+
+use vmm_protocol::{
+    Answer, Attach, ErrorKind, FrameKind, OnDisconnect, ProcessId, ProcessInfo, Reply, Request, Signal,
+    SignalTarget, Start, TerminalSize,
+};
+
+use super::connection::Role;
+use super::process::{Process, Timer};
+use super::streams::Streams;
+use super::{Place, Server};
+use crate::refusal::Refusal;
+use crate::{clock, health};
+
+/// More processes than this do not run at once: each has up to three of our descriptors.
+const MAX_PROCESSES: usize = 512;
+
+/// How much of a command is remembered for lists.
+const LISTED_ARGUMENTS: usize = 32;
+const LISTED_ARGUMENT: usize = 256;
+
+impl Server {
+    /// Does what a client asks, and answers.
+    pub(super) fn handle(&mut self, client: u64, request: Request) {
+        let result = match request {
+            Request::Start(start) => return self.start(client, &start),
+            Request::Attach(attach) => return self.attach(client, attach),
+            Request::Wait { process } => return self.wait_for(client, process),
+            Request::Signal { process, signal, target } => self.signal(process, signal, target),
+            Request::Resize { process, size } => self.resize(process, size),
+            Request::Detach { process } => self.detach(process),
+            Request::Processes => Ok(Reply::Processes(self.list())),
+            Request::Health => Ok(Reply::Health(health::measure(self.running.len()))),
+            Request::Shutdown(shutdown) => return self.shut_down_for(client, shutdown),
+        };
+        self.reply(client, &result.map_or_else(Answer::from, Answer::Ok));
+    }
+
+    fn start(&mut self, client: u64, start: &Start) {
+        match self.start_process(client, start) {
+            Err(refusal) => self.reply(client, &refusal.into()),
+            Ok((id, reply)) if start.attach => {
+                if let Some(connection) = self.connections.get_mut(&client) {
+                    connection.role = Role::Attached(id);
+                    connection.answer(&Answer::Ok(reply));
+                }
+                // The client may have sent input behind its request.
+                self.again.insert(id);
+            }
+            Ok((_, reply)) => self.reply(client, &Answer::Ok(reply)),
+        }
+    }
+
+    fn start_process(&mut self, client: u64, start: &Start) -> Result<(u64, Reply), Refusal> {
+        if self.shutting_down.is_some() {
+            return Err(Refusal::new(ErrorKind::ShuttingDown, "the guest is shutting down"));
+        }
+        if self.running.len() >= MAX_PROCESSES {
+            let message = format!("{MAX_PROCESSES} processes run already");
+            return Err(Refusal::new(ErrorKind::Resources, message));
+        }
+        let group = self.groups.take();
+        let launched = match self.launcher.launch(start, group.as_ref()) {
+            Ok(launched) => launched,
+            Err(refusal) => {
+                if let Some(group) = group {
+                    self.groups.give_back(group);
+                }
+                return Err(refusal);
+            }
+        };
+        let id = self.new_id();
+        let pid = i32::try_from(launched.pid).unwrap_or(i32::MAX);
+        let terminal = start.terminal.is_some();
+        let argv = start.argv.iter().take(LISTED_ARGUMENTS);
+        let argv = argv.map(|argument| {
+            let bytes = argument.as_bytes();
+            bytes[..bytes.len().min(LISTED_ARGUMENT)].into()
+        });
+        let info = ProcessInfo {
+            process: ProcessId(id),
+            pid: launched.pid,
+            argv: argv.collect(),
+            uid: launched.uid,
+            terminal,
+            attached: false,
+            started_ms: clock::monotonic().as_millis().try_into().unwrap_or(u64::MAX),
+            exit: None,
+        };
+        let mut process = Process::new(pid, info, Streams::new(launched.streams, terminal), group);
+        if start.attach {
+            process.client = Some(client);
+            process.on_disconnect = start.on_disconnect;
+        }
+        process.timer = start.timeout_ms.and_then(|timeout| {
+            Some((Instant::now().checked_add(Duration::from_millis(timeout))?, Timer::TimeOut))
+        });
+        // From here on the process is ours to wait for, whatever happens.
+        self.running.insert(pid, id);
+        let watched = self.watch(id, &process);
+        self.processes.insert(id, process);
+        if let Err(error) = watched {
+            if let Some(process) = self.processes.get_mut(&id) {
+                process.on_disconnect = OnDisconnect::Kill;
+                process.client_gone();
+            }
+            return Err(Refusal::system(ErrorKind::Resources, "watch the streams of a process", error));
+        }
+        Ok((id, Reply::Started { process: ProcessId(id), pid: launched.pid }))
+    }
+
+    fn attach(&mut self, client: u64, attach: Attach) {
+        if let Err(refusal) = self.let_go(attach.process) {
+            return self.reply(client, &refusal.into());
+        }
+        let id = attach.process.0;
+        let (Some(process), Some(connection)) =
+            (self.processes.get_mut(&id), self.connections.get_mut(&client))
+        else {
+            return;
+        };
+        let positions = [attach.stdout_from.unwrap_or(0), attach.stderr_from.unwrap_or(0)];
+        let [stdout_from, stderr_from] = process.streams.replay_starts(positions);
+        let terminal = process.info.terminal;
+        let stdin = process.streams.has_stdin();
+        connection.answer(&Answer::Ok(Reply::Attached { terminal, stdin, stdout_from, stderr_from }));
+        process.streams.replay(connection, positions);
+        match process.info.exit.filter(|_| process.complete) {
+            Some(exit) => self.send_exit(client, exit),
+            None => {
+                connection.role = Role::Attached(id);
+                process.client = Some(client);
+                process.on_disconnect = attach.on_disconnect;
+                self.again.insert(id);
+            }
+        }
+    }
+
+    fn wait_for(&mut self, client: u64, process: ProcessId) {
+        match self.known(process).map(|process| process.info.exit.filter(|_| process.complete)) {
+            Ok(Some(exit)) => self.reply(client, &Answer::Ok(Reply::Ended(exit))),
+            Ok(None) => {
+                if let Some(connection) = self.connections.get_mut(&client) {
+                    connection.role = Role::Waiting(process.0);
+                }
+            }
+            Err(refusal) => self.reply(client, &refusal.into()),
+        }
+    }
+
+    fn signal(&self, id: ProcessId, signal: Signal, target: SignalTarget) -> Result<Reply, Refusal> {
+        let process = self.known(id)?;
+        if !process.runs() {
+            return Err(Refusal::new(ErrorKind::Ended, format!("process {id} has ended already")));
+        }
+        process.signal(signal, target).map_err(|error| {
+            let what = format!("send signal {} to process {id}", signal.number());
+            Refusal::system(ErrorKind::Internal, what, error)
+        })?;
+        Ok(Reply::Done)
+    }
+
+    fn resize(&self, id: ProcessId, size: TerminalSize) -> Result<Reply, Refusal> {
+        let process = self.known(id)?;
+        if !process.info.terminal {
+            return Err(Refusal::new(ErrorKind::NoTerminal, format!("process {id} has no terminal")));
+        }
+        if !process.runs() {
+            return Err(Refusal::new(ErrorKind::Ended, format!("process {id} has ended already")));
+        }
+        process.streams.resize(size).map_err(|error| {
+            Refusal::system(ErrorKind::Internal, format!("resize the terminal of process {id}"), error)
+        })?;
+        Ok(Reply::Done)
+    }
+
+    fn detach(&mut self, id: ProcessId) -> Result<Reply, Refusal> {
+        self.let_go(id)?;
+        Ok(Reply::Done)
+    }
+
+    /// Whoever is attached to a process is told that it no longer is.
+    fn let_go(&mut self, id: ProcessId) -> Result<(), Refusal> {
+        self.known(id)?;
+        let Some(process) = self.processes.get_mut(&id.0) else { return Ok(()) };
+        if let Some(client) = process.client.take() {
+            if let Some(connection) = self.connections.get_mut(&client) {
+                connection.send_frame(FrameKind::Detached, &[]);
+            }
+            self.close(client);
+            // What waited for the client now goes into the rings.
+            self.again.insert(id.0);
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> Vec<ProcessInfo> {
+        let processes = self.processes.values();
+        processes
+            .map(|process| ProcessInfo { attached: process.client.is_some(), ..process.info.clone() })
+            .collect()
+    }
+
+    fn known(&self, id: ProcessId) -> Result<&Process, Refusal> {
+        self.processes.get(&id.0).ok_or_else(|| {
+            let message = format!("there is no process {id}: it never was, or ended long ago");
+            Refusal::new(ErrorKind::NoSuchProcess, message)
+        })
+    }
+
+    fn shut_down_for(&mut self, client: u64, shutdown: vmm_protocol::Shutdown) {
+        if self.place == Place::Alone {
+            let refusal = Refusal::new(ErrorKind::Internal, "this agent is not part of a machine");
+            return self.reply(client, &refusal.into());
+        }
+        self.reply(client, &Answer::Ok(Reply::Done));
+        self.shut_down(shutdown.mode, Duration::from_millis(shutdown.grace_ms));
+    }
+}
