@@ -40,6 +40,8 @@ impl Signal {
     pub const QUIT: Self = Self(3);
     /// The end that nothing escapes.
     pub const KILL: Self = Self(9);
+    /// Nobody reads any more.
+    pub const PIPE: Self = Self(13);
     /// The end that may be prepared.
     pub const TERMINATE: Self = Self(15);
 

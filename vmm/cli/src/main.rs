@@ -1,2 +1,86 @@
-//! (skeleton)
-fn main() {}
+//! The command line: parses, shows progress, prints. All it does is done by the library, and a program that embeds
+//! the library can do the same.
+
+mod commands;
+mod error;
+mod progress;
+mod sanitise;
+mod session;
+mod signals;
+mod table;
+mod terminal;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use commands::Command;
+use error::FAILED;
+
+/// Virtual machines for running code in a sandbox.
+#[derive(Parser)]
+#[command(
+    name = "vmm",
+    version,
+    propagate_version = false,
+    max_term_width = 110,
+    after_help = "Examples:
+  vmm run alpine                            a shell in a new VM, gone when you leave it
+  vmm run alpine -- sh -c 'echo hello'      one command, its output and its status
+  vmm run -d --name box alpine              a VM that stays, with a disk that is kept
+  vmm exec box -- apk add python3           a command in it
+  vmm stop box && vmm start box             the disk is as it was
+
+Exit status: the command's own; 124 its time was up, 125 vmm itself failed, 126 not executable,
+127 not found, 128 + n killed by signal n.
+
+Files lie in VMM_HOME (default: ~/.local/share/vmm)."
+)]
+struct Cli {
+    /// What to log to standard error: error, warn, info, debug or trace, or a filter such as vmm::monitor=debug
+    #[arg(long, global = true, value_name = "LEVEL", env = "VMM_LOG", default_value = "error")]
+    log_level: String,
+    /// Show no progress
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    // The hidden processes of a VM come first: they are on the path of every start, and read no other option.
+    if let Some(status) = commands::internal::run() {
+        return status;
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed standard error changes nothing about the status.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS };
+        }
+    };
+    let outcome = start_log(&cli.log_level).and_then(|()| cli.command.run(cli.quiet));
+    outcome.unwrap_or_else(|failure| failure.report())
+}
+
+fn start_log(level: &str) -> Result<(), error::Failure> {
+    let filter = level.parse::<tracing_subscriber::EnvFilter>().map_err(|_| {
+        error::Failure::usage(format!("{level:?} is no log level"))
+            .with_hint("use error, warn, info, debug, trace or a filter such as vmm::monitor=debug")
+    })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,5 +1,6 @@
 //! What each engine can do on this host, why not, and what to do about it: the facts behind `vmm doctor`.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,25 @@ pub enum Bar {
     Limits,
     /// It dies with its supervisor, and the supervisor with the monitor.
     DiesWithMonitor,
+}
+
+impl fmt::Display for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UserNamespace => "user namespace",
+            Self::FileSystem => "file system of its own",
+            Self::ProcessNamespace => "process namespace",
+            Self::NetworkNamespace => "network namespace",
+            Self::IpcNamespace => "IPC namespace",
+            Self::UnprivilegedUser => "unprivileged user",
+            Self::NoNewPrivileges => "no new privileges",
+            Self::NoCapabilities => "no capabilities",
+            Self::SystemCallFilter => "system call filter",
+            Self::OwnFilter => "QEMU's own system call filter",
+            Self::Limits => "limits",
+            Self::DiesWithMonitor => "dies with the monitor",
+        })
+    }
 }
 
 /// Whether one bar holds.

@@ -140,6 +140,13 @@ impl ImageStore {
         Ok(images)
     }
 
+    /// How many bytes of the store are there for an image: its own files and the layers of its disk, which it may share.
+    pub fn size(&self, image: &Image) -> Result<u64> {
+        let layers = self.layers.chain(image.layer())?;
+        let layers = layers.iter().filter_map(|layer| layer.content.as_ref());
+        Ok(image.metadata.files.iter().chain(layers).map(|record| record.size).sum())
+    }
+
     /// Removes an image, but not its layers: machines may stand on them ([`LayerStore::unreferenced`] tells). That no
     /// machine boots from the image is the caller's knowledge.
     pub fn remove(&self, image: &Image) -> Result<()> {

@@ -1,0 +1,95 @@
+//! One file per command.
+
+mod completion;
+mod doctor;
+mod exec;
+mod images;
+pub(crate) mod internal;
+mod kill;
+mod logs;
+mod ps;
+mod pull;
+mod rm;
+mod run;
+mod start;
+mod stop;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::error::Failure;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Run(run::Run),
+    Exec(exec::Exec),
+    #[command(visible_alias = "list")]
+    Ps(ps::Ps),
+    Start(start::Start),
+    Stop(stop::Stop),
+    Kill(kill::Kill),
+    Rm(rm::Rm),
+    Logs(logs::Logs),
+    Pull(pull::Pull),
+    Images(images::Images),
+    Doctor(doctor::Doctor),
+    Version(version::Version),
+    Completion(completion::Completion),
+}
+
+impl Command {
+    pub(crate) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Run(command) => command.run(quiet),
+            Self::Exec(command) => command.run(),
+            Self::Ps(command) => command.run(),
+            Self::Start(command) => command.run(quiet),
+            Self::Stop(command) => command.run(),
+            Self::Kill(command) => command.run(),
+            Self::Rm(command) => command.run(),
+            Self::Logs(command) => command.run(),
+            Self::Pull(command) => command.run(quiet),
+            Self::Images(command) => command.run(),
+            Self::Doctor(command) => command.run(),
+            Self::Version(command) => command.run(),
+            Self::Completion(command) => command.run(),
+        }
+    }
+}
+
+/// Prints data for scripts.
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::usage(error.to_string()))?;
+    print(&format!("{text}\n"))
+}
+
+/// Prints text; a reader that has gone away is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Prints rows below a heading.
+fn print_table(heading: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    crate::table::write(&mut text, heading, rows)?;
+    print(&String::from_utf8_lossy(&text))
+}
+
+/// Does something to each of several VMs or images; a failure is told and the rest still done.
+fn for_each(names: &[String], mut action: impl FnMut(&str) -> Result<(), Failure>) -> ExitCode {
+    let mut status = ExitCode::SUCCESS;
+    for name in names {
+        if let Err(failure) = action(name) {
+            status = failure.report();
+        }
+    }
+    status
+}

@@ -1,0 +1,209 @@
+//! `vmm run`: a new VM, and a command in it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use vmm::{CancelToken, EngineChoice, Home, Init, MemorySize, Sandbox, Signal, Stdin};
+
+use super::print;
+use crate::error::Failure;
+use crate::progress;
+use crate::session::{self, Streams};
+use crate::signals::SignalForwarder;
+use crate::{terminal, values};
+
+/// Start a new VM and run a command in it
+///
+/// Without a command it is a login shell. Without --name the VM leaves nothing behind when it ends; with one its
+/// disk is kept, and `vmm start` starts it again. With -d the VM stays until `vmm stop`, a command runs in it by
+/// itself, and its name is printed.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  vmm run alpine
+  vmm run alpine -- sh -c 'echo out; exit 7'
+  tar c . | vmm run -i alpine -- tar t
+  vmm run -d --name box --cpus 2 --memory 1G alpine")]
+pub(crate) struct Run {
+    /// Pass standard input to the command
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Leave the VM running in the background and print its name
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty", "timeout"])]
+    detach: bool,
+    /// Name the VM and keep its disk
+    #[arg(long)]
+    name: Option<String>,
+    /// Processors
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    cpus: u8,
+    /// Memory, such as 512M or 2G
+    #[arg(long, short, default_value_t, value_name = "SIZE")]
+    memory: MemorySize,
+    /// What runs the guest's processors: auto, kvm, hvf or software
+    #[arg(long, default_value_t, value_name = "ENGINE")]
+    engine: EngineChoice,
+    /// Refuse an engine that is no hardware boundary
+    #[arg(long)]
+    require_hardware: bool,
+    /// Who is PID 1 in the guest: agent (quickest) or image (its own init, such as OpenRC)
+    #[arg(long, default_value = "agent", value_name = "WHO")]
+    init: Init,
+    /// Set a variable for every command in the VM; a bare KEY takes its value from here
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = values::environment)]
+    env: Vec<(String, String)>,
+    /// Folder in the guest that the command starts in
+    #[arg(long, short, value_name = "FOLDER")]
+    workdir: Option<String>,
+    /// User in the guest, as name or number, perhaps with :group
+    #[arg(long, short)]
+    user: Option<String>,
+    /// End the command after so long, with status 124
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    timeout: Option<Duration>,
+    /// Boot this kernel instead of the image's
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Add kernel parameters
+    #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+    /// The image, such as alpine or alpine:3.23
+    image: String,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+impl Run {
+    pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
+        let streams = self.streams().check()?;
+        let token = CancelToken::new()?;
+        let signals = SignalForwarder::install(&token)?;
+        let home = Home::open_default().map_err(vmm::Error::from)?;
+        let (observer, display) = progress::display(quiet);
+        let started = self.builder(&home).cancel_token(&token).progress(observer).start();
+        display.clear();
+        let sandbox = match started {
+            Err(vmm::Error::Cancelled) => return Ok(cancelled(&signals)),
+            started => started?,
+        };
+        if self.detach {
+            if !self.command.is_empty() {
+                self.command(&sandbox, streams).start_detached()?;
+            }
+            print(&format!("{}\n", sandbox.name()))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let stopping = CancelToken::new()?;
+        let outcome = self
+            .command(&sandbox, streams)
+            .spawn()
+            .map_err(Failure::from)
+            .and_then(|process| session::join(process, streams, &signals));
+        signals.cancel(&stopping);
+        let ended = end(&sandbox, self.name.is_some(), &stopping);
+        let status = outcome?;
+        ended?;
+        Ok(status)
+    }
+
+    /// A person who names no command wants a shell, with the terminal if there is one.
+    fn streams(&self) -> Streams {
+        let shell = self.command.is_empty() && !self.detach;
+        Streams {
+            interactive: self.interactive || shell,
+            terminal: self.tty || (shell && terminal::is_interactive()),
+        }
+    }
+
+    fn builder(&self, home: &Home) -> vmm::SandboxBuilder {
+        let mut builder = Sandbox::builder(&self.image)
+            .home(home)
+            .cpus(self.cpus)
+            .memory(self.memory)
+            .engine(self.engine)
+            .require_hardware(self.require_hardware)
+            .init(self.init)
+            .detached(self.detach);
+        if let Some(name) = &self.name {
+            builder = builder.name(name);
+        }
+        for (key, value) in &self.env {
+            builder = builder.env(key, value);
+        }
+        if let Some(kernel) = &self.kernel {
+            builder = builder.kernel(kernel);
+        }
+        if let Some(parameters) = &self.cmdline {
+            builder = builder.command_line(parameters);
+        }
+        builder
+    }
+
+    fn command<'a>(&self, sandbox: &'a Sandbox, streams: Streams) -> vmm::Command<'a> {
+        let options = CommandOptions {
+            env: &[],
+            workdir: self.workdir.as_deref(),
+            user: self.user.as_deref(),
+            timeout: self.timeout,
+        };
+        options.command(sandbox, &self.command, streams)
+    }
+}
+
+/// What `run` and `exec` can say of a command.
+pub(super) struct CommandOptions<'a> {
+    pub(super) env: &'a [(String, String)],
+    pub(super) workdir: Option<&'a str>,
+    pub(super) user: Option<&'a str>,
+    pub(super) timeout: Option<Duration>,
+}
+
+impl CommandOptions<'_> {
+    pub(super) fn command<'a>(
+        &self,
+        sandbox: &'a Sandbox,
+        argv: &[OsString],
+        streams: Streams,
+    ) -> vmm::Command<'a> {
+        let mut command = sandbox.command(argv.iter().map(OsString::as_os_str));
+        if let Some(size) = streams.terminal_size() {
+            command = command.terminal(size);
+            if let Ok(term) = std::env::var("TERM") {
+                command = command.env("TERM", term);
+            }
+        }
+        command = command.envs(self.env.iter().cloned());
+        if let Some(folder) = self.workdir {
+            command = command.workdir(folder);
+        }
+        if let Some(user) = self.user {
+            command = command.user(user);
+        }
+        if let Some(timeout) = self.timeout {
+            command = command.timeout(timeout);
+        }
+        if streams.interactive { command.stdin(Stdin::Piped) } else { command }
+    }
+}
+
+/// Nothing of an unnamed VM is kept, so it need not shut down in order; a named one does, so that its disk is whole.
+fn end(sandbox: &Sandbox, named: bool, cancel: &CancelToken) -> Result<(), Failure> {
+    let ended =
+        if named && !cancel.is_cancelled() { sandbox.stop(vmm::DEFAULT_STOP_GRACE) } else { sandbox.kill() };
+    match ended {
+        // The guest may have powered itself off before we could ask.
+        Ok(_) | Err(vmm::Error::NotRunning { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a shell would say of a program that the signal killed.
+pub(super) fn cancelled(signals: &SignalForwarder) -> ExitCode {
+    ExitCode::from(128 + signals.received().unwrap_or(Signal::INTERRUPT).number())
+}

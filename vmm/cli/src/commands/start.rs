@@ -1,0 +1,34 @@
+//! `vmm start`: a VM that was created before.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use vmm::{CancelToken, Home, Sandbox, StartOptions};
+
+use super::{for_each, print};
+use crate::error::Failure;
+use crate::progress;
+use crate::signals::SignalForwarder;
+
+/// Start VMs that were stopped; they run in the background
+#[derive(Args)]
+pub(crate) struct Start {
+    /// Names, ids or the beginnings of ids
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<String>,
+}
+
+impl Start {
+    pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
+        let home = Home::open_default().map_err(vmm::Error::from)?;
+        let token = CancelToken::new()?;
+        let _signals = SignalForwarder::install(&token)?;
+        Ok(for_each(&self.vms, |vm| {
+            let (observer, display) = progress::display(quiet);
+            let options = StartOptions::default().detached(true).cancel_token(&token).progress(observer);
+            let started = Sandbox::start(&home, vm, options);
+            display.clear();
+            print(&format!("{}\n", started?.name()))
+        }))
+    }
+}

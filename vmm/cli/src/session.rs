@@ -1,0 +1,99 @@
+//! One command in a guest, with its streams joined to ours.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::process::ExitCode;
+
+use vmm::{Process, ProcessControl, ProcessOutput, Signal, TerminalSize};
+
+use crate::error::Failure;
+use crate::sanitise::Sanitiser;
+use crate::signals::SignalForwarder;
+use crate::terminal::{self, RawTerminal};
+
+/// How a command is joined to our streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Streams {
+    /// Our standard input goes to the command.
+    pub(crate) interactive: bool,
+    /// The command gets a terminal, and ours follows it.
+    pub(crate) terminal: bool,
+}
+
+impl Streams {
+    /// The size to start with, where the command gets a terminal.
+    pub(crate) fn terminal_size(self) -> Option<TerminalSize> {
+        let (rows, columns) = terminal::size().unwrap_or((24, 80));
+        self.terminal.then_some(TerminalSize { rows, columns })
+    }
+
+    /// Refuses a terminal where we have none to join to it.
+    pub(crate) fn check(self) -> Result<Self, Failure> {
+        if self.terminal && self.interactive && !io::stdin().is_terminal() {
+            return Err(Failure::usage("standard input is not a terminal: leave out -t"));
+        }
+        Ok(self)
+    }
+}
+
+/// Runs until the command has ended; the status is the command's.
+pub(crate) fn join(
+    mut process: Process,
+    streams: Streams,
+    signals: &SignalForwarder,
+) -> Result<ExitCode, Failure> {
+    let control = process.control();
+    signals.forward_to(control.clone());
+    let raw = if streams.terminal && streams.interactive { Some(RawTerminal::enter()?) } else { None };
+    if let Some(mut stdin) = process.stdin.take() {
+        // It is never joined: a read of our standard input cannot be called back, and ends with the process.
+        std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+            // A command that no longer reads is its own affair.
+            let _ = copy(&mut io::stdin().lock(), &mut stdin);
+        })?;
+    }
+    let errors = match process.stderr.take() {
+        Some(stderr) => {
+            let control = control.clone();
+            let thread = std::thread::Builder::new().name("stderr".to_owned());
+            Some(thread.spawn(move || pump(stderr, io::stderr(), streams, &control))?)
+        }
+        None => None,
+    };
+    if let Some(stdout) = process.stdout.take() {
+        pump(stdout, io::stdout(), streams, &control);
+    }
+    if let Some(errors) = errors {
+        // The thread does not panic; if it did, its output is lost and the status still counts.
+        let _ = errors.join();
+    }
+    let status = process.wait();
+    drop(raw);
+    Ok(ExitCode::from(status?.shell_status()))
+}
+
+/// Copies an output of the command to ours. When ours is closed, the command learns of it as from a broken pipe.
+fn pump<W: Write + IsTerminal>(mut from: ProcessOutput, to: W, streams: Streams, control: &ProcessControl) {
+    let harmless = streams.terminal || !to.is_terminal();
+    let mut to = Sanitiser::new(to, !harmless);
+    if copy(&mut from, &mut to).is_err() {
+        // One that has ended already needs no signal.
+        let _ = control.signal(Signal::PIPE);
+        let _ = io::copy(&mut from, &mut io::sink());
+    }
+}
+
+/// Copies until the end, passing on at once what has come: a person may be reading. Only a failed write is an error:
+/// an output that breaks off is told by the command's status.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => return Ok(()),
+        };
+        to.write_all(&buffer[..count])?;
+        to.flush()?;
+    }
+}
