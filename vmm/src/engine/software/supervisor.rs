@@ -42,6 +42,8 @@ pub fn supervisor_main() -> ExitCode {
 fn supervise(monitor: &UnixStream) -> io::Result<()> {
     // Whatever the monitor's other threads had open while it started us must not reach QEMU.
     vmm_sys::prepared_child::close_on_exec_from(3)?;
+    // The folders of the jail are for QEMU's user, who is another than the monitor's.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // The terminal's signals are the monitor's business.
     let _ = rustix::process::setsid();
     let Some((plan, descriptors)) = receive_plan(monitor)? else { return Ok(()) };
