@@ -174,7 +174,8 @@ fn monitor(kernel: &Path) -> (Child, Vec<OwnedFd>) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(monitor.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(monitor.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let _report = lines.next().unwrap();
     let processes = lines.take_while(|line| line != "ready").map(|line| handle(line.parse().unwrap()));
     let processes: Vec<_> = processes.collect();
     assert_eq!(processes.len(), 2);

@@ -8,7 +8,7 @@
 )]
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use vmm::engine::software::{SUPERVISOR_ARGUMENT, supervisor_main};
@@ -20,6 +20,10 @@ fn main() -> ExitCode {
     match words[..] {
         [SUPERVISOR_ARGUMENT, ..] => supervisor_main(),
         ["monitor", kernel] => monitor(&PathBuf::from(kernel)),
+        ["contained-monitor", kernel] => {
+            contain();
+            monitor(&PathBuf::from(kernel))
+        }
         ["-sandbox", "on", "--version"] | ["--version"] => say("QEMU emulator version 99.0.0 (a stand-in)\n"),
         ["-machine", "help"] => say("microvm a machine\nq35 another\n"),
         ["-L", "help"] => ExitCode::SUCCESS,
@@ -32,18 +36,28 @@ fn say(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Launches a machine, says which processes belong to it, and waits to be killed.
-fn monitor(kernel: &std::path::Path) -> ExitCode {
+/// Launches a machine, says how it is jailed and which processes belong to it, and waits to be killed.
+fn monitor(kernel: &Path) -> ExitCode {
     let stand_in = std::env::current_exe().expect("we have a path");
-    let (machine, _console) = engine_machine::machine(kernel, 1);
+    let (machine, mut console) = engine_machine::machine(kernel, 1);
     let engine = engine_machine::engine(&stand_in, None);
     let running = engine.launch(machine, Box::new(|_| {})).expect("the machine starts");
+    println!("{}", serde_json::to_string(running.report()).expect("it can be written"));
     for process in running.processes() {
         println!("{process}");
     }
     println!("ready");
+    let console = engine_machine::read_until(&mut console, engine_machine::GREETING);
+    println!("{}", if console.ends_with(engine_machine::GREETING) { "greeted" } else { &console });
     let _ = std::io::stdin().read(&mut [0]);
     ExitCode::SUCCESS
+}
+
+/// As in a container: no namespace can be made, nothing mounted.
+fn contain() {
+    rustix::thread::set_no_new_privs(true).expect("privileges can be given up");
+    let refused = [libc::SYS_unshare, libc::SYS_mount, libc::SYS_setns, libc::SYS_pivot_root];
+    vmm_sys::system_call_filter::refuse(&refused).expect("a filter can be set");
 }
 
 /// In QEMU's place: does what the kernel's command line says, and tells of it as QEMU would of an error.
