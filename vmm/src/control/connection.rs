@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags};
 use snafu::{ResultExt, Snafu};
 use vmm_protocol::Version;
 
@@ -71,16 +71,13 @@ impl Connection {
     /// Connects to a control socket, without waiting: a monitor that hangs keeps its socket, and at some time its
     /// queue is full.
     pub fn connect(path: &Path) -> Result<Self, ControlError> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-            .map_err(io::Error::from)
-            .context(TransferSnafu)?;
-        let address = SocketAddrUnix::new(path).map_err(io::Error::from).context(TransferSnafu)?;
-        match rustix::net::connect(&stream, &address) {
-            Ok(()) => Self::new(stream),
-            Err(rustix::io::Errno::AGAIN) => UnresponsiveSnafu.fail(),
-            Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => NotListeningSnafu.fail(),
-            Err(errno) => Err(io::Error::from(errno)).context(TransferSnafu),
+        match vmm_sys::unix_socket::connect_now(path) {
+            Ok(stream) => Self::new(stream.into()),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => UnresponsiveSnafu.fail(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => NotListeningSnafu.fail(),
+                _ => Err(error).context(TransferSnafu),
+            },
         }
     }
 

@@ -111,9 +111,7 @@ impl Monitor {
         let mut spec = held.folder().spec()?.context(NoSpecSnafu)?;
         let sockets = held.make_sockets_folder()?;
         let listen = |path: PathBuf| -> Result<UnixListener, MonitorError> {
-            let listener = UnixListener::bind(path).context(SystemSnafu { what: "listen on a socket" })?;
-            listener.set_nonblocking(true).context(SystemSnafu { what: "listen on a socket" })?;
-            Ok(listener)
+            vmm_sys::unix_socket::listen_privately(&path).context(SystemSnafu { what: "listen on a socket" })
         };
         let vsock_socket = VmFolder::vsock_socket(&sockets);
         // Another session of the user has another runtime folder perhaps.
