@@ -19,6 +19,9 @@ const TAIL: usize = 4096;
 /// No more lines than this are shown in a report.
 const TAIL_LINES: usize = 20;
 
+/// What a Linux kernel says when it dies.
+const PANIC: &[u8] = b"Kernel panic - not syncing";
+
 /// How much is read at once.
 const READ: usize = 32 << 10;
 
@@ -30,6 +33,8 @@ pub(super) struct Console {
     file: Option<File>,
     length: u64,
     tail: Vec<u8>,
+    /// What the kernel said when it died, from the line that says so.
+    panic: Option<Vec<u8>>,
     /// The last write to the file failed, and that was told.
     failing: bool,
     limit: u64,
@@ -54,7 +59,17 @@ impl Console {
         let file = File::options().create(true).append(true).mode(0o600).open(&path)?;
         let length = file.metadata()?.len();
         let file = Some(file);
-        Ok(Self { socket, path, older, file, length, tail: Vec::new(), failing: false, limit: FILE_LIMIT })
+        Ok(Self {
+            socket,
+            path,
+            older,
+            file,
+            length,
+            tail: Vec::new(),
+            panic: None,
+            failing: false,
+            limit: FILE_LIMIT,
+        })
     }
 
     /// Takes what is there.
@@ -83,10 +98,10 @@ impl Console {
     }
 
     fn record(&mut self, bytes: &[u8]) {
-        let kept = &bytes[bytes.len().saturating_sub(TAIL)..];
-        let excess = (self.tail.len() + kept.len()).saturating_sub(TAIL);
-        self.tail.drain(..excess);
-        self.tail.extend_from_slice(kept);
+        let before = self.tail.len();
+        self.tail.extend_from_slice(bytes);
+        self.notice_panic(before);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
         match self.write(bytes) {
             Ok(()) => self.failing = false,
             Err(error) if !self.failing => {
@@ -96,6 +111,28 @@ impl Console {
             // A full disk must not fill the log as well.
             Err(_) => {}
         }
+    }
+
+    /// Keeps the start of a panic, whose trace is longer than any tail. What is new begins at `before`.
+    fn notice_panic(&mut self, before: usize) {
+        if let Some(panic) = &mut self.panic {
+            let news = &self.tail[before..];
+            let room = TAIL.saturating_sub(panic.len());
+            panic.extend_from_slice(&news[..news.len().min(room)]);
+            return;
+        }
+        // What began earlier ends in what is new.
+        let searched = before.saturating_sub(PANIC.len());
+        let found = self.tail[searched..].windows(PANIC.len()).position(|window| window == PANIC);
+        let Some(found) = found.map(|found| searched + found) else { return };
+        let start = self.tail[..found].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let end = self.tail.len().min(start + TAIL);
+        self.panic = Some(self.tail[start..end].to_vec());
+    }
+
+    /// Whether the guest's kernel said that it died. A guest's program can say so, too.
+    pub(super) fn has_panicked(&self) -> bool {
+        self.panic.is_some()
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -118,18 +155,27 @@ impl Console {
         Ok(())
     }
 
-    /// The last lines, fit for a terminal: the guest wrote them.
+    /// The last lines, or the first of a panic, fit for a terminal: the guest wrote them.
     pub(super) fn tail(&self) -> String {
-        let text = String::from_utf8_lossy(&self.tail);
+        let (text, whole) = match &self.panic {
+            Some(panic) => (panic, true),
+            None => (&self.tail, self.tail.len() < TAIL),
+        };
+        let text = String::from_utf8_lossy(text);
         let printable: String = text
             .chars()
             .filter(|&c| c != '\r')
             .map(|c| if c == '\n' || c == '\t' || !(c.is_control() || is_bidi(c)) { c } else { '\u{fffd}' })
             .collect();
-        let lines: Vec<&str> = printable.lines().collect();
-        // The first may be half a line.
-        let whole = if self.tail.len() == TAIL && lines.len() > 1 { &lines[1..] } else { &lines[..] };
-        whole[whole.len().saturating_sub(TAIL_LINES)..].join("\n")
+        let mut lines: Vec<&str> = printable.lines().collect();
+        if !whole && lines.len() > 1 {
+            // The first is half a line.
+            lines.remove(0);
+        }
+        if self.panic.is_some() {
+            lines.truncate(TAIL_LINES);
+        }
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }
 }
 
@@ -170,6 +216,22 @@ mod tests {
         assert_eq!(console.tail(), "one\ntwo\u{fffd}[31m");
         drop(guest);
         assert_eq!(console.read(), Found::End);
+    }
+
+    #[test]
+    fn a_panic_is_shown_from_its_first_line_however_long_its_trace_is() {
+        let (_base, mut guest, mut console) = console(FILE_LIMIT);
+        for piece in
+            ["before\n[    4.9] Kernel pan", "ic - not syncing: no init\r\n", &"trace\n".repeat(2000)]
+        {
+            assert!(!console.has_panicked() || piece.starts_with("trace"));
+            guest.write_all(piece.as_bytes()).unwrap();
+            console.drain();
+        }
+        assert!(console.has_panicked());
+        let tail = console.tail();
+        assert!(tail.starts_with("[    4.9] Kernel panic - not syncing: no init\ntrace\n"), "{tail}");
+        assert_eq!(tail.lines().count(), TAIL_LINES);
     }
 
     #[test]

@@ -293,7 +293,7 @@ impl Monitor {
         }
         self.console.drain();
         let tail = self.console.tail();
-        self.finished = Some(self.life.machine_ended(end, tail));
+        self.finished = Some(self.life.machine_ended(end, self.console.has_panicked(), tail));
     }
 
     fn stop(&mut self, stopper: Stopper, grace: Option<Duration>) {

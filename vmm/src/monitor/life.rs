@@ -241,10 +241,15 @@ impl Life {
         Action::PullPlug
     }
 
-    /// The machine has ended, or is given up (`None`). `console_tail` is what its console said last.
-    pub(super) fn machine_ended(&mut self, end: Option<MachineEnd>, console_tail: String) -> End {
+    /// The machine has ended, or is given up (`None`). `panicked`: its console told of the kernel's death;
+    /// `console_tail` is what it said last.
+    pub(super) fn machine_ended(
+        &mut self,
+        end: Option<MachineEnd>,
+        panicked: bool,
+        console_tail: String,
+    ) -> End {
         let unready = if self.was_ready { "" } else { " before it was ready" };
-        let panicked = console_tail.contains("Kernel panic - not syncing");
         let own = match end {
             Some(MachineEnd::Panicked) => {
                 Verdict::new(EndReason::GuestPanic, format!("the guest's kernel panicked{unready}"))
@@ -300,7 +305,7 @@ mod tests {
         assert!(life.ready());
         assert!(!life.ready());
         assert_eq!((life.state(), life.deadline()), (VmState::Running, None));
-        let end = life.machine_ended(Some(MachineEnd::PowerOff), "secret".to_owned());
+        let end = life.machine_ended(Some(MachineEnd::PowerOff), false, "secret".to_owned());
         assert_eq!(
             (end.reason, end.console_tail.as_str(), life.state()),
             (EndReason::PowerOff, "", VmState::Stopped)
@@ -312,7 +317,7 @@ mod tests {
         let (now, mut life) = life();
         let progress = Progress { launched: true, console: true, agent: false };
         assert_eq!(life.deadline_passed(now, progress), Action::PullPlug);
-        let end = life.machine_ended(Some(MachineEnd::Stopped), "booting".to_owned());
+        let end = life.machine_ended(Some(MachineEnd::Stopped), false, "booting".to_owned());
         assert_eq!(
             (end.reason, end.console_tail.as_str(), life.state()),
             (EndReason::NeverReady, "booting", VmState::Crashed)
@@ -330,7 +335,7 @@ mod tests {
         assert_eq!(life.deadline(), Some(now + Duration::from_secs(8)));
         assert_eq!(life.deadline_passed(now, Progress::default()), Action::PullPlug);
         assert_eq!(life.deadline_passed(now, Progress::default()), Action::GiveUp);
-        let end = life.machine_ended(Some(MachineEnd::Stopped), String::new());
+        let end = life.machine_ended(Some(MachineEnd::Stopped), false, String::new());
         assert_eq!(end.reason, EndReason::Killed);
         assert!(end.message.contains("did not shut down in time"), "{}", end.message);
     }
@@ -339,7 +344,7 @@ mod tests {
     fn a_guest_that_shuts_down_as_asked_was_stopped() {
         let (now, mut life) = running();
         life.stop(now, Stopper::Client, GRACE);
-        let end = life.machine_ended(Some(MachineEnd::PowerOff), String::new());
+        let end = life.machine_ended(Some(MachineEnd::PowerOff), false, String::new());
         assert_eq!((end.reason, life.state()), (EndReason::Stopped, VmState::Stopped));
     }
 
@@ -349,7 +354,7 @@ mod tests {
         life.stop(now, Stopper::Client, GRACE);
         assert_eq!(life.shutdown_failed(now, "refused"), Action::PullPlug);
         assert_eq!(life.shutdown_failed(now, "refused"), Action::None);
-        let end = life.machine_ended(Some(MachineEnd::Stopped), String::new());
+        let end = life.machine_ended(Some(MachineEnd::Stopped), false, String::new());
         assert_eq!(end.reason, EndReason::Killed);
     }
 
@@ -360,7 +365,10 @@ mod tests {
         assert_eq!(life.stop(now, Stopper::Signal, GRACE), Action::None);
         assert_eq!(life.deadline(), Some(now + Duration::from_secs(8)));
         assert_eq!(life.stop(now, Stopper::Client, Some(Duration::ZERO)), Action::PullPlug);
-        assert_eq!(life.machine_ended(Some(MachineEnd::Stopped), String::new()).reason, EndReason::Stopped);
+        assert_eq!(
+            life.machine_ended(Some(MachineEnd::Stopped), false, String::new()).reason,
+            EndReason::Stopped
+        );
     }
 
     #[test]
@@ -372,7 +380,7 @@ mod tests {
         let (now, mut named) = running();
         assert_eq!(named.stop(now, Stopper::StarterGone, None), Action::ShutDown(STARTER_GONE_GRACE));
         assert_eq!(
-            named.machine_ended(Some(MachineEnd::PowerOff), String::new()).reason,
+            named.machine_ended(Some(MachineEnd::PowerOff), false, String::new()).reason,
             EndReason::StarterGone
         );
     }
@@ -382,21 +390,24 @@ mod tests {
         let (now, mut life) = life();
         assert_eq!(life.stop(now, Stopper::Client, GRACE), Action::PullPlug);
         assert!(!life.ready());
-        let end = life.machine_ended(Some(MachineEnd::Stopped), String::new());
+        let end = life.machine_ended(Some(MachineEnd::Stopped), false, String::new());
         assert_eq!(end.message, "it was stopped before it was ready");
         assert!(!life.was_ready());
     }
 
     #[test]
     fn a_panic_is_told_by_the_engine_or_by_the_console() {
-        let tail = "[    1.0] Kernel panic - not syncing: VFS".to_owned();
-        for (end, tail) in [(MachineEnd::Panicked, String::new()), (MachineEnd::Reset, tail)] {
+        for (end, panicked) in [(MachineEnd::Panicked, false), (MachineEnd::Reset, true)] {
             let (_, mut life) = running();
-            assert_eq!(life.machine_ended(Some(end), tail.clone()).reason, EndReason::GuestPanic);
+            let end = life.machine_ended(Some(end), panicked, String::new());
+            assert_eq!(end.reason, EndReason::GuestPanic);
             assert_eq!(life.state(), VmState::Crashed);
         }
         let (_, mut life) = running();
-        assert_eq!(life.machine_ended(Some(MachineEnd::Reset), String::new()).reason, EndReason::Reset);
+        assert_eq!(
+            life.machine_ended(Some(MachineEnd::Reset), false, String::new()).reason,
+            EndReason::Reset
+        );
     }
 
     #[test]
@@ -404,7 +415,7 @@ mod tests {
         let (now, mut life) = life();
         let error = BootError::Failed { what: "mount the root".to_owned(), why: "no disk".to_owned() };
         assert_eq!(life.boot_failed(now, &error), Action::PullPlug);
-        let end = life.machine_ended(Some(MachineEnd::PowerOff), String::new());
+        let end = life.machine_ended(Some(MachineEnd::PowerOff), false, String::new());
         assert_eq!(end.reason, EndReason::AgentFailed);
         assert!(end.message.contains("no disk"), "{}", end.message);
     }
@@ -412,7 +423,8 @@ mod tests {
     #[test]
     fn an_engine_that_fails_says_why() {
         let (_, mut life) = running();
-        let end = life.machine_ended(Some(MachineEnd::Failed("QEMU was killed".to_owned())), String::new());
+        let end =
+            life.machine_ended(Some(MachineEnd::Failed("QEMU was killed".to_owned())), false, String::new());
         assert_eq!((end.reason, end.message.as_str()), (EndReason::EngineFailed, "QEMU was killed"));
         let (_, mut life) = self::life();
         let failure = LaunchFailure { message: "no QEMU".to_owned(), hint: Some("install it".to_owned()) };

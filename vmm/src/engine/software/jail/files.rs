@@ -85,8 +85,6 @@ pub(super) fn enter(
 /// Puts an empty file system in the place of the host's, which goes to [`OLD`].
 fn change_root(files: &[&OwnedFd], program: &Path) -> Result<(), String> {
     let cannot = |what: &str, errno: rustix::io::Errno| format!("cannot {what}: {errno}");
-    // Whatever is made here, QEMU's user must enter and read it: he owns nothing.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(|errno| cannot("make the mounts private", errno))?;
     // Tried before there is no way back.
