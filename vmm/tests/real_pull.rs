@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use vmm::arch::Arch;
-use vmm::image::{ImageStore, PullMode};
+use vmm::image::{ImageStore, PullMode, Thoroughness};
 
 /// Names the folder in which the images are kept between runs.
 const STORE: &str = "VMM_TEST_STORE";
@@ -14,16 +14,21 @@ const STORE: &str = "VMM_TEST_STORE";
 fn alpine_is_pulled_for_every_architecture() {
     let temporary = tempfile::tempdir().unwrap();
     let root = std::env::var_os(STORE);
-    let root = root.as_deref().map_or(temporary.path(), Path::new);
-    let store = ImageStore::open(root).unwrap();
+    let store = ImageStore::open(root.as_deref().map_or(temporary.path(), Path::new)).unwrap();
     for arch in Arch::ALL {
         let begin = Instant::now();
         let pulled = store.pull(&"alpine:3.23".parse().unwrap(), arch, PullMode::IfMissing, &()).unwrap();
         println!("{} for {arch}: fetched {} in {:?}", pulled.image, pulled.fetched, begin.elapsed());
+        let image = pulled.image;
+        assert_eq!(image.version().release()[..2], [3, 23]);
+        assert_eq!(image.profile().mask_services, ["quicksand-guest-agent"]);
         for _ in 0..3 {
             let begin = Instant::now();
-            let files = store.prepare(&pulled.image, b"agent").unwrap();
-            println!("{:?} in {:?}", files.initramfs, begin.elapsed());
+            store.prepare(&image, b"agent").unwrap();
+            println!("prepared in {:?}", begin.elapsed());
         }
+        let begin = Instant::now();
+        store.verify(&image, Thoroughness::Full).unwrap();
+        println!("every byte verified in {:?}", begin.elapsed());
     }
 }

@@ -1,8 +1,6 @@
 //! Child processes that do not outlive us.
 
-use std::io;
-use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
+use std::process::Command;
 
 /// Lets the child be killed when the thread that spawns it ends, however it ends: nothing of a process that was itself
 /// killed goes on. What the child starts in turn is its own concern.
@@ -13,41 +11,6 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     #[cfg(target_os = "linux")]
     set_parent_death_signal(command);
     command
-}
-
-/// Waits until a child has ended, but no longer than `timeout`. `None`: it still runs.
-pub fn wait_timeout(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
-    if let Some(status) = child.try_wait()? {
-        return Ok(Some(status));
-    }
-    await_end(child, timeout)?;
-    child.try_wait()
-}
-
-#[cfg(target_os = "linux")]
-fn await_end(child: &Child, timeout: Duration) -> io::Result<()> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
-    let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    // The child is not reaped yet, so its number is still its own.
-    let handle = pidfd_open(id.ok_or(rustix::io::Errno::SRCH)?, PidfdFlags::empty())?;
-    let timeout = Timespec::try_from(timeout).map_err(|_| rustix::io::Errno::INVAL)?;
-    match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-#[expect(
-    clippy::unnecessary_wraps,
-    clippy::disallowed_methods,
-    reason = "a child's end is no event of a poller here"
-)]
-fn await_end(_: &Child, timeout: Duration) -> io::Result<()> {
-    std::thread::sleep(timeout);
-    Ok(())
 }
 
 #[cfg(target_os = "linux")]
@@ -75,16 +38,6 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::process::Stdio;
-
-    #[test]
-    fn a_wait_ends_with_the_child_or_with_the_time() {
-        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        assert_eq!(wait_timeout(&mut child, Duration::from_millis(1)).unwrap(), None);
-        drop(child.stdin.take());
-        let status = wait_timeout(&mut child, Duration::from_secs(3600)).unwrap();
-        assert!(status.unwrap().success());
-        assert!(wait_timeout(&mut child, Duration::ZERO).unwrap().unwrap().success());
-    }
 
     #[test]
     fn a_child_ends_with_the_thread_that_spawned_it() {

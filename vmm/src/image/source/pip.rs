@@ -12,7 +12,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use snafu::ResultExt;
-use vmm_sys::child::{die_with_parent, wait_timeout};
+use vmm_sys::child::die_with_parent;
+use vmm_sys::process::Process;
 
 use super::super::error::{
     CancelledSnafu, FetchSnafu, ImageError, NoPipSnafu, OfflineSnafu, Result, SpawnSnafu, StorageSnafu,
@@ -121,12 +122,16 @@ fn run(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::NoPip),
         Err(error) => return Err(error).context(SpawnSnafu { tool }),
     };
+    let process = Process::open(child.0.id()).context(SpawnSnafu { tool })?;
     let mut most = 0;
     let status = loop {
         if workshop.progress.cancelled() {
             return CancelledSnafu { image: workshop.image }.fail();
         }
-        let status = wait_timeout(&mut child.0, GLANCE).context(SpawnSnafu { tool })?;
+        if let Some(process) = &process {
+            process.wait(GLANCE).context(SpawnSnafu { tool })?;
+        }
+        let status = child.0.try_wait().context(SpawnSnafu { tool })?;
         // pip moves the file from one place to another at the end: the largest one is what has come so far.
         most = largest_file(folder, 3).min(package.pin.size).max(most);
         let (done, total) = (most, Some(package.pin.size));
