@@ -38,6 +38,8 @@ impl Suite for Boots {
         } else {
             ("machines_in_a_row_all_succeed_and_leave_nothing", "10")
         };
-        some::run(&["--package", "vmm-tests", "--test", "boots", test], &[("VMM_TEST_ROUNDS", count)])
+        let ran =
+            some::run(&["--package", "vmm-tests", "--test", "boots", test], &[("VMM_TEST_ROUNDS", count)])?;
+        Ok(ran.closing)
     }
 }

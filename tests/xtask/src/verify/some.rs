@@ -6,8 +6,16 @@ use super::report::Report;
 use crate::failure::{Failure, Outcome};
 use crate::project;
 
+/// What the tests said.
+pub(crate) struct Ran {
+    /// How many passed.
+    pub(crate) closing: String,
+    /// All that they printed.
+    pub(crate) said: String,
+}
+
 /// Runs `cargo test` with these arguments; says how many passed. None at all is a failure.
-pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Outcome<String> {
+pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Outcome<Ran> {
     let mut cargo = Command::new(project::cargo());
     cargo
         .current_dir(project::root())
@@ -27,5 +35,5 @@ pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Outcome<S
     if report.failed() > 0 || report.passed() == 0 {
         return Err(Failure::new(report.closing_line()).hint(said));
     }
-    Ok(report.closing_line())
+    Ok(Ran { closing: report.closing_line(), said })
 }
