@@ -26,3 +26,8 @@ pub use sandbox::{
     Process, ProcessControl, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Progress, PullPolicy,
     Sandbox, SandboxBuilder, Signal, StartOptions, Stdin, TerminalSize, VmInfo,
 };
+
+/// The README's example is compiled with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

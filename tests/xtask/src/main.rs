@@ -3,6 +3,7 @@
 //! They bring a fresh machine to the point where `vmm` runs and is tested. Everything here is started by cargo
 //! before anything else is compiled, so it leans on the standard library.
 
+mod bench;
 mod command;
 mod failure;
 mod project;
@@ -22,6 +23,7 @@ The project's own commands:
   cargo quickstart            install what is missing, build, boot Alpine, run a command in it
   cargo verify [NAME]         install what is missing, build, run every test (or those with NAME in their name)
   cargo verify --soak SUITE   run a long loop, or go on with it; `cargo verify --list` says which there are
+  cargo xtask bench           compare with a peer: time until ready, time of a command, memory
   cargo xtask setup [test|fuzz|compare]
                               only install what is missing to run `vmm`, or for the tests, fuzzing, the comparison
 ";
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
         ["quickstart"] => quickstart::run(),
+        ["bench"] => bench::run(),
         ["setup"] => setup::install_missing(setup::TO_RUN),
         ["setup", "test"] => setup::install_missing(setup::TO_TEST),
         ["setup", "fuzz"] => setup::install_missing(setup::TO_FUZZ),

