@@ -51,15 +51,18 @@ impl TestMemory {
 
     /// Takes room, aligned to 16 bytes.
     pub fn allocate(&mut self, length: usize) -> u64 {
-        self.allocate_aligned(length, 16)
+        self.try_allocate(length).expect("the test's memory is too small")
     }
 
-    /// Takes room, aligned to a power of two.
-    pub fn allocate_aligned(&mut self, length: usize, alignment: u64) -> u64 {
-        let start = self.next.next_multiple_of(alignment);
-        self.next = start + length as u64;
-        assert!(self.next <= self.end, "the test's memory is too small");
-        start
+    /// Takes room, aligned to 16 bytes, if there is any.
+    pub fn try_allocate(&mut self, length: usize) -> Option<u64> {
+        let start = self.next.next_multiple_of(16);
+        let end = start + length as u64;
+        if end > self.end {
+            return None;
+        }
+        self.next = end;
+        Some(start)
     }
 
     /// Takes room and fills it.

@@ -85,16 +85,22 @@ pub struct GuestQueue {
     /// The descriptors of each chain that is with the device, by its head.
     chains: Vec<Vec<u16>>,
     tables: u64,
+    table_room: usize,
     next_available: u16,
     last_used: u16,
 }
 
-/// The most descriptors that a table of [`GuestQueue::add_indirect`] has room for.
+/// The most descriptors that a table of [`GuestQueue::add_indirect`] has room for, unless a test says otherwise.
 const TABLE_ROOM: usize = 256;
 
 impl GuestQueue {
     /// Lays a queue of so many descriptors out in memory.
     pub fn new(memory: &mut TestMemory, size: u16) -> Self {
+        Self::with_table_room(memory, size, TABLE_ROOM)
+    }
+
+    /// The same, with room for fewer or more descriptors in each indirect table.
+    pub fn with_table_room(memory: &mut TestMemory, size: u16, table_room: usize) -> Self {
         let entries = usize::from(size);
         let layout = QueueLayout {
             size,
@@ -110,7 +116,8 @@ impl GuestQueue {
             event_index: false,
             free: (0..size).rev().collect(),
             chains: vec![Vec::new(); entries],
-            tables: memory.allocate(16 * TABLE_ROOM * entries),
+            tables: memory.allocate(16 * table_room * entries),
+            table_room,
             next_available: 0,
             last_used: 0,
         }
@@ -181,7 +188,7 @@ impl GuestQueue {
             "an indirect table has 1 to {TABLE_ROOM} descriptors"
         );
         let head = self.free.pop().expect("the queue is full");
-        let table = self.tables + u64::from(head) * 16 * TABLE_ROOM as u64;
+        let table = self.tables + u64::from(head) * 16 * self.table_room as u64;
         for (at, buffer) in buffers.iter().enumerate() {
             let next = u16::try_from(at + 1).ok().filter(|&next| usize::from(next) < buffers.len());
             self.write(table + 16 * at as u64, &describe(*buffer, next).bytes());
