@@ -1,14 +1,15 @@
 //! Unix sockets beyond what the standard library has: made private before anyone can reach them, never waiting.
 
 use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
+    AddressFamily, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with,
+    bind, connect, listen, sendmsg, socket_with,
 };
 
 /// The longest path of a socket, in bytes.
@@ -44,12 +45,22 @@ pub fn connect_now(path: &Path) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
+/// Sends the bytes of several buffers and says how many went. A peer that is gone is an error, and never the signal
+/// that a plain write raises (`SIGPIPE`).
+pub fn send(socket: impl AsFd, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+    let mut nothing_beside = SendAncillaryBuffer::default();
+    let send = || sendmsg(&socket, buffers, &mut nothing_beside, SendFlags::NOSIGNAL);
+    Ok(rustix::io::retry_on_intr(send)?)
+}
+
 fn new_socket() -> rustix::io::Result<OwnedFd> {
     socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
@@ -73,6 +84,17 @@ mod tests {
         let _first = connect_now(&path).unwrap();
         let refused = (0..4).find_map(|_| connect_now(&path).err()).unwrap();
         assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn several_buffers_are_sent_at_once_and_a_peer_that_is_gone_is_an_error() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        assert_eq!(send(&ours, &[IoSlice::new(b"one "), IoSlice::new(b"two")]).unwrap(), 7);
+        let mut bytes = [0; 7];
+        theirs.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"one two");
+        drop(theirs);
+        assert_eq!(send(&ours, &[IoSlice::new(b"x")]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]

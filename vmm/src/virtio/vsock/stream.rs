@@ -1,16 +1,13 @@
 //! The Unix side of one connection: bytes go straight between guest memory and the socket, and what the socket has
 //! no room for waits in a buffer that the guest's credit bounds.
-//!
-//! A write to a socket whose reader is gone must fail and not end the process, so `SIGPIPE` has to be ignored, as
-//! Rust's runtime does.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use vm_memory::VolatileSlice;
-use vmm_sys::{Interest, Poller};
+use vmm_sys::{Interest, Poller, unix_socket};
 
 use crate::memory::{ReadVectors, WriteVectors};
 use crate::virtio::{ChainReader, ChainWriter, QueueError};
@@ -211,8 +208,7 @@ impl HostStream {
         let mut sent = 0;
         if self.buffer.is_empty() {
             let slices = payload.slices().take(MOST_VECTORS);
-            let result =
-                vectors.write.with(slices, |buffers| retry(|| (&self.socket).write_vectored(buffers)));
+            let result = vectors.write.with(slices, |buffers| unix_socket::send(&self.socket, buffers));
             match result {
                 Ok(count) => sent = u32::try_from(count).unwrap_or(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -230,15 +226,15 @@ impl HostStream {
 
     /// Sends bytes of our own, which are no part of the guest's stream. `false`: there was no room for them.
     pub(super) fn say(&mut self, bytes: &[u8]) -> bool {
-        retry(|| (&self.socket).write(bytes)).is_ok_and(|count| count == bytes.len())
+        unix_socket::send(&self.socket, &[IoSlice::new(bytes)]).is_ok_and(|count| count == bytes.len())
     }
 
     /// Writes what is buffered, as far as there is room; says how much left the buffer.
     pub(super) fn flush(&mut self) -> u32 {
         let before = self.buffer.len();
         while !self.buffer.is_empty() {
-            let (head, _) = self.buffer.as_slices();
-            match retry(|| (&self.socket).write(head)) {
+            let (head, tail) = self.buffer.as_slices();
+            match unix_socket::send(&self.socket, &[IoSlice::new(head), IoSlice::new(tail)]) {
                 Ok(count) => drop(self.buffer.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => drop(self.refuse_output()),
