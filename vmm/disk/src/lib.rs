@@ -20,7 +20,7 @@ pub use chain::{Layer, LayerFile, MAX_LAYERS, open_chain, open_chain_files, open
 pub use error::Error;
 pub use image::{DiskImage, Format, LayerSpec};
 pub use inspect::{BackingName, LayerInfo, check_layer, inspect};
-pub use overlay::{create_overlay, create_overlay_on, create_raw};
+pub use overlay::{create_overlay, create_overlay_on, create_overlay_unsynced, create_raw};
 pub use publish::{FileSystem, HostFileSystem, publish};
 pub use raw::RawImage;
 pub use storage::{FileStorage, Storage};

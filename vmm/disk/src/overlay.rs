@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::error::Error;
+use snafu::ResultExt;
+
+use crate::error::{Error, PublishSnafu};
 use crate::publish::{FileSystem, HostFileSystem, publish};
 use crate::qcow2::Layout;
 
@@ -25,7 +27,18 @@ pub fn create_overlay(path: &Path, virtual_size: u64) -> Result<(), Error> {
     create_overlay_on(&HostFileSystem, path, virtual_size)
 }
 
-/// The same on another file system.
+/// As [`create_overlay`], but what is made need not survive a power cut: for disks that are thrown away.
+pub fn create_overlay_unsynced(path: &Path, virtual_size: u64) -> Result<(), Error> {
+    let storage = HostFileSystem.create(path).context(PublishSnafu { what: "create", path })?;
+    Layout::new(virtual_size).write(&*storage).context(PublishSnafu { what: "write", path }).inspect_err(
+        |_| {
+            // The error that matters is the first.
+            let _ = HostFileSystem.remove(path);
+        },
+    )
+}
+
+/// As [`create_overlay`], on another file system.
 pub fn create_overlay_on(file_system: &dyn FileSystem, path: &Path, virtual_size: u64) -> Result<(), Error> {
     publish(file_system, path, |storage| Layout::new(virtual_size).write(storage))
 }
