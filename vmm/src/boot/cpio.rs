@@ -40,10 +40,13 @@ impl<W: Write> Archive<W> {
         self.entry(name, CHARACTER_DEVICE | permissions, 1, device, &[])
     }
 
-    /// Ends the archive, and gives back what it was written to.
-    pub(super) fn finish(mut self) -> io::Result<W> {
+    /// Ends the archive with zeros, which its reader passes over, until `into_block` bytes lie in its last block of so
+    /// many `bytes`; and gives back what it was written to.
+    pub(super) fn finish(mut self, into_block: u64, bytes: u64) -> io::Result<W> {
         self.entry(TRAILER, 0, 1, (0, 0), &[])?;
-        self.pad(512)?;
+        while self.length % bytes != into_block {
+            self.write(&[0])?;
+        }
         self.output.flush()?;
         Ok(self.output)
     }
