@@ -2,6 +2,7 @@
 //!
 //! Making a group costs the kernel far more than using one, so groups that are empty again are used again.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -19,6 +20,9 @@ pub struct Group {
     name: String,
     folder: OwnedFd,
     events: OwnedFd,
+    /// A process that is born into a group which was once killed dies at birth: the kernel compares how often the group
+    /// was killed with what it read from the parent's group (`kill_seq`, kernel/cgroup/cgroup.c).
+    killed: Cell<bool>,
 }
 
 impl Group {
@@ -34,6 +38,7 @@ impl Group {
 
     /// Ends every process in it, at once and for good.
     pub fn kill(&self) {
+        self.killed.set(true);
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let written = openat(&self.folder, "cgroup.kill", flags, Mode::empty())
             .and_then(|kill| rustix::io::write(kill, b"1"));
@@ -102,17 +107,17 @@ impl Groups {
         if let Some(group) = self.free.pop() {
             return Some(group);
         }
-        if let Some(index) = self.left.iter().position(|group| !group.is_populated()) {
-            return Some(self.left.swap_remove(index));
+        for group in self.left.extract_if(.., |group| !group.is_populated()).collect::<Vec<_>>() {
+            self.give_back(group);
         }
-        self.make()
+        self.free.pop().or_else(|| self.make())
     }
 
     /// Takes back the group of a process that has ended.
     pub fn give_back(&mut self, group: Group) {
         if group.is_populated() {
             self.left.push(group);
-        } else if self.free.len() < FREE_LIMIT {
+        } else if self.free.len() < FREE_LIMIT && !group.killed.get() {
             self.free.push(group);
         } else if let Some(root) = &self.root {
             let _ = unlinkat(root, &group.name, AtFlags::REMOVEDIR);
@@ -131,7 +136,7 @@ impl Groups {
         let folder = openat(root, &name, FOLDER, Mode::empty()).ok()?;
         let events =
             openat(&folder, "cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        Some(Group { name, folder, events })
+        Some(Group { name, folder, events, killed: Cell::new(false) })
     }
 }
 

@@ -4,12 +4,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
 use snafu::{ResultExt, Snafu};
 use vmm_protocol::Version;
+use vmm_sys::process::Process;
 
 use super::line::{LineBuffer, to_line};
 use super::{Answer, ClientLine, Hello, MonitorLine, Refusal, Request};
@@ -62,6 +63,8 @@ pub enum ControlError {
 #[derive(Debug)]
 pub struct Connection {
     stream: OwnedFd,
+    /// The monitor, where the system lets us hold on to it.
+    monitor: Option<Process>,
     buffer: LineBuffer,
     greeted: bool,
     next_id: u64,
@@ -72,7 +75,12 @@ impl Connection {
     /// queue is full.
     pub fn connect(path: &Path) -> Result<Self, ControlError> {
         match vmm_sys::unix_socket::connect_now(path) {
-            Ok(stream) => Self::new(stream.into()),
+            Ok(stream) => {
+                let process = vmm_sys::peer::process(&stream).ok().flatten();
+                // A process of another namespace has no number here, and a kernel may know no such handles.
+                let monitor = process.and_then(|number| Process::open(number).ok().flatten());
+                Self::new(stream.into(), monitor)
+            }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => UnresponsiveSnafu.fail(),
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => NotListeningSnafu.fail(),
@@ -81,14 +89,14 @@ impl Connection {
         }
     }
 
-    /// Speaks over a stream that is connected already, as the client.
-    pub fn over(stream: UnixStream) -> Result<Self, ControlError> {
+    /// Speaks over a stream that is connected already, as the client of this monitor.
+    pub fn over(stream: UnixStream, monitor: Option<Process>) -> Result<Self, ControlError> {
         stream.set_nonblocking(true).context(TransferSnafu)?;
-        Self::new(stream.into())
+        Self::new(stream.into(), monitor)
     }
 
-    fn new(stream: OwnedFd) -> Result<Self, ControlError> {
-        let connection = Self { stream, buffer: LineBuffer::default(), greeted: false, next_id: 0 };
+    fn new(stream: OwnedFd, monitor: Option<Process>) -> Result<Self, ControlError> {
+        let connection = Self { stream, monitor, buffer: LineBuffer::default(), greeted: false, next_id: 0 };
         connection.send(&ClientLine::Hello(Hello::ours()), &[])?;
         Ok(connection)
     }
@@ -96,6 +104,18 @@ impl Connection {
     /// The process at the other end, as the system vouches for it.
     pub fn peer_process(&self) -> Option<u32> {
         vmm_sys::peer::process(&self.stream).ok().flatten()
+    }
+
+    /// Waits, once the end is told, until the monitor's process is gone, or for as long as it may take to be.
+    pub fn wait_for_exit(&mut self, timeout: Duration) {
+        match &self.monitor {
+            // How it ended was told; that it did not in time is no news to anyone.
+            Some(process) => drop(process.wait(timeout)),
+            None => {
+                let deadline = Instant::now() + timeout;
+                while self.next(Some(deadline), None).is_ok() {}
+            }
+        }
     }
 
     /// Sends a request; its number is returned.
@@ -251,7 +271,7 @@ mod tests {
 
     fn pair() -> (Connection, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Connection::over(ours).unwrap(), theirs)
+        (Connection::over(ours, None).unwrap(), theirs)
     }
 
     fn soon() -> Option<Instant> {

@@ -26,6 +26,7 @@ pub struct StartOptions {
     pub(super) ready_timeout: Duration,
     pub(super) cancel: Option<CancelToken>,
     pub(super) observer: Observer,
+    pub(super) executable: Option<PathBuf>,
 }
 
 /// How long a guest may take to get ready, unless it is told otherwise. A loaded host without hardware
@@ -39,6 +40,7 @@ impl Default for StartOptions {
             ready_timeout: DEFAULT_READY_TIMEOUT,
             cancel: None,
             observer: Observer::default(),
+            executable: None,
         }
     }
 }
@@ -70,6 +72,13 @@ impl StartOptions {
     /// Who is told what the start is doing.
     pub fn progress(mut self, observer: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
         self.observer = Observer::new(observer);
+        self
+    }
+
+    /// The `vmm` executable that runs the VM. Where nothing is said it is what `VMM_BIN` names, this program if it is
+    /// called `vmm`, the one beside it, or the one on the path.
+    pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
+        self.executable = Some(path.into());
         self
     }
 }
@@ -205,6 +214,12 @@ impl SandboxBuilder {
     /// Who is told what the start is doing.
     pub fn progress(mut self, observer: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
         self.options = self.options.progress(observer);
+        self
+    }
+
+    /// The `vmm` executable that runs the VM; see [`StartOptions::executable`].
+    pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options = self.options.executable(path);
         self
     }
 

@@ -158,7 +158,9 @@ impl<'a> Command<'a> {
             }
         };
         let mut process = Process::new(self.start()?, link, terminal);
-        if let (Some(bytes), Some(stdin)) = (input, process.stdin.take()) {
+        if let Some(bytes) = input
+            && let Some(stdin) = process.stdin.take()
+        {
             feed(bytes, stdin)?;
         }
         Ok(process)

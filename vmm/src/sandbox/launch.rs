@@ -32,7 +32,7 @@ pub(crate) fn launch(
     options.observer.tell(&Progress::StartingMonitor);
     let folder = held.folder().clone();
     let log = folder.monitor_log();
-    let mut connection = Connection::over(program.start(&log)?)?;
+    let mut connection = program.start(&log)?;
     let request = StartRequest {
         home: folder.home().root().to_owned(),
         id: folder.id().clone(),

@@ -206,9 +206,7 @@ pub(super) fn end_from(
     loop {
         match connection.next(deadline, cancel.map(AsFd::as_fd))? {
             MonitorLine::Answer { what: Answer::Ended(end), .. } | MonitorLine::Event(Event::Ended(end)) => {
-                // The process itself is gone when its end of the connection is.
-                let exit = Instant::now() + ANSWER_TIMEOUT;
-                while connection.next(Some(exit), None).is_ok() {}
+                connection.wait_for_exit(ANSWER_TIMEOUT);
                 return Ok(end);
             }
             MonitorLine::Answer { what: Answer::Refused(refusal), .. } => {

@@ -11,9 +11,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use snafu::ResultExt;
+use vmm_sys::process::Process;
 
-use super::Error;
 use super::error::MonitorStartSnafu;
+use super::{Error, StartOptions};
+use crate::control::Connection;
 
 /// The executable's name.
 const NAME: &str = "vmm";
@@ -31,13 +33,13 @@ pub(crate) struct MonitorProgram {
 }
 
 impl MonitorProgram {
-    /// Finds it: named by `VMM_BIN`, this very program, beside it, or on the path.
-    pub(crate) fn find() -> Result<Self, Error> {
-        let path = match std::env::var_os("VMM_BIN").filter(|path| !path.is_empty()) {
+    /// Finds it: given, named by `VMM_BIN`, this very program, beside it, or on the path.
+    pub(crate) fn find(options: &StartOptions) -> Result<Self, Error> {
+        let named = std::env::var_os("VMM_BIN").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let path = match options.executable.clone().or(named) {
             Some(named) => {
-                let named = PathBuf::from(named);
                 if !is_executable(&named) {
-                    let message = format!("VMM_BIN names {}, which is no executable", named.display());
+                    let message = format!("{}, which is to run the VM, is no executable", named.display());
                     return Err(Error::Invalid { message });
                 }
                 std::path::absolute(&named).unwrap_or(named)
@@ -51,8 +53,8 @@ impl MonitorProgram {
         Ok(Self { path, arguments: vec![ARGUMENT.into()] })
     }
 
-    /// Starts it; what is returned is its standard input, the first control connection.
-    pub(super) fn start(&self, log: &Path) -> Result<UnixStream, Error> {
+    /// Starts it. The first control connection is its standard input.
+    pub(super) fn start(&self, log: &Path) -> Result<Connection, Error> {
         let context = || MonitorStartSnafu { program: &self.path };
         let (ours, theirs) = UnixStream::pair().with_context(|_| context())?;
         let log = File::options().create(true).append(true).mode(0o600).open(log);
@@ -64,11 +66,12 @@ impl MonitorProgram {
             .stderr(log)
             .spawn()
             .with_context(|_| context())?;
+        let process = Process::open(child.id()).ok().flatten();
         // It may outlive us, and we it: then nobody else would bury it.
         let bury = move || child.wait();
         let thread = thread::Builder::new().name("vmm-monitor".to_owned()).stack_size(64 << 10).spawn(bury);
         thread.with_context(|_| context())?;
-        Ok(ours)
+        Ok(Connection::over(ours, process)?)
     }
 }
 

@@ -33,7 +33,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Starts a VM that was created before.
 pub(super) fn existing(home: &Home, name: &str, options: &StartOptions) -> Result<Sandbox, Error> {
     let asked_at_us = vmm_sys::clock::monotonic_us();
-    let program = MonitorProgram::find()?;
+    let program = MonitorProgram::find(options)?;
     let folder = home.find(name)?;
     let held = hold(&folder, name)?;
     refresh_boot_files(&held)?;
@@ -51,7 +51,7 @@ pub(super) fn new(builder: &SandboxBuilder) -> Result<Sandbox, Error> {
     }
     let reference: ImageRef = builder.image.parse()?;
     let arch = Arch::host().context(NoArchSnafu)?;
-    let program = MonitorProgram::find()?;
+    let program = MonitorProgram::find(options)?;
     let home = builder.home.clone().map_or_else(Home::open_default, Ok)?;
     home.clear_leftovers()?;
     // Before the image is fetched: that a name is in use is said at once.

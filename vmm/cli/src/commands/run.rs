@@ -86,7 +86,12 @@ impl Run {
         let signals = SignalForwarder::install(&token)?;
         let home = Home::open_default().map_err(vmm::Error::from)?;
         let (observer, display) = progress::display(quiet);
-        let started = self.builder(&home).cancel_token(&token).progress(observer).start();
+        let started = self
+            .builder(&home)
+            .executable(std::env::current_exe()?)
+            .cancel_token(&token)
+            .progress(observer)
+            .start();
         display.clear();
         let sandbox = match started {
             Err(vmm::Error::Cancelled) => return Ok(cancelled(&signals)),

@@ -25,7 +25,11 @@ impl Start {
         let _signals = SignalForwarder::install(&token)?;
         Ok(for_each(&self.vms, |vm| {
             let (observer, display) = progress::display(quiet);
-            let options = StartOptions::default().detached(true).cancel_token(&token).progress(observer);
+            let options = StartOptions::default()
+                .executable(std::env::current_exe()?)
+                .detached(true)
+                .cancel_token(&token)
+                .progress(observer);
             let started = Sandbox::start(&home, vm, options);
             display.clear();
             print(&format!("{}\n", started?.name()))

@@ -181,10 +181,8 @@ fn locate(arch: Arch, named: Option<&OsStr>, search: Option<&OsStr>) -> Result<P
         return executable(&path).context(NotAProgramSnafu { path });
     }
     let folders = search.into_iter().flat_map(std::env::split_paths);
-    // A service manager's path may lack the folder where a package manager installs.
-    let usual = ["/usr/local/bin", "/usr/bin", "/opt/homebrew/bin"].into_iter().map(PathBuf::from);
-    let found = folders.chain(usual).filter(|folder| folder.is_absolute());
-    found
+    folders
+        .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(program))
         .find_map(|path| executable(&path).ok())
         .context(NotFoundSnafu { program, arch })
