@@ -69,11 +69,13 @@ fn connect_by(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(left))?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
+    // It would stay, and end the input of a process that does not read for as long.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None)?;
     Ok(socket.into())
 }
 
 /// A stream whose reads and writes fail with [`io::ErrorKind::TimedOut`] after a deadline, whatever the descriptor's
-/// mode is.
+/// mode is, and however much the peer has sent: one that never stops must not make us work for ever.
 pub(super) struct Timed<'a> {
     stream: &'a UnixStream,
     deadline: Option<Instant>,
@@ -100,19 +102,17 @@ impl<'a> Timed<'a> {
         Ok(line)
     }
 
+    /// The time that is left; none for ever. An error when it is up.
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let Some(deadline) = self.deadline else { return Ok(None) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
         loop {
-            let left = match self.deadline {
-                Some(deadline) => Some(
-                    deadline
-                        .checked_duration_since(Instant::now())
-                        .filter(|left| !left.is_zero())
-                        .ok_or(io::ErrorKind::TimedOut)?,
-                ),
-                None => None,
-            };
             // A time that does not fit into the system's type is for ever.
-            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            let left = self.left()?.and_then(|left| Timespec::try_from(left).ok());
             match poll(&mut [PollFd::new(self.stream, flags)], left.as_ref()) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 Ok(_) => return Ok(()),
@@ -124,6 +124,7 @@ impl<'a> Timed<'a> {
 
 impl Read for Timed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.left()?;
         loop {
             match recv(self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((length, _)) => return Ok(length),
@@ -137,6 +138,7 @@ impl Read for Timed<'_> {
 
 impl Write for Timed<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.left()?;
         loop {
             match send(self.stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(length) => return Ok(length),
@@ -149,5 +151,40 @@ impl Write for Timed<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_keeps_no_timeout_of_its_making() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vsock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let device = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"OK 1\n").unwrap();
+            stream
+        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let stream = VsockSocket::new(path).connect(1023, b"hello", deadline).unwrap();
+        assert_eq!(stream.write_timeout().unwrap(), None);
+        assert_eq!(stream.read_timeout().unwrap(), None);
+        drop(device.join().unwrap());
+    }
+
+    #[test]
+    fn a_deadline_holds_however_much_the_peer_has_sent() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(&[0; 4096]).unwrap();
+        let read = Timed::new(&ours, Some(Instant::now())).read(&mut [0; 16]);
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let read = Timed::new(&ours, Some(Instant::now() + Duration::from_secs(60))).read(&mut [0; 16]);
+        assert_eq!(read.unwrap(), 16);
     }
 }
