@@ -37,7 +37,7 @@ pub enum HeaderError {
     #[snafu(display("the header is not what the protocol says"))]
     Malformed {
         /// Where it differs.
-        source: serde_json::Error,
+        source: Mismatch,
     },
     /// The message cannot be written as JSON.
     #[snafu(display("write a message as JSON"))]
@@ -54,6 +54,25 @@ pub enum HeaderError {
     /// The stream ended before a header.
     #[snafu(display("the peer closed the connection instead of sending a header"))]
     Closed,
+}
+
+/// Where JSON is not what the protocol says, in words that are fit for a terminal.
+///
+/// serde quotes what it does not know, as long as it is and whatever characters it has: what the peer wrote would
+/// otherwise reach whoever reads the error.
+#[derive(Clone, Debug, PartialEq, Eq, Snafu)]
+#[snafu(display("{text}"))]
+pub struct Mismatch {
+    text: String,
+}
+
+impl From<serde_json::Error> for Mismatch {
+    fn from(error: serde_json::Error) -> Self {
+        /// More than serde says of its own accord.
+        const LIMIT: usize = 400;
+        let text = error.to_string();
+        Self { text: text.chars().filter(|character| (' '..='~').contains(character)).take(LIMIT).collect() }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -129,7 +148,7 @@ fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, HeaderError> {
             Ok(Envelope { version, .. }) if !VERSION.understands(version) => {
                 OtherVersionSnafu { theirs: version }.fail()
             }
-            _ => Err(source).context(MalformedSnafu),
+            _ => Err(Mismatch::from(source)).context(MalformedSnafu),
         },
     }
 }
@@ -187,6 +206,15 @@ mod tests {
         let bytes = encode_as(newer, &body).unwrap();
         let (request, _) = decode::<Request>(&bytes).unwrap().unwrap();
         assert_eq!(request, Request::Wait { process: crate::ProcessId(3) });
+    }
+
+    #[test]
+    fn what_a_peer_wrote_reaches_no_terminal_by_way_of_an_error() {
+        let body = format!("\u{1b}]0;owned\u{7}\u{202e}{}", "x".repeat(100_000));
+        let error = decode::<Request>(&encode(&body).unwrap()).unwrap_err();
+        let text = std::error::Error::source(&error).unwrap().to_string();
+        assert!(text.contains("owned") && text.len() < 1000, "{text}");
+        assert!(text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '), "{text:?}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub use answer::{Answer, DiskUse, ErrorKind, Health, MemoryUse, Reply};
 pub use boot::{AgentMessage, Configuration, Failed, Hello, Init, Ready, Root, Timings};
 pub use byte_string::ByteString;
 pub use frame::{FRAME_HEADER_SIZE, FrameError, FrameHeader, FrameKind, MAX_EXIT_FRAME, MAX_FRAME};
-pub use header::{HeaderError, MAX_HEADER};
+pub use header::{HeaderError, MAX_HEADER, Mismatch};
 pub use process::{Exit, Outcome, ProcessId, ProcessInfo, Signal, SignalTarget, TerminalSize};
 pub use request::{Attach, OnDisconnect, Request, Shutdown, ShutdownMode, Start};
 pub use version::Version;

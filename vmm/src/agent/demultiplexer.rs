@@ -278,7 +278,7 @@ impl FrameSource {
         self.fill(stream, FRAME_HEADER_SIZE + length)?;
         let json = &self.bytes(FRAME_HEADER_SIZE + length)[FRAME_HEADER_SIZE..];
         let exit = serde_json::from_slice(json).map_err(|source| {
-            let source = header::HeaderError::Malformed { source };
+            let source = header::HeaderError::Malformed { source: header::Mismatch::from(source) };
             AgentError::BadHeader { what: WHAT, source }
         })?;
         Ok(Piece::End(Ending::Exit(exit)))
