@@ -170,7 +170,7 @@ impl Guest {
     }
 }
 
-fn boot_socket(vsock: &Path) -> PathBuf {
+pub(super) fn boot_socket(vsock: &Path) -> PathBuf {
     let mut path = vsock.as_os_str().to_owned();
     path.push(format!("_{BOOT_PORT}"));
     path.into()

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fixture::{Script, TestHome};
+use vmm_protocol::{AgentMessage, Hello, header};
 
 use crate::control::{ControlError, Event, MonitorLine, Request};
 use crate::home::{EndReason, HomeError, VmFolder, VmState};
@@ -45,6 +46,20 @@ fn a_vm_gets_ready_answers_and_leaves_nothing_when_it_is_dropped() {
     assert_eq!(fs::read_to_string(folder.console_log()).unwrap(), "booting\n");
     drop(sandbox);
     home.assert_empty();
+}
+
+#[test]
+fn what_the_agent_is_told_is_told_to_nobody_who_calls_later() {
+    let home = TestHome::new();
+    let sandbox = home.run(None, Script::Ready).unwrap();
+    let vsock = VmFolder::vsock_socket(&home.home.folder(sandbox.id()).sockets());
+    let mut caller = UnixStream::connect(guest::boot_socket(&vsock)).unwrap();
+    let hello = AgentMessage::Hello(Hello::default());
+    // The monitor may have hung up already.
+    let _ = header::write(&mut caller, &hello);
+    let mut told = Vec::new();
+    let _ = caller.read_to_end(&mut told);
+    assert!(told.is_empty(), "{}", String::from_utf8_lossy(&told));
 }
 
 #[test]

@@ -368,8 +368,9 @@ impl Monitor {
 
     fn accept_agent(&mut self) {
         let Ok((stream, _)) = self.boot_listener.accept() else { return };
-        // One at a time: a guest that calls again and again gets no threads by it.
-        if self.booting || self.finished.is_some() {
+        // One at a time: a guest that calls again and again gets no threads by it. And none once the agent is ready:
+        // any user of the guest can call, and what the machine is told is for the agent alone.
+        if self.booting || self.life.was_ready() || self.finished.is_some() {
             return;
         }
         self.timings.agent = self.timings.agent.or(self.elapsed());
