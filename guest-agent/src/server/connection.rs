@@ -21,8 +21,9 @@ pub(super) enum Role {
     Attached(u64),
     /// It waits for a process to end.
     Waiting(u64),
-    /// Everything is said; what is still to be sent must go by then.
-    Closing(Instant),
+    /// Everything is said; what is still to be sent must go by then. The output of a process has all the time that
+    /// its reader takes, as it had while the process ran.
+    Closing(Option<Instant>),
 }
 
 /// A client's connection.
@@ -77,6 +78,15 @@ impl Connection {
             frame: None,
             output: Vec::new(),
             sent: 0,
+        }
+    }
+
+    /// When it is given up.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.role {
+            Role::Asking(deadline) => Some(deadline),
+            Role::Closing(deadline) => deadline,
+            Role::Attached(_) | Role::Waiting(_) => None,
         }
     }
 

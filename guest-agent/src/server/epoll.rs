@@ -88,6 +88,13 @@ impl Epoll {
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token.encode()), epoll::EventFlags::IN)?)
     }
 
+    /// Whether a descriptor that was added in that way is waited for.
+    pub(super) fn set_level(&self, fd: impl AsFd, token: Token, waited_for: bool) {
+        let flags = if waited_for { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+        // It fails only for one that was not added, or without memory: then all stays as it is.
+        let _ = epoll::modify(&self.fd, fd, epoll::EventData::new_u64(token.encode()), flags);
+    }
+
     /// Waits for a descriptor to become readable or writable. Closing it removes it: it must be the only one of its
     /// open file.
     pub(super) fn add_edge(&self, fd: impl AsFd, token: Token) -> io::Result<()> {

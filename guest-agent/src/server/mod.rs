@@ -9,6 +9,8 @@ mod requests;
 mod ring;
 mod shutdown;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal as SystemSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::process::{WaitOptions, wait};
+use rustix::process::{Resource, Rlimit, WaitOptions, getrlimit, setrlimit, wait};
 use vmm_protocol::{
     Answer, ErrorKind, FrameKind, HeaderError, MAX_FRAME, Outcome, Reply, ShutdownMode, Signal, VERSION,
 };
@@ -37,6 +39,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a client may take to receive what was still to be said.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For how long no client is taken when the system has no descriptor for one.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// More connections than this are closed at once.
 const MAX_CONNECTIONS: usize = 512;
@@ -79,6 +84,8 @@ pub struct Server {
     next_id: u64,
     /// Processes with more to move, when the others have had their turn.
     again: BTreeSet<u64>,
+    /// No client is taken before this.
+    accept_from: Option<Instant>,
     shutting_down: Option<ShuttingDown>,
     end: Option<End>,
     buffer: Box<FrameBuffer>,
@@ -97,6 +104,7 @@ fn signals() -> SigSet {
 impl Server {
     /// Prepares to serve the clients of a listener.
     pub fn new(place: Place, listener: Listener, launcher: Launcher, groups: Groups) -> io::Result<Self> {
+        allow_many_descriptors();
         let epoll = Epoll::new()?;
         let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         epoll.add_level(&listener, Token::Listener)?;
@@ -113,6 +121,7 @@ impl Server {
             running: BTreeMap::new(),
             next_id: 1,
             again: BTreeSet::new(),
+            accept_from: None,
             shutting_down: None,
             end: None,
             buffer: Box::new([0; MAX_FRAME]),
@@ -129,17 +138,23 @@ impl Server {
     pub fn run(&mut self) -> io::Result<End> {
         loop {
             let deadline = if self.again.is_empty() { self.next_deadline() } else { Some(Instant::now()) };
-            for event in self.epoll.wait(deadline)? {
-                self.dispatch(event);
-            }
-            for id in std::mem::take(&mut self.again) {
-                self.serve_process(id);
-            }
-            self.do_what_is_due();
+            self.turn(deadline)?;
             if let Some(end) = self.end {
                 return Ok(end);
             }
         }
+    }
+
+    /// Waits until something is ready, at most until a deadline, and serves it and what is due.
+    fn turn(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        for event in self.epoll.wait(deadline)? {
+            self.dispatch(event);
+        }
+        for id in std::mem::take(&mut self.again) {
+            self.serve_process(id);
+        }
+        self.do_what_is_due();
+        Ok(())
     }
 
     fn dispatch(&mut self, event: Event) {
@@ -164,8 +179,16 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        // Out of descriptors or memory: the client waits in the queue until others are gone.
-        let Ok(Some(stream)) = self.listener.accept() else { return };
+        let stream = match self.listener.accept() {
+            Ok(Some(stream)) => stream,
+            Ok(None) => return,
+            // Out of descriptors or memory: the client waits in the queue until others are gone. It would wake us
+            // again at once, and for as long as it waits.
+            Err(_) => {
+                self.accept_from = Some(Instant::now() + ACCEPT_PAUSE);
+                return self.epoll.set_level(&self.listener, Token::Listener, false);
+            }
+        };
         if self.connections.len() >= MAX_CONNECTIONS {
             return;
         }
@@ -195,8 +218,14 @@ impl Server {
                 }
             },
             Role::Attached(process) => self.serve_process(process),
-            Role::Waiting(_) => connection.broken |= connection.ended,
+            Role::Waiting(_) => {}
             Role::Closing(_) => connection.flush(),
+        }
+        // Whoever waits and is gone may have been gone before we read what it wanted: we are not told twice.
+        if let Some(connection) = self.connections.get_mut(&id)
+            && matches!(connection.role, Role::Waiting(_))
+        {
+            connection.broken |= connection.ended;
         }
         self.keep_or_drop(id);
     }
@@ -218,8 +247,12 @@ impl Server {
 
     /// Everything is said to a client.
     fn close(&mut self, id: u64) {
+        self.close_by(id, Some(Instant::now() + CLOSE_TIMEOUT));
+    }
+
+    fn close_by(&mut self, id: u64, deadline: Option<Instant>) {
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.role = Role::Closing(Instant::now() + CLOSE_TIMEOUT);
+            connection.role = Role::Closing(deadline);
             connection.flush();
         }
         self.keep_or_drop(id);
@@ -288,7 +321,8 @@ impl Server {
         if let (Some(connection), Ok(json)) = (self.connections.get_mut(&client), serde_json::to_vec(&exit)) {
             connection.send_frame(FrameKind::Exit, &json);
         }
-        self.close(client);
+        // A person may read the last page for an hour; a client that is gone breaks the connection.
+        self.close_by(client, None);
     }
 
     /// Answers, after which nothing more is said.
@@ -352,13 +386,10 @@ impl Server {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let requests = self.connections.values().filter_map(|connection| match connection.role {
-            Role::Asking(deadline) | Role::Closing(deadline) => Some(deadline),
-            Role::Attached(_) | Role::Waiting(_) => None,
-        });
+        let requests = self.connections.values().filter_map(Connection::deadline);
         let timers = self.processes.values().filter_map(|process| Some(process.timer?.0));
         let shutdown = self.shutting_down.as_ref().map(ShuttingDown::deadline);
-        requests.chain(timers).chain(shutdown).min()
+        requests.chain(timers).chain(shutdown).chain(self.accept_from).min()
     }
 
     fn do_what_is_due(&mut self) {
@@ -367,14 +398,15 @@ impl Server {
         if deadline > now {
             return;
         }
-        self.connections.retain(|_, connection| match connection.role {
-            Role::Asking(deadline) | Role::Closing(deadline) => deadline > now,
-            Role::Attached(_) | Role::Waiting(_) => true,
-        });
+        self.connections.retain(|_, connection| connection.deadline().is_none_or(|deadline| deadline > now));
         for process in self.processes.values_mut() {
             if process.timer.is_some_and(|(deadline, _)| deadline <= now) {
                 process.timer_due();
             }
+        }
+        if self.accept_from.is_some_and(|from| from <= now) {
+            self.accept_from = None;
+            self.epoll.set_level(&self.listener, Token::Listener, true);
         }
         self.shutdown_due(now);
     }
@@ -387,6 +419,13 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// The kernel gives process 1 fewer descriptors than our clients and processes have at most, and lets it ask for more.
+fn allow_many_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // Fewer are no reason not to start: a client or a process that gets none is told so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn refuse_header(error: &HeaderError) -> Answer {

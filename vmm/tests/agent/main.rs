@@ -42,12 +42,19 @@ impl Connector for Direct {
 
 impl Agent {
     fn start() -> Self {
+        Self::start_by("exec \"$0\" \"$@\"")
+    }
+
+    /// Starts it by a script, whose arguments are the agent's command.
+    fn start_by(script: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vmm-agent");
         fs::write(&path, binary(Arch::host().unwrap()).unwrap()).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
-        let program = Command::new(path).arg("serve").stdin(OwnedFd::from(listener)).spawn().unwrap();
+        let mut program = Command::new("sh");
+        program.args(["-c", script]).arg(path).arg("serve").stdin(OwnedFd::from(listener));
+        let program = program.spawn().unwrap();
         Self { program, folder }
     }
 

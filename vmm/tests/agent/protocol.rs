@@ -125,6 +125,19 @@ fn many_clients_at_once_are_served_and_too_many_are_turned_away() {
 }
 
 #[test]
+fn an_agent_takes_the_descriptors_that_it_may_have() {
+    // As the kernel starts process 1: with a soft limit far below what the agent promises, and a hard one above it.
+    let agent = Agent::start_by("ulimit -S -n 64; exec \"$0\" \"$@\"");
+    // Each of them has four of the agent's.
+    let spec = ProcessSpec::command(["cat"]).stdin().kill_on_disconnect();
+    let running: Vec<_> = (0..40).map(|_| agent.client().start(&spec).unwrap()).collect();
+    // A process has what programs expect.
+    let ran = run(&agent.client(), &ProcessSpec::command(["sh", "-c", "ulimit -S -n"]));
+    assert_eq!(ran.stdout, b"1024\n");
+    drop(running);
+}
+
+#[test]
 fn an_agent_without_a_machine_shuts_nothing_down() {
     let agent = Agent::start();
     let error = agent.client().shutdown(ShutdownMode::PowerOff, std::time::Duration::ZERO).unwrap_err();
