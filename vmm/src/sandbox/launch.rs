@@ -13,6 +13,9 @@ use crate::home::HeldVm;
 /// How long a VM that is given up may take to be cleared away.
 const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a monitor that told the end may take to end itself.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Beyond the guest's own time: the monitor notices by itself, this is for one that hangs.
 const MONITOR_MARGIN: Duration = Duration::from_secs(30);
 
@@ -80,7 +83,10 @@ fn wait_until_ready(
 /// Lets go of a VM that did not get ready, and waits until nothing of it is left.
 fn give_up(mut connection: Connection, error: Error, log: &Path) -> Error {
     match error {
-        Error::Ended { .. } => return error,
+        Error::Ended { .. } => {
+            connection.wait_for_exit(EXIT_TIMEOUT);
+            return error;
+        }
         Error::MonitorLost { .. } => return Error::MonitorLost { said: last_line(log) },
         _ => {}
     }
