@@ -78,6 +78,9 @@ fn every_absurd_header_is_refused_by_name() {
     assert_refused!(HeaderError::RefcountTableOutside, set(48, &[0x7f]));
     assert_refused!(HeaderError::RefcountTableSize { .. }, set(56, &[0; 4]));
     assert_refused!(HeaderError::RefcountTableSize { .. }, set(56, &[0xff; 4]));
+    // The L1 table in place of the header, and of the refcount table.
+    assert_refused!(HeaderError::Overlap, set(40, &[0; 8]));
+    assert_refused!(HeaderError::Overlap, set(40, &65536_u64.to_be_bytes()));
     assert_refused!(HeaderError::BackingName, |image| {
         set(8, &[0xff; 8])(image);
         set(19, &[1])(image);
@@ -132,6 +135,59 @@ fn guest_data_is_never_written_over_the_tables() {
         disk.write_zeroes(0, 512, false).unwrap_err();
         disk.write_zeroes(0, 65536, false).unwrap_err();
         assert!(storage.bytes() == before);
+    }
+}
+
+/// An image whose first L1 entry leads to an L2 table at its end, with this first entry.
+fn image_with_l2_entry(entry: u64) -> Vec<u8> {
+    let mut bytes = image();
+    let l2 = bytes.len();
+    bytes.resize(l2 + 65536, 0);
+    bytes[l2..l2 + 8].copy_from_slice(&entry.to_be_bytes());
+    bytes[3 * 65536..3 * 65536 + 8].copy_from_slice(&(l2 as u64 | 1 << 63).to_be_bytes());
+    // Counted, so that nobody takes its cluster: it is the fifth.
+    bytes[2 * 65536 + 4 * 2 + 1] = 1;
+    bytes
+}
+
+fn assert_stays_as_it_is(image: &[u8], change: impl Fn(&Qcow2Image) -> std::io::Result<()>) {
+    let storage = Arc::new(MemoryStorage::new(image.to_vec()));
+    let disk = Qcow2Image::open(storage.clone(), None, false).unwrap();
+    assert_eq!(change(&disk).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    disk.flush().unwrap();
+    // What is let go of is given back when a disk is closed.
+    drop(disk);
+    assert!(storage.bytes()[..image.len()] == *image);
+}
+
+#[test]
+fn the_tables_are_never_given_back_in_place_of_guest_data() {
+    const COPIED: u64 = 1 << 63;
+    const COMPRESSED: u64 = 1 << 62;
+    let write = |disk: &Qcow2Image| disk.write(&[std::io::IoSlice::new(&[0xff; 512])], 0);
+    let unmap = |disk: &Qcow2Image| disk.write_zeroes(0, 65536, true);
+    let discard = |disk: &Qcow2Image| disk.discard(0, 65536);
+    for table in [65536, 3 * 65536] {
+        assert_stays_as_it_is(&image_with_l2_entry(table), write);
+        for entry in [table, table | COPIED, table | COMPRESSED] {
+            assert_stays_as_it_is(&image_with_l2_entry(entry), unmap);
+            assert_stays_as_it_is(&image_with_l2_entry(entry), discard);
+        }
+    }
+    // A compressed cluster in the header's.
+    assert_stays_as_it_is(&image_with_l2_entry(COMPRESSED | 512), discard);
+}
+
+#[test]
+fn a_table_is_never_written_as_an_l2_table() {
+    for table in [65536, 3 * 65536_u64] {
+        for flag in [0, 1 << 63] {
+            let mut bytes = image();
+            bytes[3 * 65536..3 * 65536 + 8].copy_from_slice(&(table | flag).to_be_bytes());
+            // Its last entries are empty in either, as for clusters that were never written.
+            let at = (8191 * 65536) as u64;
+            assert_stays_as_it_is(&bytes, |disk| disk.write(&[std::io::IoSlice::new(&[0xff; 512])], at));
+        }
     }
 }
 

@@ -89,6 +89,8 @@ pub enum HeaderError {
     RefcountTableSize { clusters: u64 },
     #[snafu(display("the refcount table reaches past the end of the file"))]
     RefcountTableOutside,
+    #[snafu(display("the header, the L1 table and the refcount table lie over each other"))]
+    Overlap,
     #[snafu(display("the refcounts are nonsense: {what} is counted as free"))]
     Refcounts { what: &'static str },
     #[snafu(display("a refcount block at {offset:#x} is not at the start of a cluster within the file"))]
@@ -199,6 +201,10 @@ impl Header {
         // The last cluster of a file need not be whole.
         let whole = geometry.offset(geometry.clusters(file_length));
         ensure!(ends_by(offset, bytes, whole), RefcountTableOutsideSnafu);
+        // What is written to one of them would change another.
+        let l1_end = self.l1_offset + entries * 8;
+        let apart = l1_end <= offset || offset + bytes <= self.l1_offset;
+        ensure!(entries == 0 || (apart && self.l1_offset != 0), OverlapSnafu);
         Ok(())
     }
 }

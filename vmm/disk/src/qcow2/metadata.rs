@@ -119,6 +119,10 @@ impl Metadata {
     /// Sees to it that a guest cluster has an L2 table that may be changed.
     pub(crate) fn prepare_table(&mut self, storage: &dyn Storage, guest: u64) -> Result<(), AllocateError> {
         let old = self.table_of(guest)?;
+        if let Some((table, _)) = old {
+            let cluster = self.geometry.cluster(table);
+            self.check_unprotected(&(cluster..cluster + 1))?;
+        }
         if let Some((_, true)) = old {
             return Ok(());
         }
@@ -141,13 +145,17 @@ impl Metadata {
     /// Changes the L2 entry of a guest cluster whose table is prepared. What it referred to is freed.
     pub(crate) fn set_entry(&mut self, storage: &dyn Storage, guest: u64, entry: u64) -> io::Result<()> {
         let (old, _) = self.lookup_loading(storage, guest, 1)?;
+        let freed = old.host_clusters(self.geometry).map(|(first, count)| first..first + count);
+        if let Some(clusters) = &freed {
+            self.check_unprotected(clusters)?;
+        }
         let Some((table, true)) = self.table_of(guest)? else {
             return Err(io::Error::other("the L2 table was not prepared"));
         };
         let (page, within) = self.geometry.l2_position(guest);
         self.l2.change(storage, table + page, within, &entry.to_be_bytes())?;
-        if let Some((first, count)) = old.host_clusters(self.geometry) {
-            self.free(first..first + count);
+        if let Some(clusters) = freed {
+            self.free(clusters);
         }
         Ok(())
     }
@@ -178,6 +186,15 @@ impl Metadata {
             first..first + self.geometry.clusters(table.len() * 8)
         };
         [0..1, clusters(&self.l1), clusters(&self.refcounts.table)]
+    }
+
+    /// Refuses what is mapped to where the tables are, to be written or to be freed: only a corrupt image has it.
+    pub(crate) fn check_unprotected(&self, clusters: &Range<u64>) -> io::Result<()> {
+        let overlaps = |range: &Range<u64>| range.start < clusters.end && clusters.start < range.end;
+        if self.protected().iter().any(overlaps) {
+            return Err(invalid("something is mapped to where the tables are"));
+        }
+        Ok(())
     }
 
     /// Whether so much has changed that a commit should come before more does.

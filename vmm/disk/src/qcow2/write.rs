@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::Qcow2Image;
-use super::entry::{Mapping, invalid};
+use super::entry::Mapping;
 use super::in_flight::Ticket;
 use super::metadata::Metadata;
 use super::refcount::{AllocateError, Run};
@@ -52,7 +52,7 @@ impl Qcow2Image {
         position: u64,
     ) -> io::Result<()> {
         let clusters = self.host_clusters(host, covered, position);
-        self.check_unprotected(clusters)?;
+        self.check_unprotected(&clusters)?;
         let place = host + (position & (self.geometry.cluster_size() - 1));
         let written = if done == 0 && covered == length(buffers) {
             self.storage.write(buffers, place)
@@ -71,12 +71,8 @@ impl Qcow2Image {
     }
 
     /// Refuses a mapping of guest data to where the tables are: only a corrupt image has one.
-    pub(super) fn check_unprotected(&self, clusters: Range<u64>) -> io::Result<()> {
-        let protected = crate::locking::read(&self.metadata).protected();
-        if protected.iter().any(|range| range.start < clusters.end && clusters.start < range.end) {
-            return Err(invalid("guest data is mapped to where the tables are"));
-        }
-        Ok(())
+    pub(super) fn check_unprotected(&self, clusters: &Range<u64>) -> io::Result<()> {
+        crate::locking::read(&self.metadata).check_unprotected(clusters)
     }
 
     /// Writes to guest clusters that are not ours to change: as far as one run of new clusters and one page of the

@@ -63,7 +63,7 @@ impl Qcow2Image {
             let (mapping, covered, ticket) = self.find(position, length - done)?;
             done += match mapping {
                 Mapping::Data { host, copied: true } => {
-                    self.check_unprotected(self.host_clusters(host, covered, position))?;
+                    self.check_unprotected(&self.host_clusters(host, covered, position))?;
                     let within = position & (self.geometry.cluster_size() - 1);
                     self.zero_storage(host + within, covered, purpose.unmaps())?;
                     covered
@@ -104,7 +104,7 @@ impl Qcow2Image {
                 self.with_space(|metadata| self.unmap_clusters(metadata, cluster..end, purpose))?;
             for place in places {
                 let first = geometry.cluster(place.start);
-                self.check_unprotected(first..geometry.clusters(place.end))?;
+                self.check_unprotected(&(first..geometry.clusters(place.end)))?;
                 self.zero_storage(place.start, place.end - place.start, false)?;
             }
             cluster = end;
