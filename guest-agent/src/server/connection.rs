@@ -7,7 +7,11 @@ use std::time::Instant;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use serde::de::DeserializeOwned;
-use vmm_protocol::{Answer, FRAME_HEADER_SIZE, FrameHeader, FrameKind, HeaderError, MAX_FRAME, header};
+use vmm_protocol::{
+    Answer, ErrorKind, FRAME_HEADER_SIZE, FrameHeader, FrameKind, HeaderError, MAX_FRAME, header,
+};
+
+use crate::refusal::Refusal;
 
 /// How much is read from a client at once.
 const READ_SIZE: usize = 64 * 1024;
@@ -228,9 +232,13 @@ impl Connection {
 
     /// Sends the answer to the request.
     pub(super) fn answer(&mut self, answer: &Answer) {
-        match header::encode(answer) {
+        let encoded = header::encode(answer).or_else(|error| {
+            let refusal = Refusal::system(ErrorKind::Internal, "the answer cannot be sent", error);
+            header::encode(&Answer::from(refusal))
+        });
+        match encoded {
             Ok(bytes) => self.send(&bytes),
-            // Nothing that we answer is so long. A client without an answer sees the end of the stream.
+            // A client without an answer sees the end of the stream.
             Err(_) => self.broken = true,
         }
     }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use vmm_protocol::{
-    Answer, Attach, ErrorKind, FrameKind, OnDisconnect, ProcessId, ProcessInfo, Reply, Request, Signal,
-    SignalTarget, Start, TerminalSize,
+    Answer, Attach, ByteString, ErrorKind, FrameKind, OnDisconnect, ProcessId, ProcessInfo, Reply, Request,
+    Signal, SignalTarget, Start, TerminalSize,
 };
 
 use super::connection::Role;
@@ -17,9 +17,9 @@ use crate::{clock, health};
 /// More processes than this do not run at once: each has up to three of our descriptors.
 const MAX_PROCESSES: usize = 512;
 
-/// How much of a command is remembered for lists.
+/// How much of a command is remembered for lists, so that all processes that there can be fit into one answer.
 const LISTED_ARGUMENTS: usize = 32;
-const LISTED_ARGUMENT: usize = 256;
+const LISTED_BYTES: usize = 1024;
 
 impl Server {
     /// Does what a client asks, and answers.
@@ -74,15 +74,10 @@ impl Server {
         let id = self.new_id();
         let pid = i32::try_from(launched.pid).unwrap_or(i32::MAX);
         let terminal = start.terminal.is_some();
-        let argv = start.argv.iter().take(LISTED_ARGUMENTS);
-        let argv = argv.map(|argument| {
-            let bytes = argument.as_bytes();
-            bytes[..bytes.len().min(LISTED_ARGUMENT)].into()
-        });
         let info = ProcessInfo {
             process: ProcessId(id),
             pid: launched.pid,
-            argv: argv.collect(),
+            argv: listed(&start.argv),
             uid: launched.uid,
             terminal,
             attached: false,
@@ -217,5 +212,54 @@ impl Server {
         }
         self.reply(client, &Answer::Ok(Reply::Done));
         self.shut_down(shutdown.mode, Duration::from_millis(shutdown.grace_ms));
+    }
+}
+
+/// The start of a command.
+fn listed(argv: &[ByteString]) -> Vec<ByteString> {
+    let mut listed = Vec::new();
+    let mut left = LISTED_BYTES;
+    for argument in argv.iter().take(LISTED_ARGUMENTS) {
+        let bytes = argument.as_bytes();
+        let mut length = bytes.len().min(left);
+        // A character that is cut apart would make an array of numbers of the whole text.
+        while length > 0 && bytes.get(length).is_some_and(|byte| byte & 0xc0 == 0x80) {
+            length -= 1;
+        }
+        listed.push(bytes[..length].into());
+        left -= length;
+        if length < bytes.len() {
+            break;
+        }
+    }
+    listed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_all_processes_that_there_can_be_fits_into_an_answer() {
+        let argv: Vec<ByteString> = (0..100).map(|_| "é\"".repeat(1000).into()).collect();
+        let info = ProcessInfo {
+            process: ProcessId(u64::MAX),
+            pid: u32::MAX,
+            argv: listed(&argv),
+            uid: u32::MAX,
+            terminal: false,
+            attached: false,
+            started_ms: u64::MAX,
+            exit: None,
+        };
+        assert!(std::str::from_utf8(info.argv[0].as_bytes()).is_ok());
+        let all = vec![info; MAX_PROCESSES + super::super::REMEMBERED];
+        vmm_protocol::header::encode(&Answer::Ok(Reply::Processes(all))).unwrap();
+    }
+
+    #[test]
+    fn a_short_command_is_listed_in_full() {
+        let argv: Vec<ByteString> = ["sh", "-c", "", "x"].map(Into::into).to_vec();
+        assert_eq!(listed(&argv), argv);
     }
 }

@@ -114,3 +114,13 @@ fn a_client_that_cannot_be_taken_does_not_keep_us_busy() {
     }
     assert!(woken(&mut server));
 }
+
+#[test]
+fn an_answer_that_is_too_long_is_an_error_that_says_so() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut connection = Connection::new(ours.into(), Instant::now() + REQUEST_TIMEOUT);
+    let health = vmm_protocol::Health { agent: "x".repeat(vmm_protocol::MAX_HEADER), ..Default::default() };
+    connection.answer(&Answer::Ok(Reply::Health(health)));
+    let answer: Answer = header::read(&mut &theirs).unwrap();
+    assert!(matches!(answer, Answer::Error { kind: ErrorKind::Internal, .. }), "{answer:?}");
+}
