@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal as SystemSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::process::{Resource, Rlimit, WaitOptions, getrlimit, setrlimit, wait};
+use rustix::process::{WaitOptions, wait};
 use vmm_protocol::{
     Answer, ErrorKind, FrameKind, HeaderError, MAX_FRAME, Outcome, Reply, ShutdownMode, Signal, VERSION,
 };
@@ -104,7 +104,8 @@ fn signals() -> SigSet {
 impl Server {
     /// Prepares to serve the clients of a listener.
     pub fn new(place: Place, listener: Listener, launcher: Launcher, groups: Groups) -> io::Result<Self> {
-        allow_many_descriptors();
+        // The kernel gives process 1 fewer than our clients and processes have at most.
+        vmm_sys::process::allow_many_descriptors();
         let epoll = Epoll::new()?;
         let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         epoll.add_level(&listener, Token::Listener)?;
@@ -419,13 +420,6 @@ impl Server {
         }
         Ok(())
     }
-}
-
-/// The kernel gives process 1 fewer descriptors than our clients and processes have at most, and lets it ask for more.
-fn allow_many_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    // Fewer are no reason not to start: a client or a process that gets none is told so.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn refuse_header(error: &HeaderError) -> Answer {

@@ -303,6 +303,17 @@ fn a_signal_to_the_monitor_shuts_the_vm_down_in_order() {
 }
 
 #[test]
+fn a_monitor_takes_the_descriptors_that_it_may_have() {
+    let home = TestHome::new();
+    let sandbox = home.run(None, Script::Ready).unwrap();
+    let pid = sandbox.info().unwrap().monitor_pid.unwrap();
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let (soft, rest) = line.trim().split_once(' ').unwrap();
+    assert_eq!(rest.split_whitespace().next(), Some(soft), "{line}");
+}
+
+#[test]
 fn a_name_in_use_is_refused() {
     let home = TestHome::new();
     let _sandbox = home.run(Some("box"), Script::Ready).unwrap();

@@ -5,7 +5,18 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit,
+};
+
+/// Raises our own limit of open descriptors to what we may have at most. The soft limit is low for the sake of programs
+/// that use `select`; who serves others should start them with the limit that they expect.
+///
+/// Where the system refuses, the limit stays, and who finds no descriptor is told so.
+pub fn allow_many_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
 
 /// A process that we may signal and whose end we may await, whoever's child it is.
 #[derive(Debug)]
