@@ -1,11 +1,41 @@
 //! What can go wrong with a home and the VMs in it.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use snafu::Snafu;
 
 use super::{InvalidName, VmName};
+
+/// What makes a folder unsafe to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Danger {
+    /// It is something else.
+    NotAFolder,
+    /// It is another user's.
+    Foreign {
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        us: u32,
+    },
+    /// Others may enter it.
+    Open,
+    /// Others may enter it, and it holds things that are not ours: closing it would take those away from them.
+    Shared,
+}
+
+impl fmt::Display for Danger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAFolder => f.write_str("it is not a folder"),
+            Self::Foreign { owner, us } => write!(f, "it belongs to user {owner}, and we are user {us}"),
+            Self::Open => f.write_str("others may enter it"),
+            Self::Shared => f.write_str("others may enter it, and it holds other things than vmm's"),
+        }
+    }
+}
 
 /// Why a home or a VM in it could not be used.
 #[derive(Debug, Snafu)]
@@ -23,12 +53,12 @@ pub enum HomeError {
         source: io::Error,
     },
     /// A folder belongs to another user, or others may enter it.
-    #[snafu(display("the folder {} is not safe to use: {reason}", path.display()))]
+    #[snafu(display("the folder {} is not safe to use: {danger}", path.display()))]
     Unsafe {
         /// The folder.
         path: PathBuf,
         /// What is wrong with it.
-        reason: String,
+        danger: Danger,
     },
     /// A file cannot be written.
     #[snafu(display("cannot write {}", path.display()))]
@@ -125,14 +155,19 @@ impl HomeError {
                 }
                 _ => "set VMM_HOME to a folder that you may write to".to_owned(),
             }),
-            Self::Unsafe { path, .. } => Some(format!(
-                "make it yours alone (chmod 700 {}), or set VMM_HOME to another folder",
-                path.display()
-            )),
+            Self::Unsafe { path, danger: Danger::Open } => {
+                Some(format!("make it yours alone: chmod 700 {}", path.display()))
+            }
+            Self::Unsafe { danger: Danger::Shared, .. } => {
+                Some("set VMM_HOME to a new folder, such as one within it".to_owned())
+            }
+            Self::Unsafe { .. } => {
+                Some("name a folder of your own: VMM_HOME for everything, XDG_RUNTIME_DIR for sockets".to_owned())
+            }
             Self::NameInUse { name } => {
                 Some(format!("choose another name, or remove the VM that has it: vmm rm {name}"))
             }
-            Self::NoSuchVm { nearest: None, .. } => Some("vmm ps --all lists the VMs there are".to_owned()),
+            Self::NoSuchVm { nearest: None, .. } => Some("vmm ps lists the VMs there are".to_owned()),
             Self::Damaged { path, .. } => {
                 Some(format!("remove the VM that it belongs to: {}", path.display()))
             }

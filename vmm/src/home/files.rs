@@ -9,16 +9,23 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use snafu::{ResultExt, ensure};
 
-use super::HomeError;
+use super::{Danger, HomeError};
 use super::error::{DamagedSnafu, FolderSnafu, ReadSnafu, UnsafeSnafu, WriteSnafu};
 
 /// No file that we wrote is longer than this; one that is was not written by us.
 const LONGEST_FILE: u64 = 1 << 20;
 
-/// Makes a folder and those above it, ours alone; one that is there is checked and closed to others.
-pub(super) fn private_folder_all(path: &Path) -> Result<(), HomeError> {
+/// Makes a folder and those above it, ours alone; one that is there is checked and closed to others, where it is empty
+/// or has `mark` in it already. Any other is in use by somebody (`/tmp`, a user's home): that is refused, not closed.
+pub(super) fn private_folder_all(path: &Path, mark: &str) -> Result<(), HomeError> {
     if let Some(parent) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(parent).context(FolderSnafu { path: parent })?;
+    }
+    let open = fs::metadata(path).is_ok_and(|metadata| metadata.is_dir() && metadata.mode() & 0o077 != 0);
+    if open && !path.join(mark).exists() {
+        check_owner(path)?;
+        let empty = fs::read_dir(path).context(FolderSnafu { path })?.next().is_none();
+        ensure!(empty, UnsafeSnafu { path, danger: Danger::Shared });
     }
     private_folder(path)
 }
@@ -29,7 +36,7 @@ pub(super) fn private_folder(path: &Path) -> Result<(), HomeError> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let metadata = fs::metadata(path).context(FolderSnafu { path })?;
-            ensure!(metadata.is_dir(), UnsafeSnafu { path, reason: "it is not a folder" });
+            ensure!(metadata.is_dir(), UnsafeSnafu { path, danger: Danger::NotAFolder });
             check_owner(path)?;
             if metadata.mode() & 0o077 != 0 {
                 fs::set_permissions(path, fs::Permissions::from_mode(0o700)).context(FolderSnafu { path })?;
@@ -50,19 +57,16 @@ pub(super) fn private_folder_among_others(path: &Path) -> Result<(), HomeError> 
     }
     // Not followed: a link here could lead into another user's folder.
     let metadata = fs::symlink_metadata(path).context(FolderSnafu { path })?;
-    ensure!(metadata.is_dir(), UnsafeSnafu { path, reason: "it is not a folder" });
+    ensure!(metadata.is_dir(), UnsafeSnafu { path, danger: Danger::NotAFolder });
     check_owner(path)?;
-    ensure!(metadata.mode() & 0o077 == 0, UnsafeSnafu { path, reason: "others may enter it" });
+    ensure!(metadata.mode() & 0o077 == 0, UnsafeSnafu { path, danger: Danger::Open });
     Ok(())
 }
 
 fn check_owner(path: &Path) -> Result<(), HomeError> {
     let owner = fs::metadata(path).context(FolderSnafu { path })?.uid();
     let us = rustix::process::geteuid().as_raw();
-    ensure!(
-        owner == us,
-        UnsafeSnafu { path, reason: format!("it belongs to user {owner}, and we are user {us}") }
-    );
+    ensure!(owner == us, UnsafeSnafu { path, danger: Danger::Foreign { owner, us } });
     Ok(())
 }
 
@@ -103,7 +107,7 @@ mod tests {
     fn what_we_make_is_ours_alone() {
         let base = tempfile::tempdir().unwrap();
         let folder = base.path().join("a/b/c");
-        private_folder_all(&folder).unwrap();
+        private_folder_all(&folder, "vms").unwrap();
         assert_eq!(mode(&folder), 0o700);
         assert_eq!(mode(folder.parent().unwrap()), 0o700);
         write_json(&folder.join("x.json"), &7).unwrap();
@@ -117,6 +121,19 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).unwrap();
         private_folder(base.path()).unwrap();
+        assert_eq!(mode(base.path()), 0o700);
+    }
+
+    #[test]
+    fn a_folder_that_others_use_is_refused_and_left_as_it_is() {
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join("anything"), "").unwrap();
+        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let error = private_folder_all(base.path(), "vms").unwrap_err();
+        assert!(matches!(error, HomeError::Unsafe { danger: Danger::Shared, .. }), "{error}");
+        assert_eq!(mode(base.path()), 0o755);
+        fs::create_dir(base.path().join("vms")).unwrap();
+        private_folder_all(base.path(), "vms").unwrap();
         assert_eq!(mode(base.path()), 0o700);
     }
 

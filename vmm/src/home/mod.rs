@@ -24,7 +24,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use error::HomeError;
+pub use error::{Danger, HomeError};
 pub use folder::{HeldVm, VmFolder};
 pub use name::{InvalidName, VmId, VmName};
 pub use spec::{Init, UnknownInit, VmSpec};
@@ -60,12 +60,12 @@ impl Home {
         Self::open(default_root().context(NoDataFolderSnafu)?)
     }
 
-    /// Opens a folder as home and makes what is missing in it. Fails where it cannot be written or is another
-    /// user's.
+    /// Opens a folder as home and makes what is missing in it. Fails where it cannot be written, is another
+    /// user's, or is a folder in general use.
     pub fn open(root: impl AsRef<Path>) -> Result<Self, HomeError> {
         let root = std::path::absolute(root.as_ref())
             .map_err(|source| HomeError::Folder { path: root.as_ref().to_owned(), source })?;
-        files::private_folder_all(&root)?;
+        files::private_folder_all(&root, "vms")?;
         for folder in ["vms", "names"] {
             files::private_folder(&root.join(folder))?;
         }
