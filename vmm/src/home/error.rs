@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use snafu::Snafu;
 
@@ -161,15 +161,16 @@ impl HomeError {
             Self::Unsafe { danger: Danger::Shared, .. } => {
                 Some("set VMM_HOME to a new folder, such as one within it".to_owned())
             }
-            Self::Unsafe { .. } => {
-                Some("name a folder of your own: VMM_HOME for everything, XDG_RUNTIME_DIR for sockets".to_owned())
-            }
+            Self::Unsafe { .. } => Some(
+                "name a folder of your own: VMM_HOME for everything, XDG_RUNTIME_DIR for sockets".to_owned(),
+            ),
             Self::NameInUse { name } => {
                 Some(format!("choose another name, or remove the VM that has it: vmm rm {name}"))
             }
             Self::NoSuchVm { nearest: None, .. } => Some("vmm ps lists the VMs there are".to_owned()),
             Self::Damaged { path, .. } => {
-                Some(format!("remove the VM that it belongs to: {}", path.display()))
+                let id = path.parent().and_then(Path::file_name)?;
+                Some(format!("remove the VM that it belongs to: vmm rm {}", id.display()))
             }
             _ => None,
         }

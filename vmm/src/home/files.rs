@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use snafu::{ResultExt, ensure};
 
-use super::{Danger, HomeError};
 use super::error::{DamagedSnafu, FolderSnafu, ReadSnafu, UnsafeSnafu, WriteSnafu};
+use super::{Danger, HomeError};
 
 /// No file that we wrote is longer than this; one that is was not written by us.
 const LONGEST_FILE: u64 = 1 << 20;

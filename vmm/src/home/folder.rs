@@ -12,6 +12,15 @@ use vmm_sys::FileLock;
 use super::error::{BusySnafu, FolderSnafu, ReadSnafu, WriteSnafu};
 use super::{Home, HomeError, StateRecord, VmId, VmSpec, files};
 
+/// The file that names what goes with a VM.
+const OWNED: &str = "owns.json";
+
+/// The folder of all layers, beneath the home.
+const LAYERS: &str = "layers";
+
+/// What the name of a VM's folder begins with while it is being removed.
+pub(super) const REMOVED: &str = ".removed-";
+
 /// The folder of one VM. That it exists says nothing of the VM: see [`VmFolder::hold`] and `state.json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmFolder {
@@ -173,17 +182,10 @@ impl HeldVm {
     /// Records a folder beneath the home that goes when the VM goes: a layer of its disk. To be called before the
     /// folder is there, so that no death between the two leaves it behind.
     pub fn will_own(&self, path: &Path) -> Result<(), HomeError> {
-        let mut owned = self.owned()?;
+        let record = self.folder.path().join(OWNED);
+        let mut owned: Vec<PathBuf> = files::read_json(&record)?.unwrap_or_default();
         owned.push(path.to_owned());
-        files::write_json(&self.owned_path(), &owned)
-    }
-
-    fn owned(&self) -> Result<Vec<PathBuf>, HomeError> {
-        Ok(files::read_json(&self.owned_path())?.unwrap_or_default())
-    }
-
-    fn owned_path(&self) -> PathBuf {
-        self.folder.path().join("owns.json")
+        files::write_json(&record, &owned)
     }
 
     /// Makes the folder of its sockets, empty: what an earlier run left there is dead, for we hold the lock.
@@ -214,25 +216,38 @@ impl HeldVm {
         Ok(())
     }
 
-    /// Removes everything of the VM: its sockets, what it owns, its name, its folder, at last the lock.
+    /// Removes everything of the VM: its sockets, its name, what it owns, its folder, at last the lock.
     pub fn remove(self) -> Result<(), HomeError> {
         self.remove_sockets_folder()?;
-        for owned in self.owned()? {
-            let layers = self.folder.home.root().join("layers");
-            if owned.parent() == Some(&layers) && owned.file_name().is_some() {
-                remove_all(&owned).context(FolderSnafu { path: &owned })?;
-            }
-        }
         self.folder.home.release_names_of(&self.folder.id)?;
         let path = self.folder.path();
-        // Renamed first, so that what is half removed is never taken for a VM.
-        let removed = self.folder.home.vms().join(format!(".removed-{}", self.folder.id));
+        // Set aside before anything of it goes: a VM that has lost its disk is never taken for one, and whoever clears
+        // away after our death goes on from here.
+        let removed = self.folder.home.vms().join(format!("{REMOVED}{}", self.folder.id));
         match fs::rename(&path, &removed) {
-            Ok(()) => remove_all(&removed).context(FolderSnafu { path: &removed }),
+            Ok(()) => finish_removal(&self.folder.home, &removed),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(HomeError::Folder { path, source }),
         }
     }
+}
+
+/// Removes what is left of a VM whose folder was set aside: the layers that it owns, then the folder.
+pub(super) fn finish_removal(home: &Home, removed: &Path) -> Result<(), HomeError> {
+    let owned: Option<Vec<PathBuf>> = files::read_json(&removed.join(OWNED)).unwrap_or_else(|error| {
+        // What it owned is lost track of; that must not keep the rest.
+        tracing::warn!(%error, "a VM is removed without what it owned");
+        None
+    });
+    for owned in owned.into_iter().flatten() {
+        // By its name: the home may have been moved since, or have more than one path.
+        let within = owned.parent().and_then(Path::file_name).is_some_and(|folder| folder == LAYERS);
+        if let Some(name) = owned.file_name().filter(|_| within) {
+            let path = home.root().join(LAYERS).join(name);
+            remove_all(&path).context(FolderSnafu { path: &path })?;
+        }
+    }
+    remove_all(removed).context(FolderSnafu { path: removed })
 }
 
 /// Removes a folder with everything in it, if it is there.

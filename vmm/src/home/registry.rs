@@ -10,7 +10,7 @@ use snafu::ResultExt;
 use vmm_sys::FileLock;
 
 use super::error::{FolderSnafu, WriteSnafu};
-use super::folder::remove_all;
+use super::folder::{REMOVED, finish_removal, remove_all};
 use super::{HeldVm, Home, HomeError, VmFolder, VmId, VmName};
 
 impl Home {
@@ -113,16 +113,21 @@ impl Home {
         };
         let vms = self.vms();
         for entry in fs::read_dir(&vms).context(FolderSnafu { path: &vms })?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(".removed-") {
-                let _ = remove_all(&entry.path());
+            if entry.file_name().to_string_lossy().starts_with(REMOVED)
+                && let Err(error) = finish_removal(self, &entry.path())
+            {
+                tracing::warn!(%error, "cannot clear away what is left of a VM");
             }
         }
         for id in self.ids()? {
             let folder = self.folder(&id);
             // A damaged one is kept: a person must decide.
             let Ok(spec) = folder.spec() else { continue };
-            if spec.is_none_or(|spec| spec.ephemeral()) {
-                clear(&folder)?;
+            if spec.is_none_or(|spec| spec.ephemeral())
+                && let Err(error) = clear(&folder)
+            {
+                // It must not keep anybody from the other VMs.
+                tracing::warn!(%id, %error, "cannot clear away what is left of a VM");
             }
         }
         Ok(())

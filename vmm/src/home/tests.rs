@@ -204,6 +204,53 @@ fn what_a_vm_owns_goes_with_it_and_nothing_else_does() {
 }
 
 #[test]
+fn a_removal_that_was_cut_short_is_finished() {
+    let (_base, home) = home();
+    let layer = home.root().join("layers/mine");
+    fs::create_dir_all(&layer).unwrap();
+    let held = home.create(None).unwrap();
+    held.will_own(&layer).unwrap();
+    // Given a remover that died when it had set the folder aside.
+    let removed = home.vms().join(format!(".removed-{}", held.folder().id()));
+    fs::rename(held.folder().path(), &removed).unwrap();
+    drop(held);
+    home.clear_leftovers().unwrap();
+    assert!(!removed.exists() && !layer.exists());
+}
+
+#[test]
+fn a_home_that_was_moved_still_knows_what_its_vms_own() {
+    let (base, home) = home();
+    let held = home.create(None).unwrap();
+    held.will_own(&base.path().join("elsewhere/layers/mine")).unwrap();
+    let layer = home.root().join("layers/mine");
+    fs::create_dir_all(&layer).unwrap();
+    held.remove().unwrap();
+    assert!(!layer.exists());
+}
+
+#[test]
+fn leftovers_that_cannot_be_cleared_away_stop_nobody() {
+    let (_base, home) = home();
+    let stubborn = home.create(None).unwrap().folder().clone();
+    fs::remove_file(stubborn.path().join("lock")).unwrap();
+    fs::create_dir(stubborn.path().join("lock")).unwrap();
+    let other = home.create(None).unwrap().folder().clone();
+    home.clear_leftovers().unwrap();
+    assert!(!other.path().exists());
+}
+
+#[test]
+fn a_vm_whose_record_of_what_it_owns_is_damaged_can_be_removed() {
+    let (_base, home) = home();
+    let held = home.create(None).unwrap();
+    let path = held.folder().path();
+    fs::write(path.join("owns.json"), "{").unwrap();
+    held.remove().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
 fn the_sockets_of_an_earlier_session_are_removed_and_only_those() {
     let (base, home) = home();
     let held = home.create(None).unwrap();
