@@ -390,6 +390,54 @@ fn the_console_is_followed_to_the_vms_end() {
 }
 
 #[test]
+fn a_vm_keeps_nothing_open_of_whoever_started_it() {
+    let home = TestHome::new();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).unwrap();
+    let sandbox = home.run(None, Script::Ready).unwrap();
+    drop(writer);
+    let mut text = Vec::new();
+    reader.read_to_end(&mut text).unwrap();
+    assert_eq!(sandbox.info().unwrap().state, VmState::Running);
+}
+
+#[test]
+fn a_client_that_finds_no_room_waits_and_is_not_told_that_the_vm_has_ended() {
+    let home = TestHome::new();
+    let sandbox = home.run(Some("box"), Script::Ready).unwrap();
+    let folder = home.home.folder(sandbox.id());
+    let mut crowd: Vec<_> = (0..80).map(|_| home.connect(&folder)).collect();
+    let deadline = Some(Instant::now() + Duration::from_secs(60));
+    // The first is heard, the last not yet.
+    crowd[0].ask(Request::Status, deadline, None).unwrap();
+    let unheard = crowd[79].ask(Request::Status, Some(Instant::now() + Duration::from_millis(50)), None);
+    assert!(matches!(unheard, Err(ControlError::Unresponsive)), "{unheard:?}");
+    crowd.truncate(1);
+    let mut late = home.connect(&folder);
+    late.ask(Request::Status, deadline, None).unwrap();
+    assert_eq!(sandbox.stop(Duration::from_secs(30)).unwrap().reason, EndReason::Stopped);
+}
+
+#[test]
+fn the_number_of_a_monitor_that_died_long_ago_is_nobodys() {
+    let home = TestHome::new();
+    let sandbox = home.run(Some("box"), Script::Ready).unwrap();
+    home.kill_monitor(&sandbox);
+    let folder = home.home.folder(sandbox.id());
+    // Given another process that has its number now, and a start that is under way.
+    let mut innocent = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let mut record = folder.state().unwrap().unwrap();
+    record.monitor_pid = innocent.id();
+    folder.hold().unwrap().write_state(&record).unwrap();
+    let _starting = crate::sandbox::hold(&folder, "box").unwrap();
+    let outcome = Sandbox::attach(&home.home, "box").unwrap().kill();
+    let lives = innocent.try_wait().unwrap().is_none();
+    innocent.kill().unwrap();
+    innocent.wait().unwrap();
+    assert!(lives, "{outcome:?}");
+}
+
+#[test]
 fn a_monitor_that_is_none_is_told() {
     let home = TestHome::new();
     let error = home.run_as(&fixture::broken_program(), Script::Ready).unwrap_err();

@@ -147,7 +147,11 @@ impl Console {
 
     fn rotate(&mut self) -> io::Result<()> {
         self.file = None;
-        fs::rename(&self.path, &self.older)?;
+        match fs::rename(&self.path, &self.older) {
+            // An earlier attempt came so far, and then could not make the new one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => outcome?,
+        }
         let mut file = File::options().create(true).append(true).mode(0o600).open(&self.path)?;
         file.write_all(CONTINUED)?;
         self.length = CONTINUED.len() as u64;
@@ -216,6 +220,17 @@ mod tests {
         assert_eq!(console.tail(), "one\ntwo\u{fffd}[31m");
         drop(guest);
         assert_eq!(console.read(), Found::End);
+    }
+
+    #[test]
+    fn a_console_whose_next_file_could_not_be_made_is_recorded_again_later() {
+        let (_base, mut guest, mut console) = console(FILE_LIMIT);
+        // Given a change of files that came half way, as on a full disk.
+        fs::rename(&console.path, &console.older).unwrap();
+        console.file = None;
+        guest.write_all(b"later\n").unwrap();
+        console.drain();
+        assert!(fs::read(&console.path).unwrap().ends_with(b"later\n"));
     }
 
     #[test]

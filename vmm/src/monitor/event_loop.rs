@@ -395,7 +395,7 @@ impl Monitor {
     fn accept_client(&mut self) {
         let Ok((stream, _)) = self.listener.accept() else { return };
         let us = rustix::process::geteuid().as_raw();
-        if vmm_sys::peer::user(&stream).ok() != Some(us) || self.clients.len() >= MOST_CLIENTS {
+        if vmm_sys::peer::user(&stream).ok() != Some(us) {
             return;
         }
         let token = self.next_token;
@@ -404,6 +404,14 @@ impl Monitor {
             self.next_token += 1;
             self.clients.insert(token, client);
         }
+        self.listen_for_clients();
+    }
+
+    /// Listens only while there is room: whoever is turned away would take that for the VM's end.
+    fn listen_for_clients(&self) {
+        let room = self.clients.len() < MOST_CLIENTS;
+        let _ =
+            self.poller.modify(&self.listener, CONTROL, if room { Interest::READ } else { Interest::NONE });
     }
 
     fn serve(&mut self, token: u64, ready: Ready) {
@@ -414,7 +422,7 @@ impl Monitor {
         let mut stops = Vec::new();
         if ready.readable && !client.is_deaf() {
             for (id, request) in client.read() {
-                self.request(&mut client, id, request, &mut stops);
+                self.request(&mut client, id, &request, &mut stops);
             }
         }
         // Hung up: both directions are closed. One that has only ended its side may still wait for an answer.
@@ -422,6 +430,7 @@ impl Monitor {
         let interest = interest_in(&client);
         if client.is_done() || ready.hangup {
             let _ = self.poller.delete(&client);
+            self.listen_for_clients();
         } else {
             let _ = self.poller.modify(&client, token, interest);
             self.clients.insert(token, client);
@@ -434,7 +443,7 @@ impl Monitor {
         }
     }
 
-    fn request(&self, client: &mut Client, id: u64, request: Request, stops: &mut Vec<Duration>) {
+    fn request(&self, client: &mut Client, id: u64, request: &Request, stops: &mut Vec<Duration>) {
         match request {
             Request::Status => client.answer(id, Answer::Status(self.status())),
             Request::Subscribe => {
@@ -444,10 +453,10 @@ impl Monitor {
             Request::Wait { goal: Goal::Ready } if self.life.was_ready() => {
                 client.answer(id, Answer::Ready(self.status()));
             }
-            Request::Wait { goal } => client.wait(id, goal),
+            Request::Wait { goal } => client.wait(id, *goal),
             Request::Stop { grace_ms } => {
                 client.wait(id, Goal::Ended);
-                stops.push(Duration::from_millis(grace_ms));
+                stops.push(Duration::from_millis(*grace_ms));
             }
             Request::Start(_) => {
                 let message = "this monitor has its VM already".to_owned();

@@ -21,7 +21,7 @@ pub(super) const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 const STARTER_GONE_GRACE: Duration = Duration::from_secs(2);
 
 /// What is to be done now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Nothing.
     None,

@@ -100,6 +100,9 @@ pub(super) struct Start {
 impl Process {
     /// Leaves the session, the folder and the standard streams of whoever started us.
     pub(super) fn become_one() -> Result<Self, MonitorError> {
+        // Nobody may wait for the end of a pipe, or for a lock, that a VM would keep for its whole life.
+        vmm_sys::prepared_child::close_inherited()
+            .context(SystemSnafu { what: "close what was inherited" })?;
         let starter = rustix::stdio::stdin().try_clone_to_owned().context(NotStartedSnafu)?;
         rustix::net::sockopt::socket_type(&starter).map_err(io::Error::from).context(NotStartedSnafu)?;
         // A child that inherited it would keep the starter's connection open after us.

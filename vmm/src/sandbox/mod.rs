@@ -84,6 +84,7 @@ impl Sandbox {
     }
 
     /// Starts a VM that was created before and does not run, by name, id or the beginning of its id.
+    #[expect(clippy::needless_pass_by_value, reason = "options are made for one start, in the call")]
     pub fn start(home: &Home, name: &str, options: StartOptions) -> Result<Self, Error> {
         start::existing(home, name, &options)
     }
@@ -257,11 +258,25 @@ impl Drop for Sandbox {
 /// How long another command may be at work on a VM that does not run: looking at it takes its lock for a moment.
 const HOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Records the end of a monitor that was killed: whoever reads its record while we have the VM must not take it for one
+/// that runs, nor the process that has its number now for the monitor.
+fn record_death(held: &HeldVm) -> Result<(), Error> {
+    if let Ok(Some(mut record)) = held.folder().state()
+        && record.end.is_none()
+    {
+        record.end = Some(link::monitor_killed(Some(record.clone())));
+        held.write_state(&record)?;
+    }
+    Ok(())
+}
+
 /// Takes a VM's lock, with some patience. Fails where it runs.
+#[expect(clippy::disallowed_methods, reason = "a lock cannot be waited for with a deadline")]
 pub(crate) fn hold(folder: &VmFolder, name: &str) -> Result<HeldVm, Error> {
     let deadline = Instant::now() + HOLD_TIMEOUT;
     loop {
         if let Some(held) = folder.try_hold()? {
+            record_death(&held)?;
             return Ok(held);
         }
         let sockets = folder.state()?.map_or_else(|| folder.sockets(), |record| record.sockets);

@@ -46,6 +46,36 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Closes what was handed to this process when its program was executed, but for the standard streams: a shell's
+/// redirections, locks and pipes of whoever started us.
+///
+/// What is inherited is told by its flag: it is not closed on `exec`, or it would not be here, and std, rustix and we set
+/// that flag on every descriptor that we open.
+#[expect(unsafe_code, reason = "descriptors that nobody in this process owns")]
+pub fn close_inherited() -> io::Result<()> {
+    use rustix::io::FdFlags;
+    use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+    let folder = rustix::fs::open(
+        "/proc/self/fd",
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    let mut numbers: Vec<RawFd> = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&folder)? {
+        numbers.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    for number in numbers.into_iter().filter(|&number| number > 2 && number != folder.as_raw_fd()) {
+        // SAFETY: the number was open a moment ago. Where another thread has closed it since, the call fails, or tells
+        // the flags of what that thread opened; in both cases nothing is read or written through it.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        if rustix::io::fcntl_getfd(descriptor).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC)) {
+            // SAFETY: it is not closed on `exec`, so it was inherited and no value of this process owns it.
+            unsafe { rustix::io::close(number) };
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
