@@ -57,7 +57,7 @@ impl MonitorProgram {
     pub(super) fn start(&self, log: &Path) -> Result<Connection, Error> {
         let context = || MonitorStartSnafu { program: &self.path };
         let (ours, theirs) = UnixStream::pair().with_context(|_| context())?;
-        let log = File::options().create(true).append(true).mode(0o600).open(log);
+        let log = open_log(log);
         let log = log.map_or_else(|_| Stdio::null(), Stdio::from);
         let mut child = Command::new(&self.path)
             .args(&self.arguments)
@@ -81,8 +81,9 @@ fn find_beside(ours: Option<&Path>) -> Option<PathBuf> {
         return Some(ours.to_owned());
     }
     let folder = ours.parent()?;
-    // Cargo puts tests and examples one folder below.
-    let folders = [Some(folder), folder.parent()];
+    // Cargo puts tests and examples one folder below. Above any other folder may be one where others put things.
+    let of_cargo = folder.file_name().is_some_and(|name| name == "deps" || name == "examples");
+    let folders = [Some(folder), folder.parent().filter(|_| of_cargo)];
     folders.into_iter().flatten().map(|folder| folder.join(NAME)).find(|path| is_executable(path))
 }
 
@@ -95,7 +96,19 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// The last line of a monitor's log: why it ended, if it could say.
+/// When a log is this long it begins anew with the next monitor, who adds no more than that.
+const LONGEST_LOG: u64 = 1 << 20;
+
+fn open_log(path: &Path) -> io::Result<File> {
+    let log = File::options().create(true).append(true).mode(0o600).open(path)?;
+    if log.metadata()?.len() >= LONGEST_LOG {
+        log.set_len(0)?;
+    }
+    Ok(log)
+}
+
+/// The last line of a monitor's log that tells of an error: why it ended, if it could say. What is no line of the log is
+/// what something else wrote there, such as a panic.
 pub(super) fn last_line(log: &Path) -> Option<String> {
     use std::io::{Read, Seek, SeekFrom};
     let read = || -> io::Result<String> {
@@ -107,9 +120,14 @@ pub(super) fn last_line(log: &Path) -> Option<String> {
         Ok(String::from_utf8_lossy(&text).into_owned())
     };
     let text = read().ok()?;
-    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    let lines = text.lines().rev().filter(|line| !line.trim().is_empty());
+    let line = lines.take_while(|line| !IN_ORDER.iter().any(|level| line.contains(level))).next()?;
+    let line = line.split_once(" ERROR ").map_or(line, |(_, told)| told);
     Some(line.chars().filter(|c| !c.is_control()).take(500).collect())
 }
+
+/// What a log's line has in it where all is well: the monitor that wrote such a line last did not say why it ended.
+const IN_ORDER: [&str; 4] = [" INFO ", " WARN ", " DEBUG ", " TRACE "];
 
 #[cfg(test)]
 mod tests {
@@ -129,6 +147,8 @@ mod tests {
         executable(&vmm);
         assert_eq!(find_beside(Some(&program)), Some(vmm.clone()));
         assert_eq!(find_beside(Some(&vmm)), Some(vmm.clone()));
+        let elsewhere = base.path().join("target/tools/program");
+        assert_eq!(find_beside(Some(&elsewhere)), None);
         let path = std::env::join_paths([Path::new("relative"), base.path(), vmm.parent().unwrap()]).unwrap();
         assert_eq!(find_on(&path), Some(vmm));
         assert_eq!(find_on(base.path().as_os_str()), None);
@@ -141,5 +161,20 @@ mod tests {
         assert_eq!(last_line(&log), None);
         std::fs::write(&log, format!("{}\nno room\x1b[31m\n\n", "x".repeat(5000))).unwrap();
         assert_eq!(last_line(&log).as_deref(), Some("no room[31m"));
+        std::fs::write(&log, "2026-11-21T15:26:09Z ERROR cannot enter /\n").unwrap();
+        assert_eq!(last_line(&log).as_deref(), Some("cannot enter /"));
+        std::fs::write(&log, "2026-11-21T15:26:09Z ERROR of another day\n2026-11-22T15:26:09Z  INFO ready\n")
+            .unwrap();
+        assert_eq!(last_line(&log), None);
+    }
+
+    #[test]
+    fn a_log_that_has_grown_long_begins_anew() {
+        let base = tempfile::tempdir().unwrap();
+        let log = base.path().join("log");
+        std::fs::write(&log, "old\n").unwrap();
+        assert_eq!(open_log(&log).unwrap().metadata().unwrap().len(), 4);
+        open_log(&log).unwrap().set_len(LONGEST_LOG).unwrap();
+        assert_eq!(open_log(&log).unwrap().metadata().unwrap().len(), 0);
     }
 }
