@@ -51,6 +51,13 @@ fn the_guest_has_the_processors_and_memory_that_were_asked_for() {
 }
 
 #[test]
+fn a_machine_whose_first_command_does_not_start_is_not_left_running() {
+    let home = TestHome::new();
+    home.vmm(["run", "-d", "alpine", "--", "no-such-program"]).run().ended_with(127);
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
 fn a_command_whose_time_is_up_ends_with_124() {
     let home = TestHome::new();
     run(&home, &["--timeout", "1s"], &["sleep", "1000"]).ended_with(124);

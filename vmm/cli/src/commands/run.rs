@@ -98,8 +98,12 @@ impl Run {
             started => started?,
         };
         if self.detach {
-            if !self.command.is_empty() {
-                self.command(&sandbox, streams).start_detached()?;
+            if !self.command.is_empty()
+                && let Err(error) = self.command(&sandbox, streams).start_detached()
+            {
+                // Nobody has been told its name; what is to be said is why the command did not start.
+                let _ = end(&sandbox, self.name.is_some(), &CancelToken::new()?);
+                return Err(error.into());
             }
             print(&format!("{}\n", sandbox.name()))?;
             return Ok(ExitCode::SUCCESS);

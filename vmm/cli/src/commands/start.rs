@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use vmm::{CancelToken, Home, Sandbox, StartOptions};
 
-use super::{for_each, print};
+use super::{for_each, print, run};
 use crate::error::Failure;
 use crate::progress;
 use crate::signals::SignalForwarder;
@@ -22,8 +22,11 @@ impl Start {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
         let token = CancelToken::new()?;
-        let _signals = SignalForwarder::install(&token)?;
-        Ok(for_each(&self.vms, |vm| {
+        let signals = SignalForwarder::install(&token)?;
+        let status = for_each(&self.vms, |vm| {
+            if token.is_cancelled() {
+                return Ok(());
+            }
             let (observer, display) = progress::display(quiet);
             let options = StartOptions::default()
                 .executable(std::env::current_exe()?)
@@ -32,7 +35,11 @@ impl Start {
                 .progress(observer);
             let started = Sandbox::start(&home, vm, options);
             display.clear();
-            print(&format!("{}\n", started?.name()))
-        }))
+            match started {
+                Err(vmm::Error::Cancelled) => Ok(()),
+                started => print(&format!("{}\n", started?.name())),
+            }
+        });
+        Ok(if token.is_cancelled() { run::cancelled(&signals) } else { status })
     }
 }
