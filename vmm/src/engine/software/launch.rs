@@ -17,8 +17,8 @@ use super::qemu_cache::QemuCache;
 use super::running::SoftwareMachine;
 use super::tick_rate::tick_rate;
 use super::{
-    DevicesSnafu, PrepareSnafu, RefusedSnafu, SUPERVISOR_ARGUMENT, SilentSnafu, SoftwareEngine,
-    SoftwareError, SupervisorSnafu, TalkSnafu,
+    DevicesSnafu, MAX_PROCESSORS, PrepareSnafu, ProcessorsSnafu, RefusedSnafu, SUPERVISOR_ARGUMENT,
+    SilentSnafu, SoftwareEngine, SoftwareError, SupervisorSnafu, TalkSnafu,
 };
 use crate::arch::Arch;
 use crate::engine::{EngineKind, JailReport, LaunchReport, MachineEnd};
@@ -51,6 +51,7 @@ impl SoftwareEngine {
         machine: Machine,
         ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> Result<SoftwareMachine, SoftwareError> {
+        ensure!(machine.cpus <= MAX_PROCESSORS, ProcessorsSnafu { count: machine.cpus });
         let board = self.board(&machine);
         let limit = board.max_devices();
         ensure!(machine.devices.len() <= limit, DevicesSnafu { count: machine.devices.len(), limit });
