@@ -131,7 +131,9 @@ impl<'a> Command<'a> {
             Stdin::Null | Stdin::Piped => Vec::new(),
         };
         let limits = OutputLimits { stdout: self.output_limit, stderr: self.output_limit };
-        let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout + TIMEOUT_MARGIN));
+        let deadline = self
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout.saturating_add(TIMEOUT_MARGIN)));
         let link = self.sandbox.link.clone();
         let collected = self.start()?.collect(&input, limits, deadline);
         let collected = collected.map_err(|error| link.explain(error, None))?;

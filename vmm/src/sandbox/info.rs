@@ -70,7 +70,10 @@ pub(super) fn look_at_all(home: &Home) -> Result<Vec<VmInfo>, Error> {
             // Gone since we looked into the folder.
             Ok(None) => {}
             Ok(Some(look)) => looks.push(look),
-            Err(error) => tracing::warn!(id = %folder.id(), %error, "a VM cannot be read"),
+            Err(error) => {
+                let hint = error.hint().unwrap_or_default();
+                tracing::error!(id = %folder.id(), hint, "a VM cannot be read: {error}");
+            }
         }
     }
     let deadline = Instant::now() + ANSWER_TIMEOUT;

@@ -90,7 +90,33 @@ fn give_up(mut connection: Connection, error: Error, log: &Path) -> Error {
         Error::MonitorLost { .. } => return Error::MonitorLost { said: last_line(log) },
         _ => {}
     }
+    // It may have got ready at this very moment: a detached VM then takes no hint any more, and must be told.
+    let _ = connection.request(Request::Stop { grace_ms: 0 });
     connection.finish();
     let _ = end_from(&mut connection, Some(Instant::now() + GIVE_UP_TIMEOUT), None);
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_vm_that_is_given_up_is_told_to_stop() {
+        let (ours, mut monitor) = UnixStream::pair().unwrap();
+        let connection = Connection::over(ours, None).unwrap();
+        let told = std::thread::spawn(move || {
+            let mut text = String::new();
+            monitor.read_to_string(&mut text).unwrap();
+            // One that is gone, too, ends the wait.
+            let _ = monitor.write_all(b"\n");
+            text
+        });
+        let error = give_up(connection, Error::Cancelled, Path::new("/nowhere"));
+        assert!(matches!(error, Error::Cancelled));
+        assert!(told.join().unwrap().contains(r#"{"stop":{"grace_ms":0}}"#));
+    }
 }

@@ -1,8 +1,9 @@
 //! Creating a VM from an image, and starting it or one that was there before.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -179,19 +180,34 @@ fn create_top_layer(
     Ok(store.layers().create_as(id, new, |path| vmm_disk::create_overlay(path, size))?)
 }
 
-/// Brings a kernel of the user's into the form that an engine loads, in the VM's own folder.
-fn take_kernel(path: &PathBuf, arch: Arch, folder: &VmFolder) -> Result<(PathBuf, Option<String>), Error> {
+/// Reads a kernel of the user's.
+fn read_kernel(path: &Path, arch: Arch) -> Result<Kernel, Error> {
     let read = || {
-        let length = fs::metadata(path)?.len();
-        if length > LARGEST_KERNEL { Err(std::io::ErrorKind::FileTooLarge.into()) } else { fs::read(path) }
+        // What is no file may have no end, or wait for a writer.
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+        }
+        let mut contents = Vec::new();
+        File::open(path)?.take(LARGEST_KERNEL + 1).read_to_end(&mut contents)?;
+        if contents.len() as u64 > LARGEST_KERNEL {
+            Err(io::ErrorKind::FileTooLarge.into())
+        } else {
+            Ok(contents)
+        }
     };
     let contents =
         read().with_context(|_| SystemSnafu { what: format!("read the kernel {}", path.display()) })?;
-    let kernel = Kernel::from_file_contents(&contents, arch).context(KernelSnafu { path })?;
+    Kernel::from_file_contents(&contents, arch).context(KernelSnafu { path })
+}
+
+/// Brings a kernel of the user's into the form that an engine loads, in the VM's own folder.
+fn take_kernel(path: &Path, arch: Arch, folder: &VmFolder) -> Result<(PathBuf, Option<String>), Error> {
+    let kernel = read_kernel(path, arch)?;
     let own = folder.path().join("kernel");
     let write = || {
-        fs::write(&own, kernel.bytes())?;
-        fs::set_permissions(&own, fs::Permissions::from_mode(0o600))
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&own)?;
+        file.write_all(kernel.bytes())?;
+        file.sync_all()
     };
     write().with_context(|_| SystemSnafu { what: format!("write {}", own.display()) })?;
     Ok((own, kernel.release()))
@@ -210,7 +226,8 @@ fn refresh_boot_files(held: &HeldVm) -> Result<(), Error> {
     let boot = &mut spec.machine.boot;
     let mut fresh = boot.clone();
     if spec.own_kernel {
-        let (_, release) = take_kernel(&boot.kernel, arch, held.folder())?;
+        // Only read: written again, it would be lost with a start that dies or finds the disk full.
+        let release = read_kernel(&boot.kernel, arch)?.release();
         fresh.initramfs = store.initramfs(&image, &agent, release.as_deref())?;
     } else {
         (fresh.kernel, fresh.initramfs) = (files.kernel, files.initramfs);
@@ -273,5 +290,18 @@ impl image::Progress for PullProgress<'_> {
 
     fn cancelled(&self) -> bool {
         self.cancel.is_some_and(CancelToken::is_cancelled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_is_no_file_is_refused_at_once() {
+        for path in ["/dev/zero", "/tmp"] {
+            let error = read_kernel(Path::new(path), Arch::X86_64).err().unwrap();
+            assert!(matches!(error, Error::System { .. }), "{error}");
+        }
     }
 }
