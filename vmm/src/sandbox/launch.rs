@@ -35,7 +35,12 @@ pub(crate) fn launch(
     options.observer.tell(&Progress::StartingMonitor);
     let folder = held.folder().clone();
     let log = folder.monitor_log();
-    let mut connection = program.start(&log)?;
+    let lost = || Error::MonitorLost { said: last_line(&log) };
+    let mut connection = program.start(&log).map_err(|error| match error {
+        // So soon that it was gone before it could be greeted.
+        Error::MonitorLost { .. } => lost(),
+        error => error,
+    })?;
     let request = StartRequest {
         home: folder.home().root().to_owned(),
         id: folder.id().clone(),
@@ -47,7 +52,7 @@ pub(crate) fn launch(
     let sent = connection.request_with(Request::Start(request), &[held.lock_file().as_fd()]);
     let asked = match sent {
         Ok(asked) => asked,
-        Err(ControlError::Lost) => return Err(Error::MonitorLost { said: last_line(&log) }),
+        Err(ControlError::Lost) => return Err(lost()),
         Err(error) => return Err(error.into()),
     };
     // From here on the monitor has the lock; a copy of ours would make the VM outlive its monitor.
