@@ -73,14 +73,27 @@ fn check_owner(path: &Path) -> Result<(), HomeError> {
 /// Replaces a file by `value` as JSON, so that a reader finds the old or the new one, whole.
 pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), HomeError> {
     let partial = path.with_extension("partial");
+    write_partial(&partial, value)?;
+    fs::rename(&partial, path).context(WriteSnafu { path })
+}
+
+/// Writes `value` as JSON to a file that does not have its name yet.
+pub(super) fn write_partial<T: Serialize>(partial: &Path, value: &T) -> Result<(), HomeError> {
     let write = || -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
         text.push(b'\n');
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        file.write_all(&text)?;
-        fs::rename(&partial, path)
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(partial)?;
+        file.write_all(&text)
     };
-    write().context(WriteSnafu { path })
+    write().context(WriteSnafu { path: partial })
+}
+
+/// Sees files and folders on the disk, in this order: what they hold, then the names that lead to them.
+pub(super) fn sync(paths: &[&Path]) -> Result<(), HomeError> {
+    for &path in paths {
+        File::open(path).and_then(|file| file.sync_all()).context(WriteSnafu { path })?;
+    }
+    Ok(())
 }
 
 /// Reads a file of ours. `None`: there is none.

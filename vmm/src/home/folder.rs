@@ -169,9 +169,23 @@ impl HeldVm {
         self.lock.file()
     }
 
-    /// Writes `spec.json`.
+    /// Writes `spec.json`, and sees a VM that is to stay on the disk with all that makes it found again: a power cut may
+    /// come as soon as its user is told that it is there.
     pub fn write_spec(&self, spec: &VmSpec) -> Result<(), HomeError> {
-        files::write_json(&self.folder.path().join("spec.json"), spec)
+        let folder = self.folder.path();
+        let (path, partial) = (folder.join("spec.json"), folder.join("spec.partial"));
+        if spec.ephemeral() {
+            return files::write_json(&path, spec);
+        }
+        // Complete on the disk before it has its name there: the old one stays whole until then.
+        files::write_partial(&partial, spec)?;
+        files::sync(&[&partial])?;
+        fs::rename(&partial, &path).context(WriteSnafu { path: &path })?;
+        let owned = folder.join(OWNED);
+        let owned = owned.exists().then_some(owned.as_path());
+        let home = &self.folder.home;
+        let names = [folder.as_path(), &home.vms(), &home.names()];
+        files::sync(&owned.into_iter().chain(names).collect::<Vec<_>>())
     }
 
     /// Writes `state.json`.
