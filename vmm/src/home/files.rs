@@ -15,17 +15,20 @@ use super::{Danger, HomeError};
 /// No file that we wrote is longer than this; one that is was not written by us.
 const LONGEST_FILE: u64 = 1 << 20;
 
-/// Makes a folder and those above it, ours alone; one that is there is checked and closed to others, where it is empty
-/// or has `mark` in it already. Any other is in use by somebody (`/tmp`, a user's home): that is refused, not closed.
-pub(super) fn private_folder_all(path: &Path, mark: &str) -> Result<(), HomeError> {
+/// Makes a folder and those above it, ours alone; one that is there is checked and closed to others, where it has all of
+/// `marks` in it or nothing but what is `ours`. Any other is in use by somebody (`/tmp`, a user's home): that is refused,
+/// not closed.
+pub(super) fn private_folder_all(path: &Path, marks: &[&str], ours: &[&str]) -> Result<(), HomeError> {
     if let Some(parent) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(parent).context(FolderSnafu { path: parent })?;
     }
     let open = fs::metadata(path).is_ok_and(|metadata| metadata.is_dir() && metadata.mode() & 0o077 != 0);
-    if open && !path.join(mark).exists() {
+    if open && !marks.iter().all(|mark| path.join(mark).exists()) {
         check_owner(path)?;
-        let empty = fs::read_dir(path).context(FolderSnafu { path })?.next().is_none();
-        ensure!(empty, UnsafeSnafu { path, danger: Danger::Shared });
+        for entry in fs::read_dir(path).context(FolderSnafu { path })? {
+            let name = entry.context(FolderSnafu { path })?.file_name();
+            ensure!(ours.iter().any(|ours| name == *ours), UnsafeSnafu { path, danger: Danger::Shared });
+        }
     }
     private_folder(path)
 }
@@ -120,7 +123,7 @@ mod tests {
     fn what_we_make_is_ours_alone() {
         let base = tempfile::tempdir().unwrap();
         let folder = base.path().join("a/b/c");
-        private_folder_all(&folder, "vms").unwrap();
+        private_folder_all(&folder, &["vms"], &[]).unwrap();
         assert_eq!(mode(&folder), 0o700);
         assert_eq!(mode(folder.parent().unwrap()), 0o700);
         write_json(&folder.join("x.json"), &7).unwrap();
@@ -142,11 +145,20 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         fs::write(base.path().join("anything"), "").unwrap();
         fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let error = private_folder_all(base.path(), "vms").unwrap_err();
+        let error = private_folder_all(base.path(), &["vms"], &["images"]).unwrap_err();
         assert!(matches!(error, HomeError::Unsafe { danger: Danger::Shared, .. }), "{error}");
         assert_eq!(mode(base.path()), 0o755);
         fs::create_dir(base.path().join("vms")).unwrap();
-        private_folder_all(base.path(), "vms").unwrap();
+        private_folder_all(base.path(), &["vms"], &["images"]).unwrap();
+        assert_eq!(mode(base.path()), 0o700);
+    }
+
+    #[test]
+    fn a_home_that_was_filled_by_hand_is_closed() {
+        let base = tempfile::tempdir().unwrap();
+        fs::create_dir(base.path().join("images")).unwrap();
+        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        private_folder_all(base.path(), &["vms"], &["images"]).unwrap();
         assert_eq!(mode(base.path()), 0o700);
     }
 

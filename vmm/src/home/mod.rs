@@ -65,7 +65,7 @@ impl Home {
     pub fn open(root: impl AsRef<Path>) -> Result<Self, HomeError> {
         let root = std::path::absolute(root.as_ref())
             .map_err(|source| HomeError::Folder { path: root.as_ref().to_owned(), source })?;
-        files::private_folder_all(&root, "vms")?;
+        files::private_folder_all(&root, &["vms", "names"], &["images", "layers", "cache", "vms", "names"])?;
         for folder in ["vms", "names"] {
             files::private_folder(&root.join(folder))?;
         }
