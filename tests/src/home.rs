@@ -49,7 +49,13 @@ impl TestHome {
         processes::adopt_orphans();
         let homes = images::target().join("test-homes");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&homes).expect("a folder for homes");
-        let home = tempfile::Builder::new().prefix("home-").tempdir_in(&homes).expect("a home");
+        // A test may put files there before `vmm` does, which takes no folder that others use too.
+        let ours_alone = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let home = tempfile::Builder::new()
+            .prefix("home-")
+            .permissions(ours_alone)
+            .tempdir_in(&homes)
+            .expect("a home");
         // Sockets lie here: the path must be short.
         let runtime = tempfile::Builder::new().prefix("vt-").tempdir_in("/tmp").expect("a runtime folder");
         Self { home, runtime, mounted: false, _turn: turn }
