@@ -86,7 +86,7 @@ fn a_process_has_no_descriptor_of_the_agents() {
         files.collect::<HashSet<PathBuf>>()
     };
     let agent = Agent::start();
-    let process = agent.client().start(&ProcessSpec::command(["cat"]).stdin().kill_on_disconnect()).unwrap();
+    let process = agent.client().start(&ProcessSpec::command(["sleep", "1000"]).stdin().kill_on_disconnect()).unwrap();
     // Whatever we have open ourselves, the agent may have had from us.
     let mut agents = &files(agent.program.id()) - &files(std::process::id());
     // Its streams have two ends each; the pipes' names do not tell which.

@@ -86,6 +86,8 @@ fn a_shell_has_job_control_and_survives_ctrl_c() {
     terminal.expect("prompt> ");
     stdin.write_all(b"echo status $?\n").unwrap();
     terminal.expect("status 130");
+    // Before its prompt, the shell has not taken the terminal back, and the key would be lost.
+    terminal.expect("prompt> ");
     // The end of the input is Ctrl-D, which ends a shell.
     drop(stdin);
     assert_eq!(terminal.expect_end().shell_status(), 0);
@@ -115,6 +117,8 @@ fn a_shell_on_a_terminal_ends_with_its_client() {
     let client = agent.client();
     let spec = ProcessSpec::command(["bash", "--norc", "--noprofile", "-i"])
         .environment("PS1", "prompt> ")
+        // Its input ends as well, which is not what is to end it.
+        .environment("IGNOREEOF", "10")
         .kill_on_disconnect();
     let mut terminal = Terminal::start(&agent, &spec);
     terminal.expect("prompt> ");
