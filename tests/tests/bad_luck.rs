@@ -74,6 +74,14 @@ fn a_flipped_byte_in_any_file_of_an_image_is_found_and_named() {
     let home = TestHome::with_own_images();
     let mut files = Vec::new();
     files_beneath(&home.path().join("images"), &mut files);
+    // Initial file systems of other agents may lie there, which nobody reads: only today's is made again.
+    let is_initramfs = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "cpio");
+    for file in files.iter().filter(|file| is_initramfs(file)) {
+        fs::remove_file(file).unwrap();
+    }
+    home.vmm(["run", "alpine", "--", "true"]).run().succeeded();
+    files.clear();
+    files_beneath(&home.path().join("images"), &mut files);
     files_beneath(&home.path().join("layers"), &mut files);
     // What is small is read as a record, and checked by other tests.
     files.retain(|file| fs::metadata(file).unwrap().len() > 64 << 10);

@@ -86,7 +86,8 @@ fn a_process_has_no_descriptor_of_the_agents() {
         files.collect::<HashSet<PathBuf>>()
     };
     let agent = Agent::start();
-    let process = agent.client().start(&ProcessSpec::command(["sleep", "1000"]).stdin().kill_on_disconnect()).unwrap();
+    let process =
+        agent.client().start(&ProcessSpec::command(["sleep", "1000"]).stdin().kill_on_disconnect()).unwrap();
     // Whatever we have open ourselves, the agent may have had from us.
     let mut agents = &files(agent.program.id()) - &files(std::process::id());
     // Its streams have two ends each; the pipes' names do not tell which.
@@ -123,7 +124,7 @@ fn a_process_whose_time_is_up_is_ended_even_if_it_will_not_hear() {
 fn a_process_ends_with_its_client_when_that_was_asked_for() {
     let agent = Agent::start();
     let client = agent.client();
-    let spec = ProcessSpec::command(["cat"]).stdin().kill_on_disconnect();
+    let spec = ProcessSpec::command(["sleep", "1000"]).stdin().kill_on_disconnect();
     let process = client.start(&spec).unwrap();
     let id = process.id();
     drop(process);

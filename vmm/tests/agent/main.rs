@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -40,6 +40,19 @@ impl Connector for Direct {
     }
 }
 
+/// The agent's program, written once: were it written while another test starts a process, that would hold it open for
+/// writing a moment longer, and what is open for writing cannot be executed.
+fn program_file() -> &'static Path {
+    static FILE: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vmm-agent");
+        fs::write(&path, binary(Arch::host().unwrap()).unwrap()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        (folder, path)
+    });
+    &FILE.1
+}
+
 impl Agent {
     fn start() -> Self {
         Self::start_by("exec \"$0\" \"$@\"")
@@ -48,12 +61,9 @@ impl Agent {
     /// Starts it by a script, whose arguments are the agent's command.
     fn start_by(script: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("vmm-agent");
-        fs::write(&path, binary(Arch::host().unwrap()).unwrap()).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
         let mut program = Command::new("sh");
-        program.args(["-c", script]).arg(path).arg("serve").stdin(OwnedFd::from(listener));
+        program.args(["-c", script]).arg(program_file()).arg("serve").stdin(OwnedFd::from(listener));
         let program = program.spawn().unwrap();
         Self { program, folder }
     }

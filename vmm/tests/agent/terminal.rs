@@ -112,16 +112,13 @@ fn the_last_words_on_a_terminal_arrive_before_the_end() {
 }
 
 #[test]
-fn a_shell_on_a_terminal_ends_with_its_client() {
+fn what_runs_on_a_terminal_ends_with_its_client() {
     let agent = Agent::start();
     let client = agent.client();
-    let spec = ProcessSpec::command(["bash", "--norc", "--noprofile", "-i"])
-        .environment("PS1", "prompt> ")
-        // Its input ends as well, which is not what is to end it.
-        .environment("IGNOREEOF", "10")
-        .kill_on_disconnect();
+    // As a shell does, it ignores a request to end. Its input ends as well, which it does not read.
+    let spec = shell("trap '' TERM; echo ready; sleep 1000").kill_on_disconnect();
     let mut terminal = Terminal::start(&agent, &spec);
-    terminal.expect("prompt> ");
+    terminal.expect("ready");
     let id = terminal.process.id();
     drop(terminal);
     assert_eq!(client.wait(id, soon()).unwrap().outcome, Outcome::Signal(Signal::HANGUP));
