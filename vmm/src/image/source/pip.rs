@@ -144,22 +144,19 @@ fn run(
     if workshop.progress.cancelled() {
         return CancelledSnafu { image: workshop.image }.fail();
     }
-    if !status.success() && is_full(folder) {
-        // Its own words lie on the full disk too, as far as there was room for them.
-        return Ok(Outcome::Failed("no space left on device".to_owned()));
+    if !status.success() && !has_room(folder, package.pin.size) {
+        // There was no room for its own words either.
+        return Ok(Outcome::Failed(format!("no space left: it has {} bytes", package.pin.size)));
     }
     let log = read_log(&log_path)?;
     Ok(judge(status, &log, folder.join(package.file).is_file(), most > 0))
 }
 
-/// Whether a disk has no room left for anything worth mentioning.
-fn is_full(folder: &Path) -> bool {
+/// Whether a folder's disk has room for so many bytes, where that can be known.
+fn has_room(folder: &Path, bytes: u64) -> bool {
     let free = rustix::fs::statvfs(folder).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-    free.is_ok_and(|bytes| bytes < FULL)
+    free.map_or(true, |free| free >= bytes)
 }
-
-/// Less than pip writes at once.
-const FULL: u64 = 1 << 20;
 
 /// A child that is killed when nobody waits for it any more.
 struct Running(Child);
