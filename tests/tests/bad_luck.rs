@@ -155,7 +155,7 @@ fn a_disk_that_fills_up_is_an_error_in_the_guest_and_the_machine_lives() {
     let free = free.f_bavail * free.f_frsize;
     fs::write(&ballast, vec![1; usize::try_from(free.saturating_sub(24 << 20)).unwrap()]).unwrap();
 
-    let write = vm.shell("dd if=/dev/urandom of=/root/big bs=1M count=100 conv=fsync 2>&1");
+    let write = vm.shell("dd if=/dev/urandom of=/srv/big bs=1M count=100 conv=fsync 2>&1");
     assert_ne!(write.status(), 0, "{}", write.stdout());
     assert!(!vm.monitor().has_ended());
     vm.exec(&["true"]).succeeded();
@@ -172,7 +172,7 @@ fn after_a_kill_of_everything_the_disk_is_sound() {
     let home = TestHome::new();
     let vm = home.machine("sound", &[]);
     let mut busy = vm
-        .exec_with(&[], &["sh", "-c", "echo go; while :; do dd if=/dev/urandom of=/root/x bs=64k count=64 conv=fsync 2>/dev/null; echo more; done"])
+        .exec_with(&[], &["sh", "-c", "echo go; while :; do dd if=/dev/urandom of=/srv/x bs=64k count=64 conv=fsync 2>/dev/null; echo more; done"])
         .start();
     busy.expect("more");
     for process in vm_tests_processes(&vm) {
@@ -182,7 +182,7 @@ fn after_a_kill_of_everything_the_disk_is_sound() {
     drop(busy);
     home.check_disks();
     home.vmm(["start", "sound"]).run().succeeded();
-    vm.shell("ls -l /root/x").succeeded();
+    vm.shell("ls -l /srv/x").succeeded();
 }
 
 fn vm_tests_processes(vm: &vmm_tests::TestVm<'_>) -> Vec<vmm_tests::Process> {

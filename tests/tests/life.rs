@@ -13,11 +13,11 @@ fn a_machine_is_listed_stopped_started_and_removed() {
     let table = home.vmm(["ps"]).run().succeeded().stdout();
     assert!(table.contains("box") && table.contains("running"), "{table}");
 
-    vm.shell("echo kept > /root/kept").succeeded();
+    vm.shell("echo kept > /srv/kept").succeeded();
     vm.stop().succeeded();
     assert_eq!(home.state_of("box").as_deref(), Some("stopped"));
     home.vmm(["start", "box"]).run().succeeded();
-    assert_eq!(vm.exec(&["cat", "/root/kept"]).succeeded().stdout(), "kept\n");
+    assert_eq!(vm.exec(&["cat", "/srv/kept"]).succeeded().stdout(), "kept\n");
 
     // A name begins with its id's first digits, too.
     let id = vm.info()["id"].as_str().unwrap().to_owned();
@@ -65,7 +65,7 @@ fn a_guest_that_powers_itself_off_is_stopped() {
 fn a_monitor_that_is_killed_takes_qemu_with_it_and_the_machine_can_start_again() {
     let home = TestHome::new();
     let vm = home.machine("orphan", &[]);
-    vm.shell("echo synced > /root/synced; sync").succeeded();
+    vm.shell("echo synced > /srv/synced; sync").succeeded();
     let (monitor, others) = (vm.monitor(), vm.processes());
     monitor.kill();
     assert!(monitor.ends_within(PATIENCE));
@@ -78,7 +78,7 @@ fn a_monitor_that_is_killed_takes_qemu_with_it_and_the_machine_can_start_again()
     }
     assert_eq!(home.state_of("orphan").as_deref(), Some("crashed"));
     home.vmm(["start", "orphan"]).run().succeeded();
-    assert_eq!(vm.exec(&["cat", "/root/synced"]).succeeded().stdout(), "synced\n");
+    assert_eq!(vm.exec(&["cat", "/srv/synced"]).succeeded().stdout(), "synced\n");
 }
 
 #[test]
