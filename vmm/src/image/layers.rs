@@ -262,7 +262,7 @@ impl LayerStore {
 
     /// The layers that neither one of the references nor a layer above them needs.
     ///
-    /// The references are those of every image ([`super::Image::layers`]) and of every machine. Whoever removes what
+    /// The references are those of every image ([`super::Image::layer`]) and of every machine. Whoever removes what
     /// this gives must know that no machine is being made meanwhile.
     pub fn unreferenced(&self, references: &BTreeSet<LayerId>) -> Result<Vec<LayerId>> {
         let layers: BTreeMap<LayerId, Option<LayerId>> =

@@ -12,7 +12,7 @@ use snafu::{OptionExt, ResultExt};
 use vmm_sys::FileLock;
 
 use super::catalog::{Artifact, ImageSpec};
-use super::error::{CancelledSnafu, KernelSnafu, Result, RootContentsSnafu, StorageSnafu};
+use super::error::{CancelledSnafu, DamagedSnafu, KernelSnafu, Result, RootContentsSnafu, StorageSnafu};
 use super::files;
 use super::image::{Image, KERNEL, METADATA, MODULES, Metadata};
 use super::kernel_modules;
@@ -23,7 +23,7 @@ use super::root::RootFileSystem;
 use super::source::{Workshop, with_cached};
 use super::store::ImageStore;
 use super::transform;
-use super::verify::{self, Thoroughness};
+use super::verify::{self, Damage, Thoroughness};
 use crate::boot::Kernel;
 
 /// When an image is fetched.
@@ -189,7 +189,9 @@ impl Pull<'_> {
         let kernel = spec.kernel.result;
         files.insert(0, FileRecord { name: KERNEL.to_owned(), size: kernel.size, sha256: kernel.sha256 });
         self.tell("records");
-        verify::verify(self.partial, &files, Thoroughness::Full)?;
+        if let Some(Damage { path, what }) = verify::verify(self.partial, &files, Thoroughness::Full)? {
+            return DamagedSnafu { path, what, image: self.label }.fail();
+        }
         let metadata = Metadata {
             name: spec.name.parse().ok().with_context(|| self.impossible("a name that is none"))?,
             version: spec.version,
