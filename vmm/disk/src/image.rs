@@ -27,8 +27,8 @@ pub struct LayerSpec {
 /// A disk that can be read and written by several threads at once.
 ///
 /// Offsets and lengths are in bytes and may be unaligned; what reaches past [`DiskImage::size`] is refused and has
-/// no effect. The buffers may lie in guest memory that the guest changes meanwhile: an implementation hands them to
-/// the kernel or copies them, and never decides anything by their contents twice.
+/// no effect. The buffers may lie in guest memory that the guest changes meanwhile: an implementation
+/// hands them to the kernel, or cuts and fills them with [`vmm_sys::scattered`], and makes no reference to their bytes.
 pub trait DiskImage: Send + Sync {
     /// The size of the disk as its user sees it, in bytes.
     fn size(&self) -> u64;

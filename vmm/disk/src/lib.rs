@@ -3,7 +3,7 @@
 //! [`open_chain`] opens a disk, [`create_overlay`] makes a layer, [`inspect()`] tells what one is. `docs/disks.md`
 //! says what a flush promises and how it is kept.
 
-mod buffers;
+mod bytes;
 mod chain;
 mod error;
 mod image;

@@ -4,8 +4,10 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use vmm_sys::scattered;
+
+use crate::Storage;
 use crate::image::{DiskImage, check_bounds, check_writable};
-use crate::{Storage, buffers};
 
 /// A raw image. Its size is the length that its storage had when it was opened.
 #[derive(Debug)]
@@ -34,13 +36,13 @@ impl DiskImage for RawImage {
     }
 
     fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
-        check_bounds(offset, buffers::length_mut(buffers), self.size)?;
+        check_bounds(offset, scattered::length_mut(buffers), self.size)?;
         self.storage.read(buffers, offset)
     }
 
     fn write(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         check_writable(self.read_only)?;
-        check_bounds(offset, buffers::length(buffers), self.size)?;
+        check_bounds(offset, scattered::length(buffers), self.size)?;
         self.storage.write(buffers, offset)
     }
 

@@ -24,8 +24,8 @@ fn io_slice<'m>(slice: &VolatileSlice<'m>) -> IoSlice<'m> {
     let vector = vector(slice);
     // SAFETY: `IoSlice` is documented to be ABI compatible with `iovec`, and the assertions above hold its size and
     // alignment. The pointer and length come from a `VolatileSlice`, which stays mapped for `'m`. No reference to
-    // the bytes is made here. A receiver that cuts the buffer (`vmm_disk`, at the borders of clusters) makes one for
-    // that moment, to compute pointers or to copy: the contract is that it decides nothing by the bytes.
+    // the bytes is made here, nor by its receivers: the contract is that they only hand it to the kernel, or cut,
+    // fill and copy it with `vmm_sys::scattered`.
     #[expect(unsafe_code, reason = "guest memory as a buffer of a system call, without a reference to it")]
     unsafe {
         std::mem::transmute::<libc::iovec, IoSlice<'m>>(vector)
@@ -34,9 +34,8 @@ fn io_slice<'m>(slice: &VolatileSlice<'m>) -> IoSlice<'m> {
 
 fn io_slice_mut<'m>(slice: &VolatileSlice<'m>) -> IoSliceMut<'m> {
     let vector = vector(slice);
-    // SAFETY: as in `io_slice`. Two of them may overlap, so no two references into them may be in use at once: the
-    // kernel writes through the pointers, one after the other, as does a receiver that fills the buffers itself, and
-    // a guest that named bytes twice gets either.
+    // SAFETY: as in `io_slice`. Two of them may overlap: the kernel writes through the pointers, one after the other,
+    // as does `vmm_sys::scattered`, and a guest that named bytes twice gets either.
     #[expect(unsafe_code, reason = "guest memory as a buffer of a system call, without a reference to it")]
     unsafe {
         std::mem::transmute::<libc::iovec, IoSliceMut<'m>>(vector)

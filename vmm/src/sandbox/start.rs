@@ -177,7 +177,8 @@ fn create_top_layer(
     let new = NewLayer { format: Format::Qcow2, below: Some(image.layer().clone()), durable };
     let id = store.layers().draw_id()?;
     held.will_own(&store.layers().folder_of(&id))?;
-    Ok(store.layers().create_as(id, new, |path| vmm_disk::create_overlay(path, size))?)
+    let make = if durable { vmm_disk::create_overlay } else { vmm_disk::create_overlay_unsynced };
+    Ok(store.layers().create_as(id, new, |path| make(path, size))?)
 }
 
 /// Reads a kernel of the user's.

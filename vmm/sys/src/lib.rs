@@ -22,6 +22,7 @@ pub mod poller;
 #[cfg(target_os = "linux")]
 pub mod prepared_child;
 pub mod process;
+pub mod scattered;
 pub mod signals;
 #[cfg(target_os = "linux")]
 pub mod spawn;

@@ -10,7 +10,7 @@ use super::geometry::Geometry;
 use super::header::{Header, HeaderError};
 use super::refcount::Refcounts;
 use super::table::{Table, number};
-use crate::buffers::index;
+use crate::bytes::index;
 use crate::storage::{Storage, read_at};
 
 /// Larger files are not checked: the counts are held in memory.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::entry::{CompressedCluster, invalid};
-use crate::buffers::index;
+use crate::bytes::index;
 use crate::locking::lock;
 use crate::storage::{Storage, read_at};
 

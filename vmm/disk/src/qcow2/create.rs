@@ -77,7 +77,7 @@ impl Layout {
 
     fn header(self, l1_entries: u64, l1_offset: u64, table_clusters: u64) -> Vec<u8> {
         let low = |number: u64| u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes();
-        let mut header = Vec::with_capacity(crate::buffers::index(SECTOR));
+        let mut header = Vec::with_capacity(crate::bytes::index(SECTOR));
         header.extend(MAGIC.to_be_bytes());
         header.extend(self.version.to_be_bytes());
         header.extend([0; 12]); // no backing file
@@ -100,7 +100,7 @@ impl Layout {
 
 /// `count` refcounts of one.
 fn ones(count: u64, order: u32) -> Vec<u8> {
-    let bits = crate::buffers::index(count << order);
+    let bits = crate::bytes::index(count << order);
     let mut bytes = vec![0; bits.div_ceil(8)];
     for position in (0..bits).step_by(1 << order) {
         if order < 3 {

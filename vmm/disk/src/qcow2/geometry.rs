@@ -88,7 +88,7 @@ impl Geometry {
     /// Splits an offset in a table into that of the page, and that in the page.
     pub(crate) fn split(self, offset: u64) -> (u64, usize) {
         let within = offset & (self.page_size() - 1);
-        (offset - within, crate::buffers::index(within))
+        (offset - within, crate::bytes::index(within))
     }
 
     /// How many L1 entries a disk of `size` bytes needs.

@@ -128,7 +128,7 @@ impl Header {
     pub(crate) fn read(storage: &dyn Storage) -> Result<Self, HeaderError> {
         let file_length = storage.length().context(ReadSnafu)?;
         ensure!(file_length >= VERSION_2_LENGTH, TooShortSnafu { length: file_length });
-        let mut fixed = vec![0; crate::buffers::index(VERSION_3_LENGTH + 8)];
+        let mut fixed = vec![0; crate::bytes::index(VERSION_3_LENGTH + 8)];
         read_at(storage, &mut fixed, 0).context(ReadSnafu)?;
         let fixed = Bytes(&fixed);
 
@@ -227,8 +227,8 @@ fn backing_name(first_cluster: &[u8], offset: u64, length: u64) -> Result<Option
     }
     let inside = length <= MAX_NAME && ends_by(offset, length, first_cluster.len() as u64);
     ensure!(inside, BackingNameSnafu);
-    let start = crate::buffers::index(offset);
-    let name = &first_cluster[start..start + crate::buffers::index(length)];
+    let start = crate::bytes::index(offset);
+    let name = &first_cluster[start..start + crate::bytes::index(length)];
     ensure!(!name.starts_with(b"json:"), JsonNameSnafu);
     Ok(Some(name.to_vec()))
 }
@@ -240,10 +240,10 @@ fn backing_format(
     header_length: u64,
     name_offset: u64,
 ) -> Result<Option<Vec<u8>>, HeaderError> {
-    let name_offset = if name_offset == 0 { usize::MAX } else { crate::buffers::index(name_offset) };
+    let name_offset = if name_offset == 0 { usize::MAX } else { crate::bytes::index(name_offset) };
     let area = &first_cluster[..first_cluster.len().min(name_offset)];
     let mut format = None;
-    let mut at = crate::buffers::index(header_length);
+    let mut at = crate::bytes::index(header_length);
     // A header that fills its cluster leaves no room for the end mark either.
     while at + 8 <= area.len() {
         let head = Bytes(&area[at..at + 8]);
@@ -267,7 +267,7 @@ struct Bytes<'a>(&'a [u8]);
 impl Bytes<'_> {
     fn u32(&self, offset: u64) -> u32 {
         let mut bytes = [0; 4];
-        let start = crate::buffers::index(offset);
+        let start = crate::bytes::index(offset);
         bytes.copy_from_slice(&self.0[start..start + 4]);
         u32::from_be_bytes(bytes)
     }

@@ -10,7 +10,7 @@ use super::in_flight::InFlight;
 use super::pages::{Extent, PageCache};
 use super::refcount::{AllocateError, Refcounts};
 use super::table::{Table, number};
-use crate::buffers::index;
+use crate::bytes::index;
 use crate::storage::{Storage, read_at, write_at};
 
 /// Commit early when so many runs of clusters wait to be freed.

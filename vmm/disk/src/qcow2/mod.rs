@@ -28,10 +28,11 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::{fmt, io};
 
 use snafu::{ResultExt, ensure};
+use vmm_sys::scattered;
 
+use crate::Storage;
 use crate::image::{DiskImage, check_bounds, check_writable};
 use crate::storage::write_at;
-use crate::{Storage, buffers};
 pub use check::{CheckError, CheckReport, check};
 use claims::Claims;
 use commit::Committed;
@@ -182,13 +183,13 @@ impl DiskImage for Qcow2Image {
     }
 
     fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
-        check_bounds(offset, buffers::length_mut(buffers), self.size)?;
+        check_bounds(offset, scattered::length_mut(buffers), self.size)?;
         self.read_at(buffers, offset)
     }
 
     fn write(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         check_writable(self.read_only)?;
-        check_bounds(offset, buffers::length(buffers), self.size)?;
+        check_bounds(offset, scattered::length(buffers), self.size)?;
         self.check_sound()?;
         self.write_at(buffers, offset)
     }

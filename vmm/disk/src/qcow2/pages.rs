@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::geometry::SECTOR;
-use crate::buffers::index;
+use crate::bytes::index;
 use crate::storage::{Storage, read_at, write_at};
 
 /// Bytes that go to a place in the file.

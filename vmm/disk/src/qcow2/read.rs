@@ -2,11 +2,13 @@
 
 use std::io::{self, IoSliceMut};
 
+use vmm_sys::scattered::{length_mut, scatter, window_mut, zero};
+
 use super::Qcow2Image;
 use super::entry::Mapping;
 use super::in_flight::Ticket;
 use super::metadata::Lookup;
-use crate::buffers::{all_zero, index, length_mut, scatter, window_mut, zero};
+use crate::bytes::{all_zero, index};
 use crate::locking::{read, write};
 
 impl Qcow2Image {

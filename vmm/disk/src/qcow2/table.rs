@@ -5,7 +5,7 @@ use std::io;
 
 use super::geometry::SECTOR;
 use super::pages::Extent;
-use crate::buffers::index;
+use crate::bytes::index;
 use crate::storage::{Storage, read_at};
 
 /// Entries in a sector.

@@ -4,12 +4,13 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
+use vmm_sys::scattered::{length, window};
+
 use super::Qcow2Image;
 use super::entry::Mapping;
 use super::in_flight::Ticket;
 use super::metadata::Metadata;
 use super::refcount::{AllocateError, Run};
-use crate::buffers::{length, window};
 use crate::locking::write;
 
 /// New clusters for guest clusters, with what they replace.
@@ -141,7 +142,7 @@ impl Qcow2Image {
             mappings.push(mapping);
         }
         let run = metadata.allocate(storage, mappings.len() as u64)?;
-        let last = mappings[crate::buffers::index(run.count - 1)];
+        let last = mappings[crate::bytes::index(run.count - 1)];
         let ticket = self.in_flight.enter(metadata.epoch);
         Ok(Some(Allocation { guest: first, run, first: first_mapping, last, _ticket: ticket }))
     }

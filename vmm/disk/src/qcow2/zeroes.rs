@@ -9,7 +9,7 @@ use super::entry::{Mapping, ZERO};
 use super::in_flight::Ticket;
 use super::metadata::Metadata;
 use super::refcount::AllocateError;
-use crate::buffers::index;
+use crate::bytes::index;
 use crate::locking::read;
 
 /// What is written at once where zeroes must be written out.

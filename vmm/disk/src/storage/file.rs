@@ -7,9 +7,10 @@ use rustix::fs::SeekFrom;
 use rustix::io::{Errno, preadv, pwritev, retry_on_intr};
 use vmm_sys::FileLock;
 use vmm_sys::file::{punch_hole, zero_range};
+use vmm_sys::scattered;
 
 use super::Storage;
-use crate::buffers;
+use crate::bytes::index;
 
 /// How many buffers the system takes at once (`IOV_MAX`).
 const BUFFERS_AT_ONCE: usize = 1024;
@@ -60,7 +61,7 @@ impl FileStorage {
         let mut done = 0;
         while done < length {
             let now = (length - done).min(ZEROES.len() as u64);
-            self.write(&[IoSlice::new(&ZEROES[..buffers::index(now)])], offset + done)?;
+            self.write(&[IoSlice::new(&ZEROES[..index(now)])], offset + done)?;
             done += now;
         }
         Ok(())
@@ -78,18 +79,18 @@ impl Storage for FileStorage {
     }
 
     fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
-        let wanted = buffers::length_mut(buffers);
+        let wanted = scattered::length_mut(buffers);
         let mut done = if buffers.len() <= BUFFERS_AT_ONCE {
             retry_on_intr(|| preadv(self.file(), buffers, offset))? as u64
         } else {
             0
         };
         while done < wanted {
-            let mut rest = buffers::window_mut(buffers, done, wanted - done);
+            let mut rest = scattered::window_mut(buffers, done, wanted - done);
             let at_once = rest.len().min(BUFFERS_AT_ONCE);
             match retry_on_intr(|| preadv(self.file(), &mut rest[..at_once], offset + done))? {
                 0 => {
-                    buffers::zero(&mut rest);
+                    scattered::zero(&mut rest);
                     return Ok(());
                 }
                 count => done += count as u64,
@@ -99,11 +100,11 @@ impl Storage for FileStorage {
     }
 
     fn write(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let wanted = buffers::length(buffers);
+        let wanted = scattered::length(buffers);
         let at_once = buffers.len().min(BUFFERS_AT_ONCE);
         let mut done = retry_on_intr(|| pwritev(self.file(), &buffers[..at_once], offset))? as u64;
         while done < wanted {
-            let rest = buffers::window(buffers, done, wanted - done);
+            let rest = scattered::window(buffers, done, wanted - done);
             let at_once = rest.len().min(BUFFERS_AT_ONCE);
             match retry_on_intr(|| pwritev(self.file(), &rest[..at_once], offset + done))? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
@@ -186,7 +187,7 @@ mod tests {
         let mut back = vec![1; 200_000];
         storage.read(&mut [IoSliceMut::new(&mut back)], 0).unwrap();
         assert_eq!(back[..3], [7; 3]);
-        assert!(buffers::all_zero(&back[3..150_003]));
+        assert!(crate::bytes::all_zero(&back[3..150_003]));
         assert!(back[150_003..].iter().all(|&byte| byte == 7));
     }
 }

@@ -3,8 +3,10 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::{Mutex, MutexGuard};
 
+use vmm_sys::scattered::{length, length_mut, scatter, zero};
+
 use crate::Storage;
-use crate::buffers::{index, length, length_mut, scatter, zero};
+use crate::bytes::index;
 use crate::locking::lock;
 
 /// Bytes in memory.

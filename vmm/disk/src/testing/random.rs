@@ -34,7 +34,7 @@ impl Random {
     /// Brings the items into any order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
-            let other = crate::buffers::index(self.below(last as u64 + 1));
+            let other = crate::bytes::index(self.below(last as u64 + 1));
             items.swap(last, other);
         }
     }

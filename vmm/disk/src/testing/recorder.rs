@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::MemoryStorage;
 use crate::Storage;
-use crate::buffers::index;
+use crate::bytes::index;
 use crate::locking::lock;
 
 /// Something that was done to a storage, or a mark that a test made.
