@@ -164,9 +164,14 @@ impl HeldVm {
         &self.folder
     }
 
-    /// The locked file, to hand it to the monitor: the lock is held while any duplicate of it is open.
+    /// The locked file, to send it to the monitor.
     pub fn lock_file(&self) -> &File {
         self.lock.file()
+    }
+
+    /// Leaves the lock to the monitor that it was sent to: from here on the VM is held while that one lives.
+    pub fn hand_over(self) {
+        self.lock.hand_over();
     }
 
     /// Writes `spec.json`, and sees a VM that is to stay on the disk with all that makes it found again: a power cut may

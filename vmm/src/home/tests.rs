@@ -121,7 +121,7 @@ fn a_lock_is_held_by_whoever_it_was_handed_to() {
     let held = home.create(None).unwrap();
     let folder = held.folder().clone();
     let handed = held.lock_file().try_clone().unwrap();
-    drop(held);
+    held.hand_over();
     assert!(folder.is_held().unwrap());
     assert!(folder.try_hold().unwrap().is_none());
     let taken = super::HeldVm::from_lock_file(folder.clone(), handed).unwrap();

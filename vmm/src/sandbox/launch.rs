@@ -55,8 +55,7 @@ pub(crate) fn launch(
         Err(ControlError::Lost) => return Err(lost()),
         Err(error) => return Err(error.into()),
     };
-    // From here on the monitor has the lock; a copy of ours would make the VM outlive its monitor.
-    drop(held);
+    held.hand_over();
     options.observer.tell(&Progress::Booting);
     let deadline = Instant::now().checked_add(options.ready_timeout.saturating_add(MONITOR_MARGIN));
     match wait_until_ready(&mut connection, asked, deadline, options.cancel.as_ref()) {

@@ -8,10 +8,20 @@ use rustix::fs::{FlockOperation, flock};
 
 /// A file that is open and locked; dropping it unlocks.
 ///
-/// The descriptor is closed on `exec`, so no child inherits the lock.
+/// The descriptor is closed on `exec`, so no program that we start inherits the lock.
 #[derive(Debug)]
 pub struct FileLock {
     file: File,
+    handed_over: bool,
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child between `fork` and `exec` has it open, too.
+        if !self.handed_over {
+            let _ = flock(&self.file, FlockOperation::Unlock);
+        }
+    }
 }
 
 impl FileLock {
@@ -29,7 +39,7 @@ impl FileLock {
     pub fn exclusive(path: &Path) -> io::Result<Self> {
         let file = open(path)?;
         rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
-        Ok(Self { file })
+        Ok(Self { file, handed_over: false })
     }
 
     /// Locks a file that is already open. `None`: another process holds it.
@@ -47,9 +57,14 @@ impl FileLock {
         &self.file
     }
 
+    /// Leaves the lock to whoever has a duplicate of the file.
+    pub fn hand_over(mut self) {
+        self.handed_over = true;
+    }
+
     fn try_lock(file: File, operation: FlockOperation) -> io::Result<Option<Self>> {
         match flock(&file, operation) {
-            Ok(()) => Ok(Some(Self { file })),
+            Ok(()) => Ok(Some(Self { file, handed_over: false })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
@@ -74,5 +89,20 @@ mod tests {
         assert!(FileLock::try_shared(&path).unwrap().is_none());
         drop(held);
         assert!(FileLock::try_shared(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_duplicate_keeps_a_lock_only_where_it_was_handed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = FileLock::try_exclusive(&path).unwrap().unwrap();
+        let _duplicate = held.file().try_clone().unwrap();
+        drop(held);
+        let held = FileLock::try_exclusive(&path).unwrap().unwrap();
+        let duplicate = held.file().try_clone().unwrap();
+        held.hand_over();
+        assert!(FileLock::try_exclusive(&path).unwrap().is_none());
+        drop(duplicate);
+        assert!(FileLock::try_exclusive(&path).unwrap().is_some());
     }
 }
