@@ -144,7 +144,8 @@ fn wait(mut child: Child, limit: Duration) -> Option<ExitStatus> {
     });
     let in_time = !matches!(end.recv_timeout(limit), Err(RecvTimeoutError::Timeout));
     if !in_time {
-        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        // The shell's own: a minimal system has no such program.
+        let _ = Command::new("sh").args(["-c", "kill -s KILL -- \"$0\"", &group]).status();
     }
     let status = waiter.join().ok()?.ok()?;
     in_time.then_some(status)
