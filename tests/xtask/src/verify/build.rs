@@ -26,10 +26,13 @@ impl TestBinary {
         self.system
     }
 
-    /// A command that runs it, as cargo would.
+    /// A command that runs it, as cargo would. Whoever runs the tests in the background of a script ignores what a
+    /// terminal sends; tests do not.
     pub(super) fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
+        let mut command = Command::new("env");
         command
+            .arg("--default-signal=HUP,INT,QUIT")
+            .arg(&self.path)
             .current_dir(&self.folder)
             .env("CARGO_MANIFEST_DIR", &self.folder)
             .env("VMM_BIN", project::vmm_binary())
