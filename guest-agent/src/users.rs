@@ -49,7 +49,8 @@ pub(crate) fn find(user: Option<&str>) -> Result<Account, Refusal> {
 fn read(path: &Path) -> Vec<u8> {
     /// Nobody has so many users; a file that never ends must not eat the memory.
     const LIMIT: u64 = 4 << 20;
-    let mut bytes = Vec::new();
+    // All of an ordinary one at once.
+    let mut bytes = Vec::with_capacity(16 << 10);
     if let Ok(file) = File::options().read(true).custom_flags(libc_nonblock()).open(path) {
         let _ = file.take(LIMIT).read_to_end(&mut bytes);
     }

@@ -221,13 +221,14 @@ impl Connection {
 
     /// Sends a frame that is not part of a bulk stream.
     pub(super) fn send_frame(&mut self, kind: FrameKind, data: &[u8]) {
-        for piece in data.chunks(MAX_FRAME) {
-            self.send(&FrameHeader::new(kind, piece.len()).to_bytes());
-            self.send(piece);
-        }
+        // In one piece: what is sent is a packet to the host each time.
+        let mut frame = |piece: &[u8]| {
+            self.send(&[&FrameHeader::new(kind, piece.len()).to_bytes(), piece].concat());
+        };
         if data.is_empty() {
-            self.send(&FrameHeader::new(kind, 0).to_bytes());
+            frame(&[]);
         }
+        data.chunks(MAX_FRAME).for_each(frame);
     }
 
     /// Sends the answer to the request.

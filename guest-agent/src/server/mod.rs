@@ -299,11 +299,8 @@ impl Server {
         let Some(process) = self.processes.get_mut(&id) else { return };
         let Some(exit) = process.info.exit else { return };
         process.complete = true;
-        let client = process.client.take();
-        if let Some(group) = process.group.take() {
-            self.groups.give_back(group);
-        }
-        if let Some(client) = client {
+        let group = process.group.take();
+        if let Some(client) = process.client.take() {
             self.send_exit(client, exit);
         }
         let waiting: Vec<u64> = self
@@ -314,6 +311,10 @@ impl Server {
             .collect();
         for client in waiting {
             self.reply(client, &Answer::Ok(Reply::Ended(exit)));
+        }
+        // What nobody waits for comes last.
+        if let Some(group) = group {
+            self.groups.give_back(group);
         }
         self.forget_old_processes();
     }
