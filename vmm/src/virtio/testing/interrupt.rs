@@ -59,7 +59,8 @@ impl Default for FakeInterrupt {
     }
 }
 
-fn wait_and_clear(event: &Event) {
+/// Waits until an event is raised, and takes it back.
+pub(super) fn wait_and_clear(event: &Event) {
     let mut poller = Poller::new().expect("a poller");
     poller.add(event, 0, Interest::READ).expect("an event to poll");
     let ready = poller.wait(Some(PATIENCE)).expect("a wait").count();

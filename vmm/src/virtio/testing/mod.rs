@@ -23,6 +23,7 @@ mod disk;
 mod front_end;
 mod interrupt;
 mod memory;
+mod mmio;
 mod queue;
 mod serve;
 
@@ -31,6 +32,7 @@ pub use disk::MemoryDisk;
 pub use front_end::{FrontEnd, USER_OFFSET, memory_table, pair};
 pub use interrupt::FakeInterrupt;
 pub use memory::TestMemory;
+pub use mmio::{MmioDriver, register, status};
 pub use queue::{Buffer, Completion, GuestQueue, RawDescriptor};
 pub use serve::ServedQueue;
 
