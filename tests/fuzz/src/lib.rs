@@ -41,7 +41,8 @@ pub enum Place {
 }
 
 impl Place {
-    fn address(self) -> u64 {
+    /// The address.
+    pub fn address(self) -> u64 {
         match self {
             Self::Near(address) => u64::from(address) * 4,
             Self::Far(address) => address,
@@ -102,7 +103,8 @@ pub fn drive<H: QueueHandler>(steps: &[Step], event_index: bool, make_handler: i
     drop(device.serve(SERVED));
 }
 
-fn add(memory: &mut TestMemory, queue: &mut GuestQueue, pieces: &[Piece], indirect: bool) {
+/// Makes a chain of pieces available as a driver should, as long as there is room for it.
+pub fn add(memory: &mut TestMemory, queue: &mut GuestQueue, pieces: &[Piece], indirect: bool) {
     let pieces = &pieces[..pieces.len().min(16)];
     if pieces.is_empty() || queue.free() < pieces.len() {
         return;
