@@ -2,10 +2,12 @@
 //!
 //! Devices hold a [`GuestMemory`] handle and take a snapshot for each piece of work.
 
+mod give_back;
 mod io_vectors;
 #[cfg(target_os = "linux")]
 mod shared;
 
+pub use give_back::give_back;
 pub use io_vectors::{ReadVectors, WriteVectors};
 #[cfg(target_os = "linux")]
 pub use shared::{MapError, SharedRegion, map_shared_regions};

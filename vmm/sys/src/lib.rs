@@ -17,6 +17,7 @@ pub mod kill;
 pub mod lock;
 #[cfg(target_os = "linux")]
 pub mod mounts;
+pub mod pages;
 pub mod peer;
 pub mod poller;
 #[cfg(target_os = "linux")]

@@ -2,7 +2,7 @@
 
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::memory::{GuestMemory, Regions};
+use crate::memory::{GuestMemory, Regions, Snapshot};
 
 /// Some memory of a guest that is not there. Room is taken from its beginning and never given back.
 pub struct TestMemory {
@@ -47,6 +47,11 @@ impl TestMemory {
     /// The handle that a device is given.
     pub fn handle(&self) -> GuestMemory {
         self.memory.clone()
+    }
+
+    /// The memory as it is now.
+    pub fn regions(&self) -> Snapshot {
+        self.memory.memory()
     }
 
     /// Takes room, aligned to 16 bytes.
