@@ -55,6 +55,11 @@ impl Chain {
         self.segments.len()
     }
 
+    /// The pieces that the device may write, for a device to which their place means something.
+    pub fn writable_segments(&self) -> &[Segment] {
+        &self.segments[self.readable_segments..]
+    }
+
     /// The half that the device may read.
     pub fn reader<'a>(&'a self, memory: &'a Regions) -> ChainReader<'a> {
         let segments = &self.segments[..self.readable_segments];

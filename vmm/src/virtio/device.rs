@@ -17,6 +17,8 @@ pub enum DeviceType {
     Block = 2,
     /// A source of entropy.
     Entropy = 4,
+    /// Memory that the guest gives back.
+    Balloon = 5,
     /// Sockets between guest and host.
     Vsock = 19,
 }

@@ -5,6 +5,7 @@
 //!
 //! May depend on: `memory`, `arch`, `vmm-sys`, `vmm-disk`. Never on `machine`, `engine`, `monitor`, `sandbox`.
 
+pub mod balloon;
 pub mod block;
 mod chain;
 mod device;

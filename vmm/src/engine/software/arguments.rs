@@ -149,6 +149,8 @@ fn processor(arch: Arch) -> &'static str {
 fn device_option(board: &Board, index: usize, device: &DeviceShape, id: &str) -> String {
     let bus = if *board == Board::Q35 { "-pci" } else { "" };
     let name = match device.kind {
+        // QEMU has none yet, and says so.
+        DeviceType::Balloon => format!("vhost-user-balloon{bus}"),
         DeviceType::Block => format!("vhost-user-blk{bus}"),
         DeviceType::Entropy => format!("vhost-user-rng{bus}"),
         DeviceType::Vsock if bus.is_empty() => "vhost-user-vsock-device".to_owned(),
@@ -165,7 +167,7 @@ fn device_option(board: &Board, index: usize, device: &DeviceShape, id: &str) ->
             let size = device.queue_sizes.iter().copied().min().unwrap_or(128);
             format!(",num-queues={},queue-size={size}", device.queue_sizes.len())
         }
-        DeviceType::Entropy | DeviceType::Vsock => String::new(),
+        DeviceType::Balloon | DeviceType::Entropy | DeviceType::Vsock => String::new(),
     };
     format!("{name},chardev={id},{place}{queues}")
 }

@@ -130,6 +130,7 @@ fn serve(devices: Vec<Box<dyn VirtioDevice>>) -> io::Result<(Vec<VhostUserServer
     let mut sockets = Vec::new();
     for (index, device) in devices.into_iter().enumerate() {
         let name = match device.device_type() {
+            DeviceType::Balloon => "balloon",
             DeviceType::Block => "blk",
             DeviceType::Entropy => "rng",
             DeviceType::Vsock => "vsock",
