@@ -2,6 +2,8 @@
 //!
 //! The software engine runs guests of another architecture than the host's, so nothing here is chosen by `cfg`.
 
+pub mod x86_64;
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -1,6 +1,6 @@
 //! Kernel files: what people have (bzImage, EFI zboot, ELF, Image) becomes what engines load (ELF, Image).
 
-mod elf;
+pub(super) mod elf;
 mod release;
 
 use flate2::bufread::GzDecoder;
@@ -62,6 +62,12 @@ pub enum KernelError {
     /// Its compressed part is damaged.
     #[snafu(display("its compressed part cannot be unpacked"))]
     Unpack {
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its file cannot be read.
+    #[snafu(display("it cannot be read"))]
+    Read {
         /// Why not.
         source: io::Error,
     },

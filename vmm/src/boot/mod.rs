@@ -3,17 +3,21 @@
 //! Everything here reads and writes bytes; which files they come from is the business of `image`. What is read may be
 //! hostile: lengths are checked before they are used, and nothing grows without a limit.
 //!
-//! May depend on: `arch`.
+//! May depend on: `memory`, `arch`.
 
 mod command_line;
 mod cpio;
 mod initramfs;
 mod kernel;
+mod load_plan;
 mod modules;
 #[cfg(test)]
 pub(crate) mod testing;
+mod x86_64;
 
 pub use command_line::{CommandLine, CommandLineError};
 pub use initramfs::{Initramfs, InitramfsError, Stage};
 pub use kernel::{Kernel, KernelError};
+pub use load_plan::{EntryPoint, FilePiece, LoadError, LoadPlan};
 pub use modules::{ModuleError, ModuleIndex, ModulePlan, PlannedModule, Want, check_release};
+pub use x86_64::{X86Boot, X86BootError};

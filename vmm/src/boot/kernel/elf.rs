@@ -1,12 +1,16 @@
-//! ELF kernels: whether an engine can load one and enter it by PVH.
+//! ELF kernels: whether an engine can load and enter one, and what of it goes where.
 //!
-//! Structures: System V ABI, chapters 4 and 5. The entry: Xen's `XEN_ELFNOTE_PHYS32_ENTRY`.
+//! Structures: System V ABI, chapters 4 and 5. The entries: Xen's `XEN_ELFNOTE_PHYS32_ENTRY` for PVH; the file's own,
+//! which for Linux is the 64-bit entry of its boot protocol, as a physical address.
 
-use snafu::{OptionExt, ensure};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use snafu::{OptionExt, ResultExt, ensure};
 
 use super::{
-    ArchitectureSnafu, HeaderSnafu, LARGEST_KERNEL, NoEntrySnafu, Result, TruncatedSnafu, bytes_at, u16_at,
-    u32_at, u64_at,
+    ArchitectureSnafu, HeaderSnafu, LARGEST_KERNEL, NoEntrySnafu, ReadSnafu, Result, TruncatedSnafu,
+    bytes_at, u16_at, u32_at, u64_at, unknown_format,
 };
 use crate::arch::Arch;
 
@@ -15,6 +19,7 @@ pub(super) const MAGIC: &[u8] = b"\x7fELF";
 const MACHINE_X86_64: u16 = 62;
 const SEGMENT_LOAD: u32 = 1;
 const SEGMENT_NOTE: u32 = 4;
+const HEADER_LENGTH: usize = 64;
 const PROGRAM_HEADER_LENGTH: usize = 56;
 
 /// A kernel has fewer than ten; each is looked at.
@@ -26,90 +31,151 @@ const NOTE_PHYS32_ENTRY: u32 = 18;
 /// The first address above what a 32-bit entry can reach.
 const ADDRESS_LIMIT: u64 = 1 << 32;
 
+/// A part of a kernel's file that belongs into memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::boot) struct Segment {
+    /// Where it begins in the file.
+    pub(in crate::boot) offset: u64,
+    /// Where it begins in memory.
+    pub(in crate::boot) address: u64,
+    /// How much of it is in the file.
+    pub(in crate::boot) file_length: u64,
+    /// How much it takes in memory: what is not in the file is zero.
+    pub(in crate::boot) memory_length: u64,
+}
+
+/// What of a kernel's file goes where, and where it is entered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::boot) struct Layout {
+    /// The parts, as the file lists them.
+    pub(in crate::boot) segments: Vec<Segment>,
+    /// The 64-bit entry.
+    pub(in crate::boot) entry: u64,
+}
+
+/// Whether this is an ELF file for x86_64 whose segments lie in it, with its 64-bit entry and a PVH entry inside of
+/// them.
+pub(super) fn check(bytes: &[u8]) -> Result<()> {
+    let header = Header::parse(bytes)?;
+    let table = usize::try_from(header.table).ok().and_then(|at| bytes.get(at..));
+    let headers = program_headers(table.unwrap_or_default(), header.count)?;
+    let segments = segments(&headers, bytes.len() as u64)?;
+    ensure_inside(&segments, header.entry, "entry")?;
+    let notes = headers.iter().filter(|header| header.kind == SEGMENT_NOTE);
+    let notes = notes.filter_map(|header| contents(bytes, &header.segment));
+    let entry = notes.into_iter().find_map(pvh_entry).context(NoEntrySnafu)?;
+    ensure_inside(&segments, entry, "PVH entry")
+}
+
+/// Reads from a kernel's file what is to be loaded.
+pub(in crate::boot) fn layout(file: &File) -> Result<Layout> {
+    let length = file.metadata().context(ReadSnafu)?.len();
+    let head = read_at(file, length, 0, HEADER_LENGTH as u64, "the ELF header")?;
+    if !head.starts_with(MAGIC) {
+        return Err(unknown_format(&head, Arch::X86_64));
+    }
+    let header = Header::parse(&head)?;
+    let table_length = u64::from(header.count) * PROGRAM_HEADER_LENGTH as u64;
+    let table = read_at(file, length, header.table, table_length, "the ELF program headers")?;
+    let segments = segments(&program_headers(&table, header.count)?, length)?;
+    ensure_inside(&segments, header.entry, "entry")?;
+    Ok(Layout { segments, entry: header.entry })
+}
+
+fn read_at(file: &File, length: u64, offset: u64, count: u64, part: &'static str) -> Result<Vec<u8>> {
+    let inside = offset.checked_add(count).is_some_and(|end| end <= length);
+    let count = usize::try_from(count).ok().filter(|_| inside).context(TruncatedSnafu { part })?;
+    let mut bytes = vec![0; count];
+    file.read_exact_at(&mut bytes, offset).context(ReadSnafu)?;
+    Ok(bytes)
+}
+
+struct Header {
+    entry: u64,
+    /// Where the program headers are.
+    table: u64,
+    count: u16,
+}
+
+impl Header {
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        let truncated = || TruncatedSnafu { part: "the ELF header" };
+        let header: [u8; HEADER_LENGTH] = bytes_at(bytes, 0).with_context(truncated)?;
+        let half = |offset| u16_at(&header, offset).with_context(truncated);
+        let word = |offset| u64_at(&header, offset).with_context(truncated);
+        ensure!(header.starts_with(MAGIC), HeaderSnafu { what: "what it unpacks to is no ELF file" });
+        let machine = half(18)?;
+        // Class 2: 64-bit; data 1: least significant byte first.
+        if header[4..6] != [2, 1] || machine != MACHINE_X86_64 {
+            return ArchitectureSnafu { arch: Arch::X86_64, found: machine_name(machine) }.fail();
+        }
+        let (length, count) = (half(54)?, half(56)?);
+        ensure!(
+            usize::from(length) == PROGRAM_HEADER_LENGTH && (1..=MOST_PROGRAM_HEADERS).contains(&count),
+            HeaderSnafu { what: format!("{count} program headers of {length} bytes") }
+        );
+        Ok(Self { entry: word(24)?, table: word(32)?, count })
+    }
+}
+
 struct ProgramHeader {
     kind: u32,
-    offset: u64,
-    address: u64,
-    file_length: u64,
-    memory_length: u64,
+    segment: Segment,
 }
 
-/// Whether this is an ELF file for x86_64 whose segments lie in it, with a PVH entry inside one of them.
-pub(super) fn check(bytes: &[u8]) -> Result<()> {
-    let truncated = || TruncatedSnafu { part: "the ELF header" };
-    let identification: [u8; 16] = bytes_at(bytes, 0).with_context(truncated)?;
-    ensure!(identification.starts_with(MAGIC), HeaderSnafu { what: "what it unpacks to is no ELF file" });
-    let machine = u16_at(bytes, 18).with_context(truncated)?;
-    // Class 2: 64-bit; data 1: least significant byte first.
-    if identification[4..6] != [2, 1] || machine != MACHINE_X86_64 {
-        return ArchitectureSnafu { arch: Arch::X86_64, found: machine_name(machine) }.fail();
-    }
-    let headers = program_headers(bytes)?;
-    let mut loaded = headers.iter().filter(|header| header.kind == SEGMENT_LOAD).peekable();
-    ensure!(loaded.peek().is_some(), HeaderSnafu { what: "it has nothing to load" });
-    for header in loaded {
-        check_segment(bytes, header)?;
-    }
-    let notes = headers.iter().filter(|header| header.kind == SEGMENT_NOTE);
-    let entry =
-        notes.filter_map(|header| segment(bytes, header)).find_map(pvh_entry).context(NoEntrySnafu)?;
-    let inside = |header: &ProgramHeader| {
-        header.kind == SEGMENT_LOAD
-            && entry.checked_sub(header.address).is_some_and(|offset| offset < header.file_length)
-    };
-    ensure!(
-        headers.iter().any(inside),
-        HeaderSnafu { what: format!("its PVH entry {entry:#x} is in no segment") }
-    );
-    Ok(())
-}
-
-fn program_headers(bytes: &[u8]) -> Result<Vec<ProgramHeader>> {
+fn program_headers(table: &[u8], count: u16) -> Result<Vec<ProgramHeader>> {
     let truncated = || TruncatedSnafu { part: "the ELF program headers" };
-    let table = u64_at(bytes, 32).with_context(truncated)?;
-    let length = u16_at(bytes, 54).with_context(truncated)?;
-    let count = u16_at(bytes, 56).with_context(truncated)?;
-    ensure!(
-        usize::from(length) == PROGRAM_HEADER_LENGTH && (1..=MOST_PROGRAM_HEADERS).contains(&count),
-        HeaderSnafu { what: format!("{count} program headers of {length} bytes") }
-    );
-    let table = usize::try_from(table).ok().with_context(truncated)?;
-    (0..usize::from(count))
-        .map(|index| {
-            let at = table.checked_add(index * PROGRAM_HEADER_LENGTH).with_context(truncated)?;
-            let header: [u8; PROGRAM_HEADER_LENGTH] = bytes_at(bytes, at).with_context(truncated)?;
-            let word = |offset| u64_at(&header, offset).with_context(truncated);
-            Ok(ProgramHeader {
-                kind: u32_at(&header, 0).with_context(truncated)?,
+    let table = table.get(..usize::from(count) * PROGRAM_HEADER_LENGTH).with_context(truncated)?;
+    let parse = |header: &[u8]| {
+        let word = |offset| u64_at(header, offset).with_context(truncated);
+        Ok(ProgramHeader {
+            kind: u32_at(header, 0).with_context(truncated)?,
+            segment: Segment {
                 offset: word(8)?,
                 address: word(24)?,
                 file_length: word(32)?,
                 memory_length: word(40)?,
-            })
+            },
         })
-        .collect()
+    };
+    table.chunks_exact(PROGRAM_HEADER_LENGTH).map(parse).collect()
 }
 
-fn check_segment(bytes: &[u8], header: &ProgramHeader) -> Result<()> {
-    ensure!(segment(bytes, header).is_some(), TruncatedSnafu { part: "one of the ELF segments" });
-    let end = header.address.checked_add(header.memory_length);
-    ensure!(
-        header.file_length <= header.memory_length
-            && header.memory_length <= LARGEST_KERNEL
-            && end.is_some_and(|end| end <= ADDRESS_LIMIT),
-        HeaderSnafu {
-            what: format!(
-                "{} bytes of the file for {} bytes of memory at {:#x}",
-                header.file_length, header.memory_length, header.address
-            )
-        }
-    );
+/// The segments that are loaded, each checked against the length of the file.
+fn segments(headers: &[ProgramHeader], length: u64) -> Result<Vec<Segment>> {
+    let loaded = headers.iter().filter(|header| header.kind == SEGMENT_LOAD);
+    let segments: Vec<_> = loaded.map(|header| header.segment.clone()).collect();
+    ensure!(!segments.is_empty(), HeaderSnafu { what: "it has nothing to load" });
+    for Segment { offset, address, file_length, memory_length } in &segments {
+        let end = offset.checked_add(*file_length);
+        ensure!(end.is_some_and(|end| end <= length), TruncatedSnafu { part: "one of the ELF segments" });
+        let end = address.checked_add(*memory_length);
+        ensure!(
+            file_length <= memory_length
+                && *memory_length <= LARGEST_KERNEL
+                && end.is_some_and(|end| end <= ADDRESS_LIMIT),
+            HeaderSnafu {
+                what: format!(
+                    "{file_length} bytes of the file for {memory_length} bytes of memory at {address:#x}"
+                )
+            }
+        );
+    }
+    Ok(segments)
+}
+
+fn ensure_inside(segments: &[Segment], entry: u64, name: &str) -> Result<()> {
+    let inside = |segment: &Segment| {
+        entry.checked_sub(segment.address).is_some_and(|offset| offset < segment.file_length)
+    };
+    let what = || format!("its {name} {entry:#x} is in no segment");
+    ensure!(segments.iter().any(inside), HeaderSnafu { what: what() });
     Ok(())
 }
 
-fn segment<'a>(bytes: &'a [u8], header: &ProgramHeader) -> Option<&'a [u8]> {
-    let start = usize::try_from(header.offset).ok()?;
-    bytes.get(start..start.checked_add(usize::try_from(header.file_length).ok()?)?)
+fn contents<'a>(bytes: &'a [u8], segment: &Segment) -> Option<&'a [u8]> {
+    let start = usize::try_from(segment.offset).ok()?;
+    bytes.get(start..start.checked_add(usize::try_from(segment.file_length).ok()?)?)
 }
 
 /// The PVH entry among some notes. Each has three words, then its name and its value, padded to four bytes.
