@@ -138,3 +138,6 @@ impl FilePiece<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,3 +157,6 @@ impl<'a> X86Boot<'a> {
         Ok(start..start + length)
     }
 }
+
+#[cfg(test)]
+mod tests;

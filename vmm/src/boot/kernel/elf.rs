@@ -100,10 +100,10 @@ struct Header {
 impl Header {
     fn parse(bytes: &[u8]) -> Result<Self> {
         let truncated = || TruncatedSnafu { part: "the ELF header" };
+        ensure!(bytes.starts_with(MAGIC), HeaderSnafu { what: "what it unpacks to is no ELF file" });
         let header: [u8; HEADER_LENGTH] = bytes_at(bytes, 0).with_context(truncated)?;
         let half = |offset| u16_at(&header, offset).with_context(truncated);
         let word = |offset| u64_at(&header, offset).with_context(truncated);
-        ensure!(header.starts_with(MAGIC), HeaderSnafu { what: "what it unpacks to is no ELF file" });
         let machine = half(18)?;
         // Class 2: 64-bit; data 1: least significant byte first.
         if header[4..6] != [2, 1] || machine != MACHINE_X86_64 {
