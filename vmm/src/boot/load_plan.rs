@@ -16,6 +16,8 @@ use crate::memory::{ReadVectors, Regions};
 pub struct FilePiece<'a> {
     /// The file.
     pub file: &'a File,
+    /// What the file is, for people.
+    pub what: &'static str,
     /// Where the part begins in the file.
     pub offset: u64,
     /// Where it belongs in the guest's memory.
@@ -46,8 +48,10 @@ pub struct LoadPlan<'a> {
 #[non_exhaustive]
 pub enum LoadError {
     /// A file cannot be read.
-    #[snafu(display("cannot read {length} bytes at {offset} of the file for the memory at {address:#x}"))]
+    #[snafu(display("cannot read {length} bytes at {offset} of the {what} for the memory at {address:#x}"))]
     Read {
+        /// What the file is.
+        what: &'static str,
         /// The part's length.
         length: u64,
         /// Where it begins in the file.
@@ -119,7 +123,7 @@ impl FilePiece<'_> {
     }
 
     fn load(self, memory: &Regions) -> Result<(), LoadError> {
-        let Self { length, offset, address, .. } = self;
+        let Self { what, length, offset, address, .. } = self;
         let mut vectors = ReadVectors::new();
         let mut done = 0;
         while done < length {
@@ -133,7 +137,7 @@ impl FilePiece<'_> {
                 Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
                 count => count.map_err(io::Error::from),
             };
-            done += count.context(ReadSnafu { length, offset, address })? as u64;
+            done += count.context(ReadSnafu { what, length, offset, address })? as u64;
         }
         Ok(())
     }

@@ -105,12 +105,14 @@ impl<'a> X86Boot<'a> {
         let initramfs = self.initramfs_place(kernel_end)?;
         let file_pieces = layout.segments.iter().map(|segment| FilePiece {
             file: self.kernel,
+            what: "kernel",
             offset: segment.offset,
             address: segment.address,
             length: segment.file_length,
         });
         let initramfs_piece = FilePiece {
             file: self.initramfs,
+            what: "initial file system",
             offset: 0,
             address: initramfs.start,
             length: initramfs.end - initramfs.start,

@@ -3,7 +3,8 @@
 /// Parameters for every kernel.
 ///
 /// - `pci=off`: there is no PCI, and nothing else tells the kernel before it has tried the configuration ports, walked
-///   bus 0 for quirks and, on AMD processors, for bridges and GARTs: a hundred and more port accesses.
+///   bus 0 for quirks and, on AMD processors, for bridges and GARTs: a hundred and more port accesses. Two are left,
+///   a look for a graphics chip of Intel's from before the command line is read.
 /// - `swiotlb=noforce`: a guest with memory above 4 GiB would set 64 MiB aside, and clear them, for PCI devices that
 ///   cannot reach so high. Saves no exits, but the memory and the time.
 ///

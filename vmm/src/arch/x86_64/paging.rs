@@ -22,7 +22,7 @@ pub(super) fn page_tables() -> Vec<u8> {
         tables.resize(end, 0);
     }
     for page in 0..MAPPED / LARGE_PAGE {
-        tables.extend((page * LARGE_PAGE | LARGE | WRITABLE | PRESENT).to_le_bytes());
+        tables.extend(((page * LARGE_PAGE) | LARGE | WRITABLE | PRESENT).to_le_bytes());
     }
     tables
 }

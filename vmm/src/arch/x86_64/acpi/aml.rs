@@ -30,8 +30,8 @@ pub(super) fn integer(value: u32) -> Vec<u8> {
     let [a, b, c, d] = value.to_le_bytes();
     match value {
         0 | 1 => vec![a],
-        0..=0xff => vec![0x0a, a],
-        0..=0xffff => vec![0x0b, a, b],
+        2..=0xff => vec![0x0a, a],
+        0x100..=0xffff => vec![0x0b, a, b],
         _ => vec![0x0c, a, b, c, d],
     }
 }
