@@ -6,8 +6,10 @@ pub mod agent;
 pub mod arch;
 pub mod boot;
 pub mod control;
+pub mod devices;
 pub mod engine;
 pub mod home;
+pub mod hypervisor;
 pub mod image;
 #[cfg(test)]
 mod life_cycle_tests;

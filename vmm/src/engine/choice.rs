@@ -6,9 +6,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::native::{self, NativeEngine};
 use super::software::SoftwareEngine;
 use super::{
-    Engine, EngineError, EngineKind, HardwareRequiredSnafu, NotBuiltSnafu, SoftwareSnafu, UnknownEngine,
+    Engine, EngineError, EngineKind, HardwareRequiredSnafu, NativeSnafu, NotBuiltSnafu, SoftwareSnafu,
+    UnknownEngine,
 };
 use crate::arch::Arch;
 
@@ -83,10 +85,21 @@ pub fn select(
 ) -> Result<Box<dyn Engine>, EngineError> {
     use snafu::ResultExt;
     match choice {
-        EngineChoice::Named(kind @ (EngineKind::Kvm | EngineKind::Hvf)) => NotBuiltSnafu { kind }.fail(),
+        EngineChoice::Named(EngineKind::Kvm) => Ok(Box::new(NativeEngine::kvm(arch).context(NativeSnafu)?)),
+        EngineChoice::Named(kind @ EngineKind::Hvf) => NotBuiltSnafu { kind }.fail(),
         EngineChoice::Auto | EngineChoice::Named(EngineKind::Software) => {
-            if require_hardware {
-                let reason = "this build of vmm has the software engine only";
+            if choice == EngineChoice::Auto && arch == Arch::X86_64 {
+                match native::find_problem(options) {
+                    None => return Ok(Box::new(NativeEngine::kvm(arch).context(NativeSnafu)?)),
+                    Some(problem) if require_hardware => {
+                        return HardwareRequiredSnafu { reason: problem.to_string() }.fail();
+                    }
+                    Some(problem) => {
+                        tracing::info!(%problem, "no hardware virtualization: the software engine it is");
+                    }
+                }
+            } else if require_hardware {
+                let reason = "the software engine was asked for";
                 return HardwareRequiredSnafu { reason }.fail();
             }
             Ok(Box::new(SoftwareEngine::find(arch, options).context(SoftwareSnafu)?))

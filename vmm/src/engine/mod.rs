@@ -3,6 +3,7 @@
 //! May depend on: `machine`, `hypervisor`, `boot`, `virtio::transport`, `memory`, `arch`.
 
 mod choice;
+pub mod native;
 mod probe;
 pub mod software;
 
@@ -163,6 +164,13 @@ pub enum EngineError {
         /// Why there is none.
         reason: String,
     },
+    /// The native engine failed.
+    #[snafu(display("the native engine cannot run the machine"))]
+    Native {
+        /// The cause.
+        #[snafu(source(from(native::NativeError, Box::new)))]
+        source: Box<native::NativeError>,
+    },
     /// The software engine failed.
     #[snafu(display("the software engine cannot run the machine"))]
     Software {
@@ -180,6 +188,7 @@ impl EngineError {
             Self::HardwareRequired { .. } => {
                 Some("leave out `--require-hardware` to run on the software engine".to_owned())
             }
+            Self::Native { source } => source.hint(),
             Self::Software { source } => source.hint(),
         }
     }

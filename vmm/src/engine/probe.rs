@@ -132,7 +132,10 @@ pub struct HostProbe {
 
 /// Finds out what this host offers, by trying: the software engine's jail is really built.
 pub fn probe(arch: Arch, options: &EngineOptions) -> HostProbe {
-    HostProbe { virtualization: virtualization(), engines: vec![super::software::probe(arch, options)] }
+    HostProbe {
+        virtualization: virtualization(),
+        engines: vec![super::native::probe(options), super::software::probe(arch, options)],
+    }
 }
 
 fn virtualization() -> Virtualization {

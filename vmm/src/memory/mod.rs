@@ -4,11 +4,13 @@
 
 mod give_back;
 mod io_vectors;
+mod private;
 #[cfg(target_os = "linux")]
 mod shared;
 
 pub use give_back::give_back;
 pub use io_vectors::{ReadVectors, WriteVectors};
+pub use private::{fresh_regions, map_file};
 #[cfg(target_os = "linux")]
 pub use shared::{MapError, SharedRegion, map_shared_regions};
 

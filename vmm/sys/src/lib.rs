@@ -29,6 +29,8 @@ pub mod signals;
 pub mod spawn;
 #[cfg(target_os = "linux")]
 pub mod system_call_filter;
+#[cfg(target_os = "linux")]
+pub mod thread_wakeup;
 pub mod unix_socket;
 pub mod watch;
 

@@ -1,4 +1,5 @@
-//! The processes of a VM that are this same executable: its monitor, and the supervisor of its QEMU. Not for people.
+//! The processes of a VM that are this same executable: its monitor, the supervisor of its QEMU, a trial of
+//! the host's virtualization. Not for people.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -11,6 +12,8 @@ pub(crate) fn run() -> Option<ExitCode> {
     let first = std::env::args_os().nth(1)?;
     if first == vmm::engine::software::SUPERVISOR_ARGUMENT {
         Some(vmm::engine::software::supervisor_main())
+    } else if first == vmm::engine::native::TRIAL_ARGUMENT {
+        Some(vmm::engine::native::trial_main())
     } else if first == vmm::monitor::ARGUMENT {
         log_within_bounds();
         Some(vmm::monitor::main())

@@ -16,6 +16,7 @@ mod model_specific_registers;
 mod paging;
 mod registers;
 mod segments;
+pub mod trial_code;
 
 pub use boot_data::{BootData, BootDataError, Placed};
 pub use cpuid::{CPUID_SIGNIFICANT_INDEX, CpuidEntry, CpuidPolicy, physical_address_bits};

@@ -1,0 +1,162 @@
+//! Launches a machine: memory filled, devices at their places, a thread for each processor.
+
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use snafu::{ResultExt, ensure};
+
+use super::board::Board;
+use super::control::Control;
+use super::processor::{Exits, Processor};
+use super::running::NativeMachine;
+use super::{
+    AddressesSnafu, BootSnafu, HypervisorSnafu, LoadSnafu, MemorySnafu, NativeEngine, NativeError,
+    PrepareSnafu, ProcessorsSnafu,
+};
+use crate::arch::x86_64::{
+    CpuidEntry, CpuidPolicy, INITIAL_REGISTERS, KERNEL_PARAMETERS, MemoryMap, ProcessorState, entry_state,
+    physical_address_bits,
+};
+use crate::boot::{EntryPoint, LoadPlan, X86Boot};
+use crate::engine::{LaunchReport, MachineEnd};
+use crate::hypervisor::{HypervisorError, Vcpu, VcpuSetup, Vm};
+use crate::machine::Machine;
+use crate::memory::{GuestMemory, Regions, fresh_regions, map_file};
+
+/// What all processors begin with.
+struct Beginning {
+    host: Vec<CpuidEntry>,
+    cpus: u8,
+    first: ProcessorState,
+}
+
+impl NativeEngine {
+    pub(super) fn launch_machine(
+        &self,
+        machine: Machine,
+        ended: Box<dyn FnOnce(MachineEnd) + Send>,
+    ) -> Result<NativeMachine, NativeError> {
+        let limit = self.max_processors();
+        ensure!(usize::from(machine.cpus) <= limit, ProcessorsSnafu { count: machine.cpus, limit });
+        let host = self.hypervisor.x86_64().map_or(Ok(Vec::new()), |host| host.supported_cpuid());
+        let host = host.context(HypervisorSnafu)?;
+        let map = MemoryMap::new(machine.memory.bytes());
+        let bits = physical_address_bits(&host);
+        ensure!(map.end() >> bits.min(63) == 0, AddressesSnafu { size: machine.memory, bits });
+
+        let regions = fresh_regions(&map.memory()).context(MemorySnafu { size: machine.memory })?;
+        let vm = self.hypervisor.create_vm().context(HypervisorSnafu)?;
+        let memory = GuestMemory::new(regions.clone());
+        let its_console = machine.console.try_clone().context(PrepareSnafu)?;
+        let (board, windows) = Board::new(&*vm, &memory, machine.devices, its_console)?;
+        let command_line = format!("{} {KERNEL_PARAMETERS}", machine.command_line);
+        let boot = X86Boot {
+            kernel: &machine.kernel,
+            initramfs: &machine.initramfs,
+            command_line: &command_line,
+            memory: &map,
+            cpus: machine.cpus,
+            devices: &windows,
+        };
+        let EntryPoint { instruction, boot_data } = fill(&regions, boot.plan().context(BootSnafu)?)?;
+        vm.map_memory(regions).context(HypervisorSnafu)?;
+
+        let beginning = Beginning { host, cpus: machine.cpus, first: entry_state(instruction, boot_data) };
+        let (control, board) = (Arc::new(Control::default()), Arc::new(board));
+        let processors = start_processors(&vm, &control, &board, beginning)?;
+        let report = LaunchReport { engine: self.kind, program: None, jail: None };
+        NativeMachine::new(control, board, machine.console, processors, report, ended).context(PrepareSnafu)
+    }
+}
+
+/// Puts into memory what the machine boots from.
+fn fill(memory: &Regions, mut plan: LoadPlan<'_>) -> Result<EntryPoint, NativeError> {
+    for piece in plan.take_mappable(rustix::param::page_size() as u64) {
+        map_file(memory, piece.address, piece.file, piece.offset, piece.length).context(PrepareSnafu)?;
+    }
+    plan.load(memory).context(LoadSnafu)?;
+    Ok(plan.entry())
+}
+
+/// Starts a thread for each processor. All are made when this returns, and wait.
+fn start_processors(
+    vm: &Arc<dyn Vm>,
+    control: &Arc<Control>,
+    board: &Arc<Board>,
+    beginning: Beginning,
+) -> Result<Vec<JoinHandle<Exits>>, NativeError> {
+    let cpus = beginning.cpus;
+    let beginning = Arc::new(beginning);
+    let mut threads = Threads { control, threads: Vec::new() };
+    for index in 0..cpus {
+        let (vm, board, control) = (Arc::clone(vm), Arc::clone(board), Arc::clone(control));
+        let beginning = Arc::clone(&beginning);
+        let (made, is_made) = mpsc::sync_channel(1);
+        let run = move || {
+            let _watch = Watch(&control);
+            match prepare(&*vm, index, &beginning) {
+                Ok(vcpu) => {
+                    control.add(vcpu.kicker());
+                    let processor =
+                        Processor { vcpu, board, control: Arc::clone(&control), exits: Exits::default() };
+                    // Whoever waits is there until it has heard.
+                    let _ = made.send(Ok(()));
+                    processor.run()
+                }
+                Err(error) => {
+                    let _ = made.send(Err(error));
+                    Exits::default()
+                }
+            }
+        };
+        let thread = thread::Builder::new().name(format!("cpu{index}")).spawn(run).context(PrepareSnafu)?;
+        threads.threads.push(thread);
+        let lost = || Err(std::io::Error::other("a processor's thread died"));
+        is_made.recv().or_else(|_| lost()).context(PrepareSnafu)?.context(HypervisorSnafu)?;
+    }
+    Ok(std::mem::take(&mut threads.threads))
+}
+
+fn prepare(vm: &dyn Vm, index: u8, beginning: &Beginning) -> Result<Box<dyn Vcpu>, HypervisorError> {
+    let mut vcpu = vm.create_vcpu(index)?;
+    let policy = CpuidPolicy {
+        cpu: index,
+        cpus: beginning.cpus,
+        tsc_kilohertz: vcpu.counter_kilohertz().unwrap_or(0),
+        nested: false,
+    };
+    vcpu.set_up(VcpuSetup::X86_64 {
+        cpuid: &policy.apply(&beginning.host),
+        registers: &INITIAL_REGISTERS,
+        state: (index == 0).then_some(&beginning.first),
+    })?;
+    Ok(vcpu)
+}
+
+/// Threads that have not been handed on: they end, and are waited for.
+struct Threads<'a> {
+    control: &'a Control,
+    threads: Vec<JoinHandle<Exits>>,
+}
+
+impl Drop for Threads<'_> {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.control.end(MachineEnd::Stopped);
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Ends the machine when its thread dies.
+struct Watch<'a>(&'a Control);
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.end(MachineEnd::Failed("a processor's thread died".to_owned()));
+        }
+    }
+}

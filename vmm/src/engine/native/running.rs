@@ -1,0 +1,89 @@
+//! A machine that runs on the host's processors: its life until its end.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use super::board::Board;
+use super::control::Control;
+use super::processor::Exits;
+use crate::engine::{EngineError, LaunchReport, MachineEnd, RunningMachine};
+
+/// A machine of the native engine.
+pub(super) struct NativeMachine {
+    control: Arc<Control>,
+    console: OwnedFd,
+    report: LaunchReport,
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl NativeMachine {
+    /// Lets the processors go, and waits for their end on a thread of its own.
+    pub(super) fn new(
+        control: Arc<Control>,
+        board: Arc<Board>,
+        console: OwnedFd,
+        processors: Vec<JoinHandle<Exits>>,
+        report: LaunchReport,
+        ended: Box<dyn FnOnce(MachineEnd) + Send>,
+    ) -> io::Result<Self> {
+        let its_control = Arc::clone(&control);
+        let watch = move || {
+            let mut exits = Exits::default();
+            for processor in processors {
+                match processor.join() {
+                    Ok(its_exits) => exits.add(its_exits),
+                    // It said why where panics are told.
+                    Err(_) => its_control.end(MachineEnd::Failed("a processor's thread died".to_owned())),
+                }
+            }
+            board.stop();
+            drop(board);
+            let end = its_control.how_it_ended();
+            tracing::info!(?end, %exits, "the machine has ended");
+            ended(end);
+        };
+        let watcher = thread::Builder::new().name("engine".to_owned()).spawn(watch)?;
+        control.resume();
+        Ok(Self { control, console, report, watcher: Some(watcher) })
+    }
+}
+
+impl RunningMachine for NativeMachine {
+    fn pause(&mut self) -> Result<(), EngineError> {
+        self.control.pause();
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), EngineError> {
+        self.control.resume();
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), EngineError> {
+        self.control.end(MachineEnd::Stopped);
+        // A processor may wait for somebody to read what the guest wrote.
+        let _ = rustix::net::shutdown(&self.console, rustix::net::Shutdown::Both);
+        Ok(())
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    fn report(&self) -> &LaunchReport {
+        &self.report
+    }
+}
+
+impl Drop for NativeMachine {
+    fn drop(&mut self) {
+        let _ = self.stop();
+        if let Some(watcher) = self.watcher.take()
+            && watcher.thread().id() != thread::current().id()
+        {
+            let _ = watcher.join();
+        }
+    }
+}

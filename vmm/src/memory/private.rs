@@ -1,0 +1,89 @@
+//! Guest memory of our own: fresh, or the pages of a file until somebody writes to them.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap};
+use vm_memory::mmap::{FromRangesError, MmapRegionError};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+use super::Regions;
+
+/// Makes memory for these ranges of guest addresses. It is zero, takes no room until it is written to, and its maker
+/// answers for there being enough.
+pub fn fresh_regions(ranges: &[Range<u64>]) -> io::Result<Regions> {
+    let lengths = ranges.iter().map(|range| usize::try_from(range.end - range.start));
+    let lengths: Result<Vec<_>, _> = lengths.collect();
+    let lengths = lengths.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    let ranges: Vec<_> = ranges.iter().map(|range| GuestAddress(range.start)).zip(lengths).collect();
+    Regions::from_ranges(&ranges).map_err(|error| match error {
+        FromRangesError::MmapRegion(MmapRegionError::Mmap(error)) => error,
+        other => io::Error::other(other),
+    })
+}
+
+/// Puts `length` bytes of a file into memory at `address`, without reading them: pages that the guest does not change
+/// are shared by all machines that have them. Everything is to be aligned to the host's pages.
+pub fn map_file(memory: &Regions, address: u64, file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let place = memory.get_slice(GuestAddress(address), length).map_err(io::Error::other)?;
+    let start = place.ptr_guard_mut().as_ptr();
+    let page = rustix::param::page_size();
+    if !start.addr().is_multiple_of(page) || !length.is_multiple_of(page) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let (protection, flags) =
+        (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE);
+    // SAFETY: the range lies within one region of `memory`, page by page, and is that region's alone; what replaces its
+    // pages is unmapped with the region, as they would have been. Nobody holds a reference into guest memory. A file that
+    // is cut short makes accesses fault, so that files are such as are replaced and never changed (`LoadPlan`).
+    #[expect(unsafe_code, reason = "pages of a file in the place of fresh ones")]
+    let mapped = unsafe { mmap(start.cast(), length, protection, flags, file.as_fd(), offset) };
+    mapped.map(drop).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn fresh_memory_is_zero_and_lies_where_it_was_wanted() {
+        let memory = fresh_regions(&[0..0x20_0000, 0x1_0000_0000..0x1_0020_0000]).unwrap();
+        assert_eq!(memory.read_obj::<u64>(GuestAddress(0x1_001f_fff8)).unwrap(), 0);
+        assert!(memory.read_obj::<u8>(GuestAddress(0x20_0000)).is_err());
+        assert!(fresh_regions(std::slice::from_ref(&(0..u64::MAX))).is_err());
+    }
+
+    #[test]
+    fn pages_of_a_file_are_in_memory_and_stay_in_the_file() {
+        let page = rustix::param::page_size();
+        let memory = fresh_regions(std::slice::from_ref(&(0..0x20_0000))).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![1; page]).unwrap();
+        file.write_all(&vec![2; page]).unwrap();
+        let page = page as u64;
+        map_file(&memory, 4 * page, &file, page, page).unwrap();
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(4 * page)).unwrap(), 2);
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(5 * page)).unwrap(), 0);
+        memory.write_obj(9u8, GuestAddress(4 * page)).unwrap();
+        let mut byte = [0];
+        rustix::io::pread(&file, &mut byte, page).unwrap();
+        assert_eq!(byte, [2]);
+    }
+
+    #[test]
+    fn what_does_not_lie_in_pages_of_the_memory_is_not_mapped() {
+        let page = rustix::param::page_size() as u64;
+        let memory = fresh_regions(std::slice::from_ref(&(0..0x20_0000))).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        for (address, length) in [(0x20_0000, page), (0x20_0000 - page, 2 * page), (1, page), (0, page - 1)] {
+            assert!(map_file(&memory, address, &file, 0, length).is_err(), "{address:#x} {length:#x}");
+        }
+    }
+}
