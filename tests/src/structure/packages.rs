@@ -15,7 +15,7 @@ const ARROWS: [(&str, &str, &[&str]); 6] = [
 ];
 
 /// All packages of ours, also those that nothing of the product may use.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "vmm-sys",
     "vmm-protocol",
     "vmm-disk",
@@ -24,6 +24,7 @@ const OURS: [&str; 10] = [
     "vmm-cli",
     "vmm-tests",
     "vmm-benches",
+    "laboratory",
     "xtask",
     "image-builder",
 ];

@@ -6,6 +6,7 @@
 mod bench;
 mod command;
 mod failure;
+mod lab;
 mod project;
 mod quickstart;
 mod setup;
@@ -15,7 +16,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use failure::Failure;
+use failure::{Failure, Outcome};
 
 const USAGE: &str = "\
 The project's own commands:
@@ -23,6 +24,7 @@ The project's own commands:
   cargo quickstart            install what is missing, build, boot Alpine, run a command in it
   cargo verify [NAME]         install what is missing, build, run every test (or those with NAME in their name)
   cargo verify --soak SUITE   run a long loop, or go on with it; `cargo verify --list` says which there are
+  cargo lab run -- COMMAND    run a command where /dev/kvm is real, though emulated; `cargo lab` says what else
   cargo xtask bench           compare with a peer: time until ready, time of a command, memory
   cargo xtask setup [test|fuzz|compare]
                               only install what is missing to run `vmm`, or for the tests, fuzzing, the comparison
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
+        ["lab", rest @ ..] => return end(lab::run(rest)),
         ["quickstart"] => quickstart::run(),
         ["bench"] => bench::run(),
         ["setup"] => setup::install_missing(setup::TO_RUN),
@@ -52,8 +55,12 @@ fn main() -> ExitCode {
         }
         unknown => Err(Failure::new(format!("no such command: {}", unknown.join(" "))).hint(USAGE)),
     };
+    end(outcome.map(|()| ExitCode::SUCCESS))
+}
+
+fn end(outcome: Outcome<ExitCode>) -> ExitCode {
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(failure) => {
             eprintln!("{failure}");
             ExitCode::FAILURE

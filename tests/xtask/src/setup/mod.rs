@@ -35,3 +35,14 @@ pub(crate) fn install_missing(tools: &[Tool]) -> Outcome {
         }
     }
 }
+
+/// Says what of the tools is missing or too old, and installs nothing.
+pub(crate) fn require(tools: &[Tool]) -> Outcome {
+    let missing = tools.iter().filter(|tool| !tool.is_present()).map(|tool| tool.describe());
+    let missing = missing.collect::<Vec<_>>().join(", ");
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("missing: {missing}"))
+        .hint("`cargo xtask setup test` installs what the tests need."))
+}

@@ -11,10 +11,10 @@ use crate::project;
 
 /// A program with tests in it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TestBinary {
+pub(crate) struct TestBinary {
     /// What it tests, such as `vmm/disk` or `tests::shell`.
-    pub(super) name: String,
-    pub(super) path: PathBuf,
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
     /// The folder of its package, in which cargo runs it.
     pub(super) folder: PathBuf,
     system: bool,
@@ -22,7 +22,7 @@ pub(super) struct TestBinary {
 
 impl TestBinary {
     /// Whether its tests start machines: each of them is then a process of its own.
-    pub(super) fn is_system(&self) -> bool {
+    pub(crate) fn is_system(&self) -> bool {
         self.system
     }
 
@@ -47,6 +47,11 @@ pub(super) fn test_binaries() -> Outcome<Vec<TestBinary>> {
     let mut cargo = Command::new(project::cargo());
     cargo.current_dir(project::root()).args(["test", "--workspace", "--no-run"]);
     println!("  $ {}", command::line(&cargo));
+    built_by(&mut cargo)
+}
+
+/// The test programs that this `cargo test --no-run` builds.
+pub(crate) fn built_by(cargo: &mut Command) -> Outcome<Vec<TestBinary>> {
     let output = cargo
         .args(["--quiet", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::inherit())

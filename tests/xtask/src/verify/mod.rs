@@ -1,9 +1,9 @@
 //! `cargo verify`: every test of the project, from nothing, and a table of what took how long.
 
-mod build;
+pub(crate) mod build;
 mod docs;
-mod pool;
-mod report;
+pub(crate) mod pool;
+pub(crate) mod report;
 pub(crate) mod some;
 mod whole;
 

@@ -27,14 +27,21 @@ const MEMORY_OF_A_TEST: u64 = 1536 * 1024;
 /// A test whose name begins so measures something, or needs the whole machine: it runs alone.
 const ALONE: &str = "alone_";
 
-struct Test<'a> {
-    binary: &'a TestBinary,
-    function: String,
+/// A test of a program of tests.
+pub(crate) struct Test<'a> {
+    pub(crate) binary: &'a TestBinary,
+    pub(crate) function: String,
 }
 
 impl Test<'_> {
-    fn name(&self) -> String {
+    /// Its name, for people.
+    pub(crate) fn name(&self) -> String {
         format!("{}::{}", self.binary.name.trim_start_matches("tests::"), self.function)
+    }
+
+    /// What it is called with, to run this test only.
+    pub(crate) fn arguments(&self) -> [&str; 4] {
+        [&self.function, "--exact", "--nocapture", "--test-threads=1"]
     }
 
     fn is_alone(&self) -> bool {
@@ -43,25 +50,44 @@ impl Test<'_> {
 }
 
 pub(super) fn run(binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Report> {
+    let logs = project::target().join("test-logs");
+    std::fs::create_dir_all(&logs)
+        .map_err(|error| Failure::new(format!("cannot make {}: {error}", logs.display())))?;
+    run_each(binaries, filter, workers(cores() + 1, MEMORY_OF_A_TEST), |test| {
+        run_one(test, &logs.join(test.name().replace("::", ".") + ".log"))
+    })
+}
+
+/// Runs the tests with the filter in their name, so many at once, by a function that says whether one succeeded and
+/// what it printed.
+pub(crate) fn run_each(
+    binaries: &[TestBinary],
+    filter: Option<&str>,
+    workers: usize,
+    run_one: impl Fn(&Test<'_>) -> (bool, String) + Sync,
+) -> Outcome<Report> {
     let mut tests = Vec::new();
     for binary in binaries {
         tests.extend(functions(binary)?.into_iter().map(|function| Test { binary, function }));
     }
     tests.retain(|test| filter.is_none_or(|filter| test.name().contains(filter)));
     let (alone, beside): (Vec<_>, Vec<_>) = tests.into_iter().partition(Test::is_alone);
-    let workers = workers();
     println!("  {} tests, {workers} at once, then {} alone", beside.len(), alone.len());
-    let mut report = in_parallel(beside, workers)?;
-    report.add(in_parallel(alone, 1)?);
+    let mut report = in_parallel(beside, workers, &run_one);
+    report.add(in_parallel(alone, 1, &run_one));
     Ok(report)
 }
 
 /// A guest without hardware virtualization keeps a core busy while it boots, and waits most of the time after.
-fn workers() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+pub(crate) fn workers(at_most: usize, kib_of_each: u64) -> usize {
     let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_memory(&text));
-    let fit = memory.map_or(cores, |kib| usize::try_from(kib / MEMORY_OF_A_TEST).unwrap_or(cores));
-    (cores + 1).min(fit).max(1)
+    let fit = memory.map_or(at_most, |kib| usize::try_from(kib / kib_of_each).unwrap_or(at_most));
+    at_most.min(fit).max(1)
+}
+
+/// How many processors this machine has.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn available_memory(meminfo: &str) -> Option<u64> {
@@ -79,10 +105,11 @@ fn functions(binary: &TestBinary) -> Outcome<Vec<String>> {
     Ok(text.lines().filter_map(|line| Some(line.strip_suffix(": test")?.to_owned())).collect())
 }
 
-fn in_parallel(tests: Vec<Test<'_>>, workers: usize) -> Outcome<Report> {
-    let logs = project::target().join("test-logs");
-    std::fs::create_dir_all(&logs)
-        .map_err(|error| Failure::new(format!("cannot make {}: {error}", logs.display())))?;
+fn in_parallel(
+    tests: Vec<Test<'_>>,
+    workers: usize,
+    run_one: &(impl Fn(&Test<'_>) -> (bool, String) + Sync),
+) -> Report {
     let waiting = Mutex::new(VecDeque::from(tests));
     let report = Mutex::new(Report::default());
     std::thread::scope(|scope| {
@@ -91,7 +118,7 @@ fn in_parallel(tests: Vec<Test<'_>>, workers: usize) -> Outcome<Report> {
                 while let Some(test) = next(&waiting) {
                     let name = test.name();
                     let began = Instant::now();
-                    let (succeeded, said) = run_one(&test, &logs.join(name.replace("::", ".") + ".log"));
+                    let (succeeded, said) = run_one(&test);
                     let word = match (succeeded, skips(&said).next()) {
                         (false, _) => "FAIL",
                         (true, Some(_)) => "skip",
@@ -105,7 +132,7 @@ fn in_parallel(tests: Vec<Test<'_>>, workers: usize) -> Outcome<Report> {
             });
         }
     });
-    Ok(report.into_inner().unwrap_or_default())
+    report.into_inner().unwrap_or_default()
 }
 
 fn next<'a>(waiting: &Mutex<VecDeque<Test<'a>>>) -> Option<Test<'a>> {
@@ -116,7 +143,7 @@ fn next<'a>(waiting: &Mutex<VecDeque<Test<'a>>>) -> Option<Test<'a>> {
 fn run_one(test: &Test<'_>, log: &Path) -> (bool, String) {
     let started = File::create(log).and_then(|file| {
         let mut command = test.binary.command();
-        command.arg(&test.function).args(["--exact", "--nocapture", "--test-threads=1"]);
+        command.args(test.arguments());
         command.stdout(file.try_clone()?).stderr(file).process_group(0).spawn()
     });
     let child = match started {

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// The outcome of some tests.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(crate) struct Report {
     ran: usize,
     failures: Vec<Failed>,
     /// How many tests each reason skipped.
@@ -21,7 +21,7 @@ struct Failed {
 
 impl Report {
     /// Takes the outcome of other tests into this one.
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.ran += other.ran;
         self.failures.extend(other.failures);
         for (reason, count) in other.skipped {
@@ -43,7 +43,7 @@ impl Report {
     }
 
     /// Takes in the outcome of a single test.
-    pub(super) fn add_test(&mut self, name: &str, succeeded: bool, said: &str) {
+    pub(crate) fn add_test(&mut self, name: &str, succeeded: bool, said: &str) {
         self.ran += 1;
         if succeeded {
             self.add_skips(said);
@@ -58,7 +58,7 @@ impl Report {
         }
     }
 
-    pub(super) fn failed(&self) -> usize {
+    pub(crate) fn failed(&self) -> usize {
         self.failures.iter().map(|failed| counts(&failed.said).1.max(1)).sum()
     }
 
@@ -66,12 +66,12 @@ impl Report {
         self.skipped.values().sum()
     }
 
-    pub(super) fn passed(&self) -> usize {
+    pub(crate) fn passed(&self) -> usize {
         self.ran.saturating_sub(self.failed() + self.skipped())
     }
 
     /// The sum, in a form that CI services read.
-    pub(super) fn closing_line(&self) -> String {
+    pub(crate) fn closing_line(&self) -> String {
         format!("{} passed, {} failed, {} skipped", self.passed(), self.failed(), self.skipped())
     }
 }

@@ -1,0 +1,193 @@
+//! The laboratory's machine: QEMU, which emulates a processor with AMD's virtualization. It dies with us.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
+
+use super::qmp::Monitor;
+use crate::failure::{Failure, Outcome};
+
+/// The program.
+pub(super) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// The laboratory's memory: for the machines in it, the images and their disks.
+const MEMORY: &str = "3072M";
+
+/// The kernel's parameters.
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 reboot=t";
+
+/// How long an answer of QEMU's monitor may take, and saving the machine.
+const MONITOR_LIMIT: Duration = Duration::from_secs(120);
+
+/// The files of a frozen laboratory, in its folder.
+const MEMORY_FILE: &str = "memory";
+pub(super) const STATE_FILE: &str = "state";
+
+/// What every laboratory is made of.
+pub(super) struct Parts {
+    /// The kernel.
+    pub(super) kernel: PathBuf,
+    /// The disk with the root file system.
+    pub(super) root: PathBuf,
+    /// The disk with the programs under test.
+    pub(super) programs: PathBuf,
+}
+
+/// How it starts.
+pub(super) enum Start<'a> {
+    /// As any machine does, with its memory in a folder, to be frozen there.
+    Boot { initramfs: &'a Path, folder: &'a Path },
+    /// As it was frozen in this folder, which stays as it is: it writes to memory of its own.
+    Thaw { folder: &'a Path },
+}
+
+/// A QEMU that runs. Dropping it ends it.
+pub(super) struct Emulator {
+    child: Child,
+    /// Our end of the channel.
+    pub(super) channel: UnixStream,
+    /// Our end of QEMU's monitor.
+    monitor: Option<UnixStream>,
+    /// What QEMU and the laboratory's console say; nobody but us sees the file.
+    log: File,
+}
+
+impl Emulator {
+    pub(super) fn start(parts: &Parts, start: &Start<'_>) -> Outcome<Self> {
+        Self::try_start(parts, start)
+            .map_err(|error| Failure::new(format!("cannot start {PROGRAM}: {error}")))
+    }
+
+    fn try_start(parts: &Parts, start: &Start<'_>) -> io::Result<Self> {
+        let (channel, far_channel) = UnixStream::pair()?;
+        let (monitor, far_monitor) = UnixStream::pair()?;
+        let log = File::from(memfd_create("laboratory-log", MemfdFlags::CLOEXEC)?);
+        // QEMU opens it a second time, and two that write must not write over each other.
+        fcntl_setfl(&log, OFlags::APPEND)?;
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments(parts, start)).current_dir(start.folder());
+        // Sockets go as standard streams: no other descriptor survives the start, and no path needs a name.
+        command.stdin(OwnedFd::from(far_channel));
+        command.stdout(Stdio::from(OwnedFd::from(far_monitor)));
+        command.stderr(log.try_clone()?);
+        let child = vmm_sys::child::die_with_parent(&mut command).spawn()?;
+        Ok(Self { child, channel, monitor: Some(monitor), log })
+    }
+
+    /// QEMU's monitor.
+    pub(super) fn monitor(&mut self) -> Outcome<Monitor> {
+        let taken = self.monitor.take().ok_or_else(|| Failure::new("QEMU's monitor is in use"))?;
+        Monitor::new(taken, MONITOR_LIMIT)
+    }
+
+    /// What QEMU and the console said so far.
+    pub(super) fn said(&self) -> String {
+        let mut text = Vec::new();
+        let read = self.log.try_clone().and_then(|mut log| {
+            log.rewind()?;
+            log.read_to_end(&mut text)
+        });
+        match read {
+            Ok(_) => String::from_utf8_lossy(&text).replace('\r', ""),
+            Err(error) => format!("(its log cannot be read: {error})"),
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    pub(super) fn wait(&mut self) -> Outcome {
+        let ended = self.child.wait().map_err(|error| error.to_string());
+        match ended {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("it ended with {status}")),
+            Err(error) => Err(error),
+        }
+        .map_err(|reason| Failure::new(format!("{PROGRAM} did not end in order: {reason}")))
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Start<'_> {
+    fn folder(&self) -> &Path {
+        let (Self::Boot { folder, .. } | Self::Thaw { folder }) = self;
+        folder
+    }
+}
+
+/// The command line. Its paths are absolute but for those in the laboratory's folder, which is where QEMU starts.
+pub(super) fn arguments(parts: &Parts, start: &Start<'_>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = Vec::new();
+    let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
+    add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    add(&["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2", "-m", MEMORY]);
+    add(&["-M", "q35,usb=off,smbus=off,sata=off,vmport=off,memory-backend=memory"]);
+    let sharing = match start {
+        Start::Boot { .. } => "share=on",
+        Start::Thaw { .. } => "share=off,readonly=on,rom=off",
+    };
+    add(&[
+        "-object",
+        &format!("memory-backend-file,id=memory,size={MEMORY},mem-path={MEMORY_FILE},{sharing}"),
+    ]);
+    add(&["-chardev", "file,id=console,path=/dev/fd/2,append=on", "-serial", "chardev:console"]);
+    add(&["-device", "virtio-serial-pci,addr=2", "-chardev", "socket,id=channel,fd=0"]);
+    add(&["-device", &format!("virtserialport,chardev=channel,name={}", laboratory::CHANNEL)]);
+    add(&["-chardev", "socket,id=monitor,fd=1", "-mon", "chardev=monitor,mode=control"]);
+    for (name, format, path, address) in
+        [("root", "qcow2", &parts.root, 3), ("programs", "raw", &parts.programs, 4)]
+    {
+        let mut drive = OsString::from(format!("if=none,id={name},format={format},readonly=on,file="));
+        drive.push(escaped(path));
+        arguments.extend(["-drive".into(), drive]);
+        let device = format!("virtio-blk-pci,drive={name},addr={address}");
+        arguments.extend(["-device".into(), device.into()]);
+    }
+    arguments.extend(["-kernel".into(), parts.kernel.clone().into()]);
+    arguments.extend(["-append".into(), COMMAND_LINE.into()]);
+    match start {
+        Start::Boot { initramfs, .. } => arguments.extend(["-initrd".into(), initramfs.into()]),
+        Start::Thaw { .. } => arguments.extend(["-incoming".into(), "defer".into()]),
+    }
+    arguments
+}
+
+/// A path in a list of options, where a comma would end it.
+fn escaped(path: &Path) -> OsString {
+    match path.to_str() {
+        Some(text) => text.replace(',', ",,").into(),
+        None => path.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thawed_laboratory_never_writes_to_the_frozen_one() {
+        let parts = Parts { kernel: "/k".into(), root: "/a,b".into(), programs: "/p".into() };
+        let line = |start| {
+            let words = arguments(&parts, &start).into_iter().map(|word| word.into_string().unwrap());
+            words.collect::<Vec<_>>().join(" ")
+        };
+        let folder = Path::new("/frozen");
+        let boot = line(Start::Boot { initramfs: Path::new("/i"), folder });
+        assert!(boot.contains("mem-path=memory,share=on") && boot.contains("-initrd /i"), "{boot}");
+        let thaw = line(Start::Thaw { folder });
+        assert!(thaw.contains("mem-path=memory,share=off,readonly=on,rom=off"), "{thaw}");
+        assert!(thaw.contains("-incoming defer") && thaw.contains("file=/a,,b "), "{thaw}");
+        assert_eq!(thaw.matches("readonly=on").count(), 3, "{thaw}");
+    }
+}

@@ -1,0 +1,76 @@
+//! The laboratory's initial file system: process 1, what it needs to reach the root disk, and the images.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+
+use super::alpine::Alpine;
+use super::archive::Archive;
+use crate::failure::{Failure, Outcome};
+
+/// The modules that `laboratory-init` loads before it has Alpine's root.
+const MODULES: [&str; 5] = ["virtio_blk", "crc16", "mbcache", "jbd2", "ext4"];
+
+/// The number of `/dev/console`.
+const CONSOLE: (u32, u32) = (5, 1);
+
+/// What goes into it.
+pub(super) struct Initramfs {
+    init: PathBuf,
+    /// The name of each module, and its file.
+    modules: Vec<(&'static str, PathBuf)>,
+    /// The home with the images, and the names of its files.
+    home: PathBuf,
+    images: Vec<PathBuf>,
+}
+
+impl Initramfs {
+    pub(super) fn new(init: PathBuf, alpine: &Alpine) -> Outcome<Self> {
+        let modules = MODULES.iter().filter_map(|name| Some((*name, alpine.module(name)?))).collect();
+        Ok(Self { init, modules, home: alpine.home().to_owned(), images: alpine.files()? })
+    }
+
+    /// The program that is process 1.
+    pub(super) fn init(&self) -> Outcome<Vec<u8>> {
+        std::fs::read(&self.init)
+            .map_err(|error| Failure::new(format!("cannot read {}: {error}", self.init.display())))
+    }
+
+    /// All other files.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let modules = self.modules.iter().map(|(_, path)| path.clone());
+        modules.chain(self.images.iter().map(|name| self.home.join(name))).collect()
+    }
+
+    /// Writes it to a file.
+    pub(super) fn write(&self, path: &Path) -> Outcome {
+        let init = self.init()?;
+        let output = File::create(path).map(|file| Archive::new(BufWriter::new(file)));
+        output
+            .and_then(|archive| self.fill(archive, &init))
+            .map_err(|error| Failure::new(format!("cannot make {}: {error}", path.display())))
+    }
+
+    fn fill(&self, mut archive: Archive<impl io::Write>, init: &[u8]) -> io::Result<()> {
+        for folder in ["dev", "modules"] {
+            archive.folder(folder, 0o755)?;
+        }
+        archive.character_device("dev/console", CONSOLE)?;
+        archive.file("init", 0o755, init)?;
+        for (name, module) in &self.modules {
+            archive.file(&format!("modules/{name}.ko"), 0o644, &std::fs::read(module)?)?;
+        }
+        archive.folder("images", 0o700)?;
+        // A folder's name sorts before the names of what is in it.
+        let folders: BTreeSet<&Path> = self.images.iter().flat_map(|name| name.ancestors().skip(1)).collect();
+        for folder in folders.into_iter().filter(|folder| !folder.as_os_str().is_empty()) {
+            archive.folder(&format!("images/{}", folder.display()), 0o700)?;
+        }
+        for name in &self.images {
+            let contents = std::fs::read(self.home.join(name))?;
+            archive.file(&format!("images/{}", name.display()), 0o600, &contents)?;
+        }
+        archive.finish()
+    }
+}

@@ -1,0 +1,184 @@
+//! `cargo lab`: the laboratory, a machine whose processor is emulated with its virtualization. In it `/dev/kvm` is real,
+//! so the KVM engine can be tested where there is none, or where nobody may have it.
+
+mod alpine;
+mod archive;
+mod build;
+mod emulator;
+mod frozen;
+mod initramfs;
+mod order;
+mod programs;
+mod qmp;
+mod session;
+mod suite;
+mod terminal;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use vmm_sys::FileLock;
+
+use crate::failure::{Failure, Outcome};
+use crate::{project, setup};
+use alpine::Alpine;
+use emulator::Parts;
+use initramfs::Initramfs;
+use session::Session;
+use terminal::RawTerminal;
+
+const USAGE: &str = "\
+The laboratory, a machine in which /dev/kvm is real:
+
+  cargo lab run [OPTIONS] -- COMMAND...   run a command in it: its output and status are ours
+  cargo lab shell                         look around in it
+  cargo lab test [NAME]                   run the system tests in it, each in a laboratory of its own
+Options:
+  --limit SECONDS   end the command after this time (300)
+  --with FILE       take a program along, to be found on the path; as often as there are programs
+  --verbose         show what the laboratory's kernel says
+";
+
+/// How long a command may take where nothing else is said.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// How long someone may look around.
+const SHELL_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What a command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Options<'a> {
+    limit: Duration,
+    with: Vec<&'a str>,
+    verbose: bool,
+    command: &'a [&'a str],
+}
+
+/// Runs one of the commands; gives the status to end with.
+pub(crate) fn run(arguments: &[&str]) -> Outcome<ExitCode> {
+    match arguments {
+        ["run", rest @ ..] => run_command(&options(rest)?),
+        ["shell"] => shell(),
+        ["test"] => suite::run(None).map(|()| ExitCode::SUCCESS),
+        ["test", filter] => suite::run(Some(filter)).map(|()| ExitCode::SUCCESS),
+        _ => Err(Failure::new("cargo lab does not know what to do").hint(USAGE)),
+    }
+}
+
+fn options<'a>(mut words: &'a [&'a str]) -> Outcome<Options<'a>> {
+    let mut options = Options { limit: LIMIT, with: Vec::new(), verbose: false, command: &[] };
+    loop {
+        words = match words {
+            ["--limit", seconds, rest @ ..] => {
+                let seconds = seconds.parse().map_err(|_| Failure::new("--limit takes seconds"))?;
+                options.limit = Duration::from_secs(seconds);
+                rest
+            }
+            ["--with", file, rest @ ..] => {
+                options.with.push(file);
+                rest
+            }
+            ["--verbose", rest @ ..] => {
+                options.verbose = true;
+                rest
+            }
+            ["--", command @ ..] if !command.is_empty() => {
+                options.command = command;
+                return Ok(options);
+            }
+            _ => return Err(Failure::new("cargo lab run needs a command behind `--`").hint(USAGE)),
+        };
+    }
+}
+
+fn run_command(options: &Options<'_>) -> Outcome<ExitCode> {
+    let with = options.with.iter().map(|file| {
+        let path = PathBuf::from(file);
+        (PathBuf::from(path.file_name().unwrap_or_default()), path)
+    });
+    let locked = lock()?;
+    let laboratory = Laboratory::prepare(with)?;
+    drop(locked);
+    let mut session = laboratory.start()?;
+    let outcome = session.run_as_ours(&order::with_pipes(options.command), options.limit);
+    if options.verbose {
+        eprint!("{}", session.console());
+    }
+    Ok(status(outcome?))
+}
+
+fn shell() -> Outcome<ExitCode> {
+    let locked = lock()?;
+    let laboratory = Laboratory::prepare([])?;
+    drop(locked);
+    let order = order::on_terminal(&["sh", "-l"], RawTerminal::size());
+    let mut session = laboratory.start()?;
+    let terminal = RawTerminal::new()?;
+    let outcome = session.run_as_ours(&order, SHELL_LIMIT);
+    drop(terminal);
+    Ok(status(outcome?))
+}
+
+fn status(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX))
+}
+
+/// What a run needs.
+struct Laboratory {
+    parts: Parts,
+    /// The folder of the frozen laboratory.
+    frozen: PathBuf,
+}
+
+impl Laboratory {
+    /// Builds all it is made of, and `vmm` with other programs (names and files) to be in it. What is said on the way
+    /// goes to standard error: the output is the command's.
+    fn prepare(others: impl IntoIterator<Item = (PathBuf, PathBuf)>) -> Outcome<Self> {
+        setup::require(setup::TO_TEST)?;
+        let folder = folder()?;
+        let built = build::product()?;
+        let alpine = Alpine::pull(&built.vmm)?;
+        let mut content = vec![(PathBuf::from("vmm"), built.vmm)];
+        content.extend(others);
+        let programs = programs::disk(&folder.join("programs"), &content)?;
+        let parts = Parts { kernel: alpine.kernel(), root: alpine.root_disk(), programs };
+        let initramfs = Initramfs::new(built.init, &alpine)?;
+        let frozen = frozen::find_or_make(&folder.join("frozen"), &parts, &initramfs)?;
+        Ok(Self { parts, frozen })
+    }
+
+    /// One that waits for its command.
+    fn start(&self) -> Outcome<Session> {
+        Session::thaw(&self.parts, &self.frozen)
+    }
+}
+
+/// Others may prepare a laboratory at the same moment, perhaps of another state of the code in the same folder: one
+/// after the other.
+fn lock() -> Outcome<FileLock> {
+    let path = folder()?.join("lock");
+    FileLock::exclusive(&path)
+        .map_err(|error| Failure::new(format!("cannot lock {}: {error}", path.display())))
+}
+
+/// Where everything of the laboratory lies.
+fn folder() -> Outcome<PathBuf> {
+    let folder = project::target().join("lab");
+    make_folder(&folder)?;
+    Ok(folder)
+}
+
+fn make_folder(path: &Path) -> Outcome {
+    std::fs::create_dir_all(path)
+        .map_err(|error| Failure::new(format!("cannot make {}: {error}", path.display())))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,40 @@
+//! What a command finds in the laboratory: its variables and its folder.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use laboratory::{IMAGES, Order, PROGRAMS, Terminal};
+
+/// A command with pipes.
+pub(super) fn with_pipes(command: &[&str]) -> Order {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    Order {
+        time: u64::try_from(time).unwrap_or(u64::MAX),
+        terminal: None,
+        arguments: command.iter().map(|word| (*word).to_owned()).collect(),
+        environment: environment(),
+        directory: "/lab".to_owned(),
+    }
+}
+
+/// A command with a terminal.
+pub(super) fn on_terminal(command: &[&str], size: Terminal) -> Order {
+    Order { terminal: Some(size), ..with_pipes(command) }
+}
+
+fn environment() -> Vec<(String, String)> {
+    let mut variables = vec![
+        ("PATH", format!("{PROGRAMS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")),
+        ("HOME", "/root".to_owned()),
+        ("USER", "root".to_owned()),
+        ("VMM_LABORATORY", "1".to_owned()),
+        ("VMM_HOME", IMAGES.to_owned()),
+        ("VMM_BIN", format!("{PROGRAMS}/vmm")),
+        ("VMM_TEST_IMAGES", IMAGES.to_owned()),
+        ("VMM_TEST_ENGINE", "kvm".to_owned()),
+    ];
+    // What the user says about logs and traces is meant for what runs inside.
+    for name in ["RUST_BACKTRACE", "VMM_LOG", "TERM"] {
+        variables.extend(std::env::var(name).ok().map(|value| (name, value)));
+    }
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}

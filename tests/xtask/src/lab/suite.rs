@@ -1,0 +1,77 @@
+//! `cargo lab test`: the system tests, each in a laboratory of its own, which has done nothing else.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use laboratory::PROGRAMS;
+
+use super::{Laboratory, build, lock, make_folder, order};
+use crate::failure::{Failure, Outcome};
+use crate::project;
+use crate::steps::Steps;
+use crate::verify::build::TestBinary;
+use crate::verify::pool::{Test, cores, run_each, workers};
+use crate::verify::report::Report;
+
+/// No test of ours takes nearly so long, even here: one that does hangs.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// What a laboratory takes of this machine's memory at most, in KiB.
+const MEMORY: u64 = 4 << 20;
+
+/// The tests of the laboratory itself. Where they fail, the others say nothing.
+const SELF_TEST: &str = "tests::laboratory";
+
+/// Runs the tests, or those with the filter in their names.
+pub(super) fn run(filter: Option<&str>) -> Outcome {
+    let mut steps = Steps::new();
+    let locked = lock()?;
+    let binaries = steps.step("build the tests, linked statically", build::tests)?;
+    let (own, others): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.name == SELF_TEST);
+    let laboratory = steps.step("prepare the laboratory", || {
+        Laboratory::prepare(own.iter().chain(&others).map(|test| (name(test), test.path.clone())))
+    })?;
+    drop(locked);
+    let mut report = steps.step("the laboratory itself", || run_in(&laboratory, &own, None))?;
+    if report.failed() == 0 {
+        report.add(steps.step("system tests", || run_in(&laboratory, &others, filter))?);
+    }
+    println!("\n{report}\nWhat took how long:\n{}\n", steps.summary());
+    println!("lab: {}", report.closing_line());
+    match report.failed() {
+        0 => Ok(()),
+        count => Err(Failure::new(format!("{count} tests failed in the laboratory"))),
+    }
+}
+
+fn run_in(laboratory: &Laboratory, binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Report> {
+    let logs = project::target().join("test-logs").join("lab");
+    make_folder(&logs)?;
+    run_each(binaries, filter, workers(cores(), MEMORY), |test| {
+        let (succeeded, said) = run_one(laboratory, test);
+        // What is lost with the log is printed all the same where the test failed.
+        let _ = std::fs::write(logs.join(test.name().replace("::", ".") + ".log"), &said);
+        (succeeded, said)
+    })
+}
+
+/// Runs a test in a laboratory of its own; says whether it succeeded and what it printed.
+fn run_one(laboratory: &Laboratory, test: &Test<'_>) -> (bool, String) {
+    let program = Path::new(PROGRAMS).join(name(test.binary));
+    let program = program.to_string_lossy();
+    let command: Vec<&str> = std::iter::once(&*program).chain(test.arguments()).collect();
+    let mut said = Vec::new();
+    let outcome = laboratory.start().and_then(|mut session| {
+        session.run_quietly(&order::with_pipes(&command), LIMIT, |bytes| said.extend_from_slice(bytes))
+    });
+    let said = String::from_utf8_lossy(&said).into_owned();
+    match outcome {
+        Ok(status) => (status == 0, said),
+        Err(failure) => (false, format!("{said}\n{failure}")),
+    }
+}
+
+/// What a program of tests is called on the programs' disk: as in cargo's folder, by which tests find their way.
+fn name(binary: &TestBinary) -> PathBuf {
+    Path::new("deps").join(binary.path.file_name().unwrap_or_default())
+}
