@@ -2,7 +2,7 @@
 //! it stopped. Nothing of the product has a part in this.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_tests::skip;
@@ -35,6 +35,9 @@ fn kvm_runs_64_bit_code_until_it_halts() {
     let vm = kvm.create_vm().expect("a machine");
     let memory = memory_of(&vm);
     let mut vcpu = vm.create_vcpu(0).expect("a processor");
+    // Without, it has no long mode.
+    let features = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).expect("features");
+    vcpu.set_cpuid2(&features).expect("features");
     enter_long_mode(&vcpu, &memory);
 
     // It writes to its port, and halts.
