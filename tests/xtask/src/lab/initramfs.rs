@@ -18,6 +18,8 @@ const CONSOLE: (u32, u32) = (5, 1);
 /// What goes into it.
 pub(super) struct Initramfs {
     init: PathBuf,
+    /// Looks at the images once and is gone before the laboratory is frozen: another one makes no other laboratory.
+    vmm: PathBuf,
     /// The name of each module, and its file.
     modules: Vec<(&'static str, PathBuf)>,
     /// The home with the images, and the names of its files.
@@ -26,9 +28,9 @@ pub(super) struct Initramfs {
 }
 
 impl Initramfs {
-    pub(super) fn new(init: PathBuf, alpine: &Alpine) -> Outcome<Self> {
+    pub(super) fn new(init: PathBuf, vmm: PathBuf, alpine: &Alpine) -> Outcome<Self> {
         let modules = MODULES.iter().filter_map(|name| Some((*name, alpine.module(name)?))).collect();
-        Ok(Self { init, modules, home: alpine.home().to_owned(), images: alpine.files()? })
+        Ok(Self { init, vmm, modules, home: alpine.home().to_owned(), images: alpine.files()? })
     }
 
     /// The program that is process 1.
@@ -37,7 +39,7 @@ impl Initramfs {
             .map_err(|error| Failure::new(format!("cannot read {}: {error}", self.init.display())))
     }
 
-    /// All other files.
+    /// All other files that tell one laboratory from another.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let modules = self.modules.iter().map(|(_, path)| path.clone());
         modules.chain(self.images.iter().map(|name| self.home.join(name))).collect()
@@ -58,6 +60,7 @@ impl Initramfs {
         }
         archive.character_device("dev/console", CONSOLE)?;
         archive.file("init", 0o755, init)?;
+        archive.file("vmm", 0o755, &std::fs::read(&self.vmm)?)?;
         for (name, module) in &self.modules {
             archive.file(&format!("modules/{name}.ko"), 0o644, &std::fs::read(module)?)?;
         }

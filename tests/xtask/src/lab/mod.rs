@@ -140,11 +140,11 @@ impl Laboratory {
         let folder = folder()?;
         let built = build::product()?;
         let alpine = Alpine::pull(&built.vmm)?;
-        let mut content = vec![(PathBuf::from("vmm"), built.vmm)];
+        let mut content = vec![(PathBuf::from("vmm"), built.vmm.clone())];
         content.extend(others);
         let programs = programs::disk(&folder.join("programs"), &content)?;
         let parts = Parts { kernel: alpine.kernel(), root: alpine.root_disk(), programs };
-        let initramfs = Initramfs::new(built.init, &alpine)?;
+        let initramfs = Initramfs::new(built.init, built.vmm, &alpine)?;
         let frozen = frozen::find_or_make(&folder.join("frozen"), &parts, &initramfs)?;
         Ok(Self { parts, frozen })
     }

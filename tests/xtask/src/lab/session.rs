@@ -35,10 +35,10 @@ impl Session {
         // Why, QEMU itself has said in the log.
         match session.emulator.monitor().and_then(|mut monitor| monitor.restore(STATE_FILE)) {
             Ok(()) => Ok(session),
-            Err(_) => Err(session.failure(&format!(
-                "cannot be restored; without {} it is made anew",
-                folder.display()
-            ))),
+            Err(_) => {
+                Err(session
+                    .failure(&format!("cannot be restored; without {} it is made anew", folder.display())))
+            }
         }
     }
 

@@ -28,6 +28,10 @@ const WHOLE: &str = "/whole";
 /// The images as they came with us, on their way to where they are used.
 const ARRIVED_IMAGES: &str = "/images";
 
+/// A `vmm` that came with us to look at the images, on its way, too.
+const ARRIVED_VMM: &str = "/vmm";
+const VMM: &str = "/lab/vmm";
+
 /// The kernel's own file systems that are there from the start, and the folder that tests use.
 const EARLY: [(&str, &str); 4] =
     [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/lab")];
@@ -66,6 +70,7 @@ pub(crate) fn build() -> Result<()> {
     mount("overlay", WHOLE, "overlay", MountFlags::empty(), layers.as_c_str())
         .context("put memory over the root")?;
     move_folder(Path::new(ARRIVED_IMAGES), Path::new(IMAGES)).context("move the images")?;
+    fs::copy(ARRIVED_VMM, VMM).and_then(|_| fs::remove_file(ARRIVED_VMM)).context("move vmm")?;
     enter_whole_root()?;
 
     for (kind, place) in LATE {
@@ -74,7 +79,18 @@ pub(crate) fn build() -> Result<()> {
     make_folder(PROGRAMS)?;
     rustix::system::sethostname(b"laboratory").context("set the name of the host")?;
     run(Command::new("/sbin/ip").args(["link", "set", "lo", "up"]))?;
-    run(Command::new("/sbin/modprobe").arg("kvm-amd"))
+    run(Command::new("/sbin/modprobe").arg("kvm-amd"))?;
+    verify_images()
+}
+
+/// Has the images looked at: their checksums take seconds here, and that they were good is remembered. It is done once
+/// for all runs of a laboratory that is frozen; a later `vmm` that remembers in another way looks again.
+fn verify_images() -> Result<()> {
+    if let Err(failure) = run(Command::new(VMM).args(["pull", "--quiet", "alpine"]).env("VMM_HOME", IMAGES)) {
+        // What is tested may well be broken: each run then looks for itself.
+        eprintln!("laboratory-init: {failure}");
+    }
+    fs::remove_file(VMM).context("remove vmm")
 }
 
 /// Makes the whole root the only one, as switch_root(8) does: a mere chroot(2) would refuse user namespaces to tests.
