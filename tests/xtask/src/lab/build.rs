@@ -1,5 +1,6 @@
 //! The programs of the laboratory: linked with all that they need, since nothing of this machine is in there.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -27,7 +28,9 @@ pub(super) struct Built {
 /// Builds `vmm` and the laboratory's own programs.
 pub(super) fn product() -> Outcome<Built> {
     let mut cargo = cargo("build")?;
-    cargo.args(["--package", "vmm-cli", "--package", "laboratory", "--quiet"]).stdout(Stdio::null());
+    cargo.args(["--package", "vmm-cli", "--package", "laboratory"]).stdout(Stdio::null());
+    // Who looks on sees cargo's progress; a log needs none.
+    cargo.args((!std::io::stderr().is_terminal()).then_some("--quiet"));
     let status = cargo.status().map_err(|error| Failure::new(format!("cannot start cargo: {error}")))?;
     if !status.success() {
         return Err(Failure::new(format!("`{}` failed: {status}", command::line(&cargo))));

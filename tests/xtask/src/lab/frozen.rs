@@ -4,12 +4,13 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::emulator::{Emulator, PROGRAM, Parts, STATE_FILE, Start, arguments};
 use super::initramfs::Initramfs;
+use super::kept::{keep_last_used, make_folder, remove_if_there, touch};
+use super::programs;
 use super::session::Session;
-use super::{make_folder, programs, remove_if_there};
 use crate::command;
 use crate::failure::{Failure, Outcome};
 use crate::steps::seconds;
@@ -25,9 +26,7 @@ pub(super) fn find_or_make(folder: &Path, parts: &Parts, initramfs: &Initramfs) 
     make_folder(folder)?;
     let frozen = folder.join(format!("{:016x}", digest(parts, initramfs)?));
     if frozen.join(STATE_FILE).is_file() {
-        // The time says when it was last of use.
-        let touched = std::fs::File::open(&frozen).and_then(|open| open.set_modified(SystemTime::now()));
-        touched.map_err(|error| failed(&frozen, &error))?;
+        touch(&frozen)?;
         return Ok(frozen);
     }
     let began = Instant::now();
@@ -37,7 +36,7 @@ pub(super) fn find_or_make(folder: &Path, parts: &Parts, initramfs: &Initramfs) 
     make_folder(&partial)?;
     freeze(&partial, parts, initramfs)?;
     std::fs::rename(&partial, &frozen)
-        .and_then(|()| forget_old(folder))
+        .and_then(|()| keep_last_used(folder, KEPT))
         .map_err(|error| failed(&frozen, &error))?;
     eprintln!("  it is frozen in {} ({})", frozen.display(), seconds(began.elapsed()));
     Ok(frozen)
@@ -73,18 +72,6 @@ fn digest(parts: &Parts, initramfs: &Initramfs) -> Outcome<u64> {
         (&path, metadata.len(), metadata.modified().ok()).hash(&mut hasher);
     }
     Ok(hasher.finish())
-}
-
-/// Removes those that were not used for longest. Who runs one has its files open.
-fn forget_old(folder: &Path) -> io::Result<()> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        all.push((entry.metadata()?.modified()?, entry.path()));
-    }
-    all.sort();
-    let old = all.len().saturating_sub(KEPT);
-    all.into_iter().take(old).try_for_each(|(_, path)| remove_if_there(&path))
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {

@@ -7,6 +7,7 @@ mod build;
 mod emulator;
 mod frozen;
 mod initramfs;
+mod kept;
 mod order;
 mod programs;
 mod qmp;
@@ -14,10 +15,9 @@ mod session;
 mod suite;
 mod terminal;
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmm_sys::FileLock;
 
@@ -26,6 +26,7 @@ use crate::{project, setup};
 use alpine::Alpine;
 use emulator::Parts;
 use initramfs::Initramfs;
+use kept::{make_folder, touch};
 use session::Session;
 use terminal::RawTerminal;
 
@@ -38,7 +39,7 @@ The laboratory, a machine in which /dev/kvm is real:
 Options:
   --limit SECONDS   end the command after this time (300)
   --with FILE       take a program along, to be found on the path; as often as there are programs
-  --verbose         show what the laboratory's kernel says
+  --verbose         say how long it took, and what the laboratory's kernel said
 ";
 
 /// How long a command may take where nothing else is said.
@@ -59,8 +60,13 @@ struct Options<'a> {
 /// Runs one of the commands; gives the status to end with.
 pub(crate) fn run(arguments: &[&str]) -> Outcome<ExitCode> {
     match arguments {
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
         ["run", rest @ ..] => run_command(&options(rest)?),
         ["shell"] => shell(),
+        ["test", option, ..] if option.starts_with('-') => Err(Failure::new("no such option").hint(USAGE)),
         ["test"] => suite::run(None).map(|()| ExitCode::SUCCESS),
         ["test", filter] => suite::run(Some(filter)).map(|()| ExitCode::SUCCESS),
         _ => Err(Failure::new("cargo lab does not know what to do").hint(USAGE)),
@@ -101,9 +107,17 @@ fn run_command(options: &Options<'_>) -> Outcome<ExitCode> {
     let locked = lock()?;
     let laboratory = Laboratory::prepare(with)?;
     drop(locked);
+    let began = Instant::now();
     let mut session = laboratory.start()?;
+    let started = began.elapsed();
     let outcome = session.run_as_ours(&order::with_pipes(options.command), options.limit);
     if options.verbose {
+        let ran = began.elapsed() - started;
+        eprintln!(
+            "The laboratory was back after {} ms; the command took {} ms.",
+            started.as_millis(),
+            ran.as_millis()
+        );
         eprint!("{}", session.console());
     }
     Ok(status(outcome?))
@@ -136,6 +150,11 @@ impl Laboratory {
     /// Builds all it is made of, and `vmm` with other programs (names and files) to be in it. What is said on the way
     /// goes to standard error: the output is the command's.
     fn prepare(others: impl IntoIterator<Item = (PathBuf, PathBuf)>) -> Outcome<Self> {
+        if !cfg!(target_arch = "x86_64") {
+            return Err(Failure::new(
+                "the laboratory is an x86_64, and this machine builds no programs for one",
+            ));
+        }
         setup::require(setup::TO_TEST)?;
         let folder = folder()?;
         let built = build::product()?;
@@ -151,6 +170,9 @@ impl Laboratory {
 
     /// One that waits for its command.
     fn start(&self) -> Outcome<Session> {
+        // A long suite goes on using what others may have replaced by then.
+        touch(&self.parts.programs)?;
+        touch(&self.frozen)?;
         Session::thaw(&self.parts, &self.frozen)
     }
 }
@@ -170,15 +192,24 @@ fn folder() -> Outcome<PathBuf> {
     Ok(folder)
 }
 
-fn make_folder(path: &Path) -> Outcome {
-    std::fs::create_dir_all(path)
-        .map_err(|error| Failure::new(format!("cannot make {}: {error}", path.display())))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    #[test]
+    fn options_come_before_the_command_and_its_own_are_left_alone() {
+        let words = ["--limit", "5", "--with", "a/b", "--with", "c", "--", "sh", "--limit", "--"];
+        let options = options(&words).unwrap();
+        assert_eq!(options.limit, Duration::from_secs(5));
+        assert_eq!(options.with, ["a/b", "c"]);
+        assert_eq!(options.command, ["sh", "--limit", "--"]);
+        assert!(!options.verbose);
+    }
+
+    #[test]
+    fn a_command_line_without_a_command_is_refused() {
+        for words in [&[][..], &["--"], &["true"], &["--limit", "soon", "--", "true"], &["--verbose"]] {
+            assert!(options(words).is_err(), "{words:?}");
+        }
     }
 }

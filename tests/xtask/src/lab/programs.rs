@@ -5,14 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{make_folder, remove_if_there};
+use super::kept::{keep_last_used, make_folder, remove_if_there, touch};
 use crate::command;
 use crate::failure::{Failure, Outcome};
 
 /// The size of the disk, the same for each: a laboratory that was frozen has seen it. Most of it is a hole.
 pub(super) const SIZE: &str = "2G";
 
-/// How many disks are kept: others may be about to use theirs.
+/// How many disks are kept: others may be about to use theirs. Suites and single runs have different ones.
 const KEPT: usize = 4;
 
 /// The disk with these contents (names on it, files here), made if it is not there.
@@ -22,12 +22,7 @@ pub(super) fn disk(folder: &Path, content: &[(PathBuf, PathBuf)]) -> Outcome<Pat
     let disk = folder.join(format!("{digest:016x}.ext4"));
     let failed = |error: io::Error| Failure::new(format!("cannot make {}: {error}", disk.display()));
     if disk.is_file() {
-        // Its time says when it was last of use.
-        std::fs::File::options()
-            .append(true)
-            .open(&disk)
-            .and_then(|file| file.set_modified(std::time::SystemTime::now()))
-            .map_err(failed)?;
+        touch(&disk)?;
         return Ok(disk);
     }
     let stage = folder.join("stage");
@@ -57,7 +52,7 @@ pub(super) fn disk(folder: &Path, content: &[(PathBuf, PathBuf)]) -> Outcome<Pat
         return Err(Failure::new(format!("`{}` failed", command::line(&mke2fs))).hint(said));
     }
     std::fs::rename(&partial, &disk).and_then(|()| remove_if_there(&stage)).map_err(failed)?;
-    forget_old(folder).map_err(failed)?;
+    keep_last_used(folder, KEPT).map_err(failed)?;
     Ok(disk)
 }
 
@@ -71,18 +66,6 @@ fn digest(content: &[(PathBuf, PathBuf)]) -> Outcome<u64> {
         (name, source, metadata.len(), metadata.modified().ok()).hash(&mut hasher);
     }
     Ok(hasher.finish())
-}
-
-/// Removes the disks that were not used for longest.
-fn forget_old(folder: &Path) -> io::Result<()> {
-    let mut disks = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        disks.push((entry.metadata()?.modified()?, entry.path()));
-    }
-    disks.sort();
-    let old = disks.len().saturating_sub(KEPT);
-    disks.into_iter().take(old).try_for_each(|(_, path)| remove_if_there(&path))
 }
 
 /// The path with the folders of the administrator's programs, which others' paths lack.

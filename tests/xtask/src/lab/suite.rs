@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use laboratory::PROGRAMS;
 
-use super::{Laboratory, build, lock, make_folder, order};
+use super::kept::make_folder;
+use super::{Laboratory, build, lock, order};
 use crate::failure::{Failure, Outcome};
 use crate::project;
 use crate::steps::Steps;

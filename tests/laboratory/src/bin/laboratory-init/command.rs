@@ -24,7 +24,7 @@ const CHUNK: usize = 32 * 1024;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs the command to its end; gives its status, as a shell does.
-pub(crate) fn run(order: Order, channel: &File) -> Result<i32> {
+pub(crate) fn run(order: &Order, channel: &File) -> Result<i32> {
     set_time(order.time)?;
     mount(PROGRAMS_DISK, PROGRAMS, "ext4", MountFlags::RDONLY, None::<&CStr>)
         .context("mount the disk with the programs")?;
@@ -32,8 +32,8 @@ pub(crate) fn run(order: Order, channel: &File) -> Result<i32> {
     let input = channel.try_clone().context("share the channel")?;
     let (done, all_done) = mpsc::channel();
     let started = match order.terminal {
-        None => start_with_pipes(&order, &output, &done),
-        Some(size) => start_on_terminal(&order, size, &output, &done)?,
+        None => start_with_pipes(order, &output, &done),
+        Some(size) => start_on_terminal(order, size, &output, &done)?,
     };
     drop(done);
     let (child, stdin) = match started {

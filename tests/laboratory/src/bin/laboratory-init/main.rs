@@ -35,17 +35,16 @@ fn main() -> ExitCode {
 fn serve(mut channel: File) -> Result<std::convert::Infallible> {
     Message::Ready.write(&mut channel).context("say that we are ready")?;
     // A frozen laboratory was frozen here: what follows happens in each of its lives.
-    let failure = loop {
-        match Message::read(&mut channel).context("read an order")? {
-            Message::Run(order) => match command::run(order, &channel) {
-                Ok(status) => break Message::Ended(status),
-                Err(failure) => break Message::Failed(failure.to_string()),
-            },
-            // Input that comes before its command has no one to read it.
-            _ => {}
+    let end = loop {
+        // Input that comes before its command has no one to read it.
+        if let Message::Run(order) = Message::read(&mut channel).context("read an order")? {
+            break match command::run(&order, &channel) {
+                Ok(status) => Message::Ended(status),
+                Err(failure) => Message::Failed(failure.to_string()),
+            };
         }
     };
-    failure.write(&mut channel).context("say how it ended")?;
+    end.write(&mut channel).context("say how it ended")?;
     command::reap_for_ever()
 }
 
