@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_MMIO,
@@ -18,6 +18,7 @@ use super::run_area::RunArea;
 use crate::hypervisor::{
     Entry, Exit, Failure, HypervisorError, Kicker, RefusedSnafu, SystemEvent, Vcpu, VcpuSetup,
 };
+use crate::memory::Regions;
 
 /// `KVM_RUN`, `_IO(KVMIO, 0x80)`.
 const KVM_RUN: libc::Ioctl = 0xae80;
@@ -32,6 +33,8 @@ pub(super) struct KvmVcpu {
     unanswered: Option<Access>,
     /// A string instruction moves several units in one exit of KVM's; each is one of ours.
     ports: Option<PortUnits>,
+    /// What the guest runs in. It stays mapped for as long as a processor can run.
+    _memory: Arc<OnceLock<Regions>>,
 }
 
 /// Where the answer to a read is to be put.
@@ -52,10 +55,14 @@ struct PortUnits {
 }
 
 impl KvmVcpu {
-    pub(super) fn new(vcpu: VcpuFd, run_size: usize) -> Result<Self, HypervisorError> {
+    pub(super) fn new(
+        vcpu: VcpuFd,
+        run_size: usize,
+        memory: Arc<OnceLock<Regions>>,
+    ) -> Result<Self, HypervisorError> {
         let area = RunArea::map(&vcpu, run_size).context(RefusedSnafu { step: "map a processor's page" })?;
         let thread = Wakeable::this_thread();
-        Ok(Self { vcpu, area: Arc::new(area), thread, unanswered: None, ports: None })
+        Ok(Self { vcpu, area: Arc::new(area), thread, unanswered: None, ports: None, _memory: memory })
     }
 
     /// Enters the guest. `false`: it was interrupted.

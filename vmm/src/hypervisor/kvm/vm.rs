@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{IoEventAddress, VmFd};
@@ -17,9 +17,8 @@ use crate::hypervisor::{Doorbells, HypervisorError, RefusedSnafu, Vcpu, Vm};
 use crate::memory::Regions;
 
 pub(super) struct KvmVm {
-    // Before the memory, so that the machine is gone when its memory goes.
     vm: VmFd,
-    memory: OnceLock<Regions>,
+    memory: Arc<OnceLock<Regions>>,
 }
 
 impl KvmVm {
@@ -27,7 +26,7 @@ impl KvmVm {
     pub(super) fn new(vm: VmFd) -> Result<Self, HypervisorError> {
         #[cfg(target_arch = "x86_64")]
         super::x86_64::prepare_vm(&vm)?;
-        Ok(Self { vm, memory: OnceLock::new() })
+        Ok(Self { vm, memory: Arc::default() })
     }
 }
 
@@ -48,9 +47,8 @@ impl Vm for KvmVm {
                 memory_size: region.len(),
                 userspace_addr: host as u64,
             };
-            // SAFETY: the region's mapping lives in `self.memory`, which is never replaced and is dropped after `self.vm`;
-            // processors keep the machine's file open, but only this process runs them, on threads that end before
-            // the machine is let go of. What the guest writes there is read through volatile accesses only.
+            // SAFETY: the region's mapping lives in `self.memory`, which is never replaced. Only processors make use of
+            // it, and each holds it, too. What the guest writes there is read through volatile accesses only.
             #[expect(unsafe_code, reason = "the guest writes to memory of ours")]
             let mapped = unsafe { self.vm.set_user_memory_region(slot) };
             mapped.map_err(system).context(refused)?;
@@ -71,7 +69,7 @@ impl Vm for KvmVm {
     fn create_vcpu(&self, index: u8) -> Result<Box<dyn Vcpu>, HypervisorError> {
         let vcpu = super::retry(|| self.vm.create_vcpu(index.into()));
         let vcpu = vcpu.context(RefusedSnafu { step: "make a processor" })?;
-        Ok(Box::new(KvmVcpu::new(vcpu, self.vm.run_size())?))
+        Ok(Box::new(KvmVcpu::new(vcpu, self.vm.run_size(), Arc::clone(&self.memory))?))
     }
 }
 
