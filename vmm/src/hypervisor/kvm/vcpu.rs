@@ -23,6 +23,12 @@ use crate::memory::Regions;
 /// `KVM_RUN`, `_IO(KVMIO, 0x80)`.
 const KVM_RUN: libc::Ioctl = 0xae80;
 
+/// `KVM_INTERNAL_ERROR_DELIVERY_EV`: an exit that KVM cannot handle while an event is being delivered to the guest.
+const EVENT_IN_DELIVERY: u32 = 3;
+
+/// How often the guest is entered again when KVM takes an event for one in delivery. See [`KvmVcpu::run`].
+const MOST_REPETITIONS: u32 = 100_000;
+
 /// Where the bytes of an access to memory lie.
 const MMIO_DATA: usize = offset_of!(kvm_run, __bindgen_anon_1) + size_of::<u64>();
 
@@ -189,12 +195,22 @@ impl Vcpu for KvmVcpu {
         if let Some(exit) = self.next_unit() {
             return Ok(exit);
         }
-        if self.enter().context(RefusedSnafu { step: "run the guest" })? {
-            return Ok(self.exit());
+        // On an emulated AMD processor, an access to a device soon after a page fault of the guest's looks to KVM as
+        // if the fault were still being delivered: it looks at the event's type, which stays, and not at whether the
+        // event is valid. The guest has not gone on, so it makes the access again, and the next interrupt has taken the
+        // fault's place. On hardware nothing but a broken guest comes here, which ends here all the same.
+        for _ in 0..MOST_REPETITIONS {
+            if !self.enter().context(RefusedSnafu { step: "run the guest" })? {
+                // A kick that comes after this finds its processor out of the guest, and kicks it out of the next entry.
+                self.area.set_immediate_exit(false);
+                return Ok(Exit::Kicked);
+            }
+            match self.exit() {
+                Exit::Failed(Failure::Internal(EVENT_IN_DELIVERY)) => {}
+                exit => return Ok(exit),
+            }
         }
-        // A kick that comes after this finds its processor out of the guest, and kicks it out of the next entry.
-        self.area.set_immediate_exit(false);
-        Ok(Exit::Kicked)
+        Ok(Exit::Failed(Failure::Internal(EVENT_IN_DELIVERY)))
     }
 
     fn describe(&self) -> String {
