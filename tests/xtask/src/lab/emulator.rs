@@ -7,9 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-
-use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
 
 use super::qmp::Monitor;
 use crate::failure::{Failure, Outcome};
@@ -68,9 +67,7 @@ impl Emulator {
     fn try_start(parts: &Parts, start: &Start<'_>) -> io::Result<Self> {
         let (channel, far_channel) = UnixStream::pair()?;
         let (monitor, far_monitor) = UnixStream::pair()?;
-        let log = File::from(memfd_create("laboratory-log", MemfdFlags::CLOEXEC)?);
-        // QEMU opens it a second time, and two that write must not write over each other.
-        fcntl_setfl(&log, OFlags::APPEND)?;
+        let log = nameless_log(start.folder())?;
         let mut command = Command::new(PROGRAM);
         command.args(arguments(parts, start)).current_dir(start.folder());
         // Sockets go as standard streams: no other descriptor survives the start, and no path needs a name.
@@ -124,6 +121,17 @@ impl Start<'_> {
         let (Self::Boot { folder, .. } | Self::Thaw { folder }) = self;
         folder
     }
+}
+
+/// A file that nobody else sees. QEMU opens it a second time by its number, and two that write must not write over each
+/// other.
+fn nameless_log(folder: &Path) -> io::Result<File> {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = folder.join(format!("log-{}-{number}", std::process::id()));
+    let log = File::options().read(true).append(true).create_new(true).open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(log)
 }
 
 /// The command line. Its paths are absolute but for those in the laboratory's folder, which is where QEMU starts.
