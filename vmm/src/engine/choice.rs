@@ -76,6 +76,20 @@ impl EngineOptions {
     }
 }
 
+/// What a person should hear whose VMs run on the software engine without having asked for it: a line, once for each
+/// boot of the host.
+pub fn notice(choice: EngineChoice, options: &EngineOptions) -> Option<String> {
+    if choice != EngineChoice::Auto || Arch::host() != Some(Arch::X86_64) {
+        return None;
+    }
+    let problem = native::tell_once(options)?;
+    Some(format!(
+        "no hardware virtualization ({problem}): guests compute about {} times slower, in an emulator, which keeps \
+         them in less surely than hardware does; see `vmm doctor`",
+        super::software::SLOWDOWN
+    ))
+}
+
 /// Finds the engine for a machine of architecture `arch`.
 pub fn select(
     choice: EngineChoice,
@@ -85,7 +99,13 @@ pub fn select(
 ) -> Result<Box<dyn Engine>, EngineError> {
     use snafu::ResultExt;
     match choice {
-        EngineChoice::Named(EngineKind::Kvm) => Ok(Box::new(NativeEngine::kvm(arch).context(NativeSnafu)?)),
+        EngineChoice::Named(EngineKind::Kvm) => {
+            // It is tried even so: the probe may be wrong.
+            if let Some(problem) = native::find_problem(options) {
+                tracing::warn!(%problem, "KVM was asked for by name, and may not work");
+            }
+            Ok(Box::new(NativeEngine::kvm(arch).context(NativeSnafu)?))
+        }
         EngineChoice::Named(kind @ EngineKind::Hvf) => NotBuiltSnafu { kind }.fail(),
         EngineChoice::Auto | EngineChoice::Named(EngineKind::Software) => {
             if choice == EngineChoice::Auto && arch == Arch::X86_64 {

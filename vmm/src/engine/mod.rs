@@ -13,7 +13,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use snafu::Snafu;
 
-pub use choice::{EngineChoice, EngineOptions, select};
+pub use choice::{EngineChoice, EngineOptions, notice, select};
 pub use probe::{Bar, BarState, EngineProbe, HostProbe, JailReport, Virtualization, probe};
 
 use crate::machine::Machine;

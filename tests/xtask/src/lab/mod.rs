@@ -28,6 +28,7 @@ use emulator::Parts;
 use initramfs::Initramfs;
 use kept::{make_folder, touch};
 use session::Session;
+pub(crate) use suite::SELF_TEST;
 use terminal::RawTerminal;
 
 const USAGE: &str = "\

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::failure::{Failure, Outcome};
 use crate::steps::Steps;
-use crate::{command, project, quickstart, setup};
+use crate::{command, lab, project, quickstart, setup};
 use build::TestBinary;
 use report::Report;
 
@@ -27,8 +27,8 @@ pub(crate) fn run(filter: Option<&str>) -> Outcome {
     let binaries = steps.step("build the tests", build::test_binaries)?;
     steps.step("pull Alpine", pull)?;
 
-    let (system, unit): (Vec<TestBinary>, Vec<TestBinary>) =
-        binaries.into_iter().partition(TestBinary::is_system);
+    let of_host = binaries.into_iter().filter(|binary| binary.name != lab::SELF_TEST);
+    let (system, unit): (Vec<TestBinary>, Vec<TestBinary>) = of_host.partition(TestBinary::is_system);
     report.add(steps.step("unit tests", || whole::run(&unit, filter))?);
     if filter.is_none() {
         report.add(steps.step("examples in the documentation", docs::run)?);

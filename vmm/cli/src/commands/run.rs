@@ -1,11 +1,13 @@
 //! `vmm run`: a new VM, and a command in it.
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use vmm::engine::{self, EngineOptions};
 use vmm::{CancelToken, EngineChoice, Home, Init, MemorySize, Sandbox, Signal, Stdin};
 
 use super::print;
@@ -85,6 +87,7 @@ impl Run {
         let token = CancelToken::new()?;
         let signals = SignalForwarder::install(&token)?;
         let home = Home::open_default().map_err(vmm::Error::from)?;
+        tell_of_engine(&home, self.engine, quiet)?;
         let (observer, display) = progress::display(quiet);
         let started = self
             .builder(&home)
@@ -199,6 +202,19 @@ impl CommandOptions<'_> {
         }
         if streams.interactive { command.stdin(Stdin::Piped) } else { command }
     }
+}
+
+/// Says to a person, once for each boot of the host, that there is no hardware virtualization. Programs that read
+/// standard error expect their command's words only.
+fn tell_of_engine(home: &Home, choice: vmm::EngineChoice, quiet: bool) -> Result<(), Failure> {
+    if quiet || !io::stderr().is_terminal() {
+        return Ok(());
+    }
+    let options = EngineOptions { cache: Some(home.cache()), ..EngineOptions::new(std::env::current_exe()?) };
+    if let Some(notice) = engine::notice(choice, &options) {
+        writeln!(io::stderr(), "vmm: {notice}")?;
+    }
+    Ok(())
 }
 
 /// Nothing of an unnamed VM is kept, so it need not shut down in order; a named one does, so that its disk is whole.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use snafu::{ResultExt, Snafu};
 
-pub(super) use probe::{find_problem, probe};
+pub(super) use probe::{find_problem, probe, tell_once};
 pub use trial::{TRIAL_ARGUMENT, trial_main};
 
 use super::{Abilities, Engine, EngineError, EngineKind, MachineEnd, NativeSnafu, RunningMachine};

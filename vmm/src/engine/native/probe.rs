@@ -148,8 +148,7 @@ struct Remembered {
 
 impl Memory {
     fn of(folder: Option<&Path>) -> Option<Self> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        Some(Self { file: folder?.join("virtualization.json"), boot: boot.trim().to_owned() })
+        Some(Self { file: folder?.join("virtualization.json"), boot: boot_id()? })
     }
 
     fn recall(&self) -> Option<Verdict> {
@@ -172,6 +171,25 @@ impl Memory {
             tracing::debug!(%error, "cannot remember what was learned of the host's virtualization");
         }
     }
+}
+
+/// Why KVM cannot be used, for a person who did not ask: once since the host was booted, and `None` from then on.
+pub(in crate::engine) fn tell_once(options: &EngineOptions) -> Option<Problem> {
+    let folder = options.cache.as_deref()?;
+    let boot = boot_id()?;
+    let told = folder.join("told-of-virtualization");
+    if fs::read_to_string(&told).is_ok_and(|before| before == boot) {
+        return None;
+    }
+    let problem = find_problem(options)?;
+    // Where it cannot be remembered it is told again.
+    let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&told, boot));
+    Some(problem)
+}
+
+fn boot_id() -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(boot.trim().to_owned())
 }
 
 /// What KVM can do on this host.

@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 
 use snafu::{ResultExt, Snafu};
 
-pub(super) use probe::probe;
+pub(super) use probe::{SLOWDOWN, probe};
 pub use qemu::{Qemu, QemuError, QemuVersion};
 pub use qmp::QmpError;
 pub use supervisor::supervisor_main;

@@ -8,7 +8,7 @@ use crate::arch::Arch;
 use crate::engine::{EngineKind, EngineOptions, EngineProbe, JailReport};
 
 /// How much slower than the processor itself an emulated one computes, roughly.
-const SLOWDOWN: u32 = 15;
+pub(in crate::engine) const SLOWDOWN: u32 = 15;
 
 /// What the software engine can do on this host, and how well it is jailed.
 pub(in crate::engine) fn probe(arch: Arch, options: &EngineOptions) -> EngineProbe {
