@@ -86,7 +86,7 @@ pub(in crate::engine) fn find_problem(options: &EngineOptions) -> Option<Problem
     let verdict = memory.as_ref().and_then(Memory::recall).unwrap_or_else(|| {
         let verdict = trial::run(&options.supervisor)
             .unwrap_or_else(|error| Verdict::Fails { reason: format!("it cannot be tried: {error}") });
-        if let Some(memory) = &memory {
+        if let Some(memory) = memory.as_ref().filter(|_| verdict != Verdict::Late) {
             memory.remember(&verdict);
         }
         verdict
@@ -96,6 +96,7 @@ pub(in crate::engine) fn find_problem(options: &EngineOptions) -> Option<Problem
         Verdict::Unfit { reason } => Some(Problem::Unfit(reason)),
         Verdict::Fails { reason } => Some(Problem::NoHardware(reason)),
         Verdict::Slow => Some(Problem::NoHardware("it interprets a guest's instructions".to_owned())),
+        Verdict::Late => Some(Problem::NoHardware("a guest of a few instructions did not end".to_owned())),
     }
 }
 
