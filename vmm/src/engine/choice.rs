@@ -99,14 +99,14 @@ pub fn select(
 ) -> Result<Box<dyn Engine>, EngineError> {
     use snafu::ResultExt;
     match choice {
-        EngineChoice::Named(EngineKind::Kvm) => {
+        EngineChoice::Named(EngineKind::Kvm) if arch == Arch::X86_64 => {
             // It is tried even so: the probe may be wrong.
             if let Some(problem) = native::find_problem(options) {
                 tracing::warn!(%problem, "KVM was asked for by name, and may not work");
             }
             Ok(Box::new(NativeEngine::kvm(arch).context(NativeSnafu)?))
         }
-        EngineChoice::Named(kind @ EngineKind::Hvf) => NotBuiltSnafu { kind }.fail(),
+        EngineChoice::Named(kind @ (EngineKind::Kvm | EngineKind::Hvf)) => NotBuiltSnafu { kind }.fail(),
         EngineChoice::Auto | EngineChoice::Named(EngineKind::Software) => {
             if choice == EngineChoice::Auto && arch == Arch::X86_64 {
                 match native::find_problem(options) {

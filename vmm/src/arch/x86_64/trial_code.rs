@@ -8,7 +8,7 @@ pub const PORT: u16 = 0x80;
 /// The last of the steps that are done once. It says each step's number before it begins the step.
 pub const STEPS: u32 = 4;
 
-/// Said again and again, after each run of a loop of [`ROUNDS`].
+/// Said again and again, after each run of a loop that takes a moment on hardware.
 pub const LOOPED: u32 = STEPS + 1;
 
 /// How often the loop goes round.
