@@ -62,8 +62,11 @@ fuzz_target!(|input: (Kind, bool, Vec<Step>)| {
     if is_deferred {
         driver.defer(&DEFERRABLE);
     }
+    // Made first: chains take what room is left.
+    let count = driver.transport().kicks().len();
+    let mut make = || (0..count).map(|_| GuestQueue::with_table_room(&mut memory, SIZE, 16)).collect();
+    let mut sets: Vec<Vec<GuestQueue>> = (0..MOST_SET_UPS).map(|_| make()).collect();
     let mut queues = Vec::new();
-    let mut set_ups = 0;
     for step in &steps {
         match step {
             Step::Read { offset, width } => {
@@ -88,10 +91,8 @@ fuzz_target!(|input: (Kind, bool, Vec<Step>)| {
                 driver.write(u64::from(register % 68) * 4, value);
             }
             Step::SetUp { without, queues: wanted } => {
-                if set_ups < MOST_SET_UPS {
-                    let count = driver.transport().kicks().len();
-                    queues = (0..count).map(|_| GuestQueue::with_table_room(&mut memory, SIZE, 16)).collect();
-                    set_ups += 1;
+                if let Some(next) = sets.pop() {
+                    queues = next;
                 }
                 // Without the version, the device refuses what is left.
                 driver.negotiate(without & !(1 << 32));
