@@ -42,25 +42,33 @@ pub fn give_back(memory: &Regions, start: GuestAddress, length: u64) -> io::Resu
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::Bytes;
+    use std::fs::File;
+    use std::ops::Range;
+    use std::os::unix::fs::FileExt;
+
+    use vm_memory::{Bytes, FileOffset};
 
     use super::*;
-    use crate::virtio::testing::TestMemory;
+    use crate::memory::fresh_regions;
 
     fn page() -> u64 {
         rustix::param::page_size() as u64
     }
 
+    fn memory(ranges: &[Range<u64>]) -> Regions {
+        fresh_regions(ranges).unwrap()
+    }
+
     #[test]
     fn whole_pages_are_given_back_and_what_lies_beside_them_stays() {
-        let memory = TestMemory::new(1 << 20);
+        let regions = memory(std::slice::from_ref(&(0..1 << 20)));
         let page = page();
-        let all = vec![7; 6 * usize::try_from(page).unwrap()];
-        memory.write(0, &all);
-        let regions = memory.regions();
+        let mut all = vec![7; 6 * usize::try_from(page).unwrap()];
+        regions.write_slice(&all, GuestAddress(0)).unwrap();
         assert_eq!(give_back(&regions, GuestAddress(page - 1), 3 * page + 2).unwrap(), 3 * page);
         assert_eq!(give_back(&regions, GuestAddress(4 * page + 1), page).unwrap(), 0);
-        for (at, byte) in memory.read(0, all.len()).into_iter().enumerate() {
+        regions.read_slice(&mut all, GuestAddress(0)).unwrap();
+        for (at, byte) in all.into_iter().enumerate() {
             let is_kept = !(page..4 * page).contains(&(at as u64));
             assert_eq!(byte, if is_kept { 7 } else { 0 }, "{at:#x}");
         }
@@ -69,8 +77,7 @@ mod tests {
     #[test]
     fn what_is_not_the_guests_memory_is_left_out() {
         let page = page();
-        let memory = TestMemory::with_regions(&[(0, 1 << 20), (1 << 21, 1 << 20)]);
-        let regions = memory.regions();
+        let regions = memory(&[0..1 << 20, 1 << 21..3 << 20]);
         assert_eq!(give_back(&regions, GuestAddress((1 << 20) - page), 2 << 20).unwrap(), (1 << 20));
         assert_eq!(give_back(&regions, GuestAddress(0), u64::MAX).unwrap(), 2 << 20);
         for (start, length) in [(1 << 20, 1 << 20), (1 << 40, page), (u64::MAX, u64::MAX), (0, 0)] {
@@ -78,17 +85,16 @@ mod tests {
         }
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn pages_of_a_shared_file_leave_the_file() {
-        let (memory, file) = TestMemory::shared(1 << 20);
-        memory.write(0, &vec![7; 1 << 20]);
-        let blocks = || rustix::fs::fstat(&file).unwrap().st_blocks;
-        let before = blocks();
-        assert_eq!(give_back(&memory.regions(), GuestAddress(0), 1 << 19).unwrap(), 1 << 19);
-        assert_eq!(blocks(), before / 2);
-        let mut byte = [0; 1];
-        memory.regions().read_slice(&mut byte, GuestAddress(1 << 18)).unwrap();
-        assert_eq!(byte, [0]);
+        let file: File = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let shared = FileOffset::new(file.try_clone().unwrap(), 0);
+        let regions = Regions::from_ranges_with_files([(GuestAddress(0), 1 << 20, Some(shared))]).unwrap();
+        regions.write_slice(&vec![7; 1 << 20], GuestAddress(0)).unwrap();
+        assert_eq!(give_back(&regions, GuestAddress(0), 1 << 19).unwrap(), 1 << 19);
+        let mut bytes = [0; 2];
+        file.read_exact_at(&mut bytes, (1 << 19) - 1).unwrap();
+        assert_eq!(bytes, [0, 7]);
     }
 }
