@@ -10,7 +10,7 @@ fn alone_the_monitor_needs_little_memory_of_its_own() {
     let home = TestHome::new();
     let vm = home.machine("small", &[]);
     // Work for each device, so that what they allocate is there.
-    vm.shell("dd if=/dev/zero of=/root/x bs=1M count=64 conv=fsync 2>/dev/null; cat /root/x > /dev/null")
+    vm.shell("dd if=/dev/zero of=/var/x bs=1M count=64 conv=fsync 2>/dev/null; cat /var/x > /dev/null")
         .succeeded();
     vm.exec(&["head", "-c", "10000000", "/dev/urandom"]).succeeded();
     let private = private_without_guest(vm.monitor().pid);

@@ -92,10 +92,10 @@ fn arguments_arrive_as_they_were_given() {
 #[test]
 fn a_machine_with_a_name_keeps_its_disk_and_one_without_leaves_nothing() {
     let home = TestHome::new();
-    run(&home, &["--name", "kept"], &["sh", "-c", "echo mine > /root/note"]).succeeded();
+    run(&home, &["--name", "kept"], &["sh", "-c", "echo mine > /var/note"]).succeeded();
     assert_eq!(home.state_of("kept").as_deref(), Some("stopped"));
     home.vmm(["start", "kept"]).run().succeeded();
-    let note = home.vmm(["exec", "kept", "--", "cat", "/root/note"]).run().succeeded();
+    let note = home.vmm(["exec", "kept", "--", "cat", "/var/note"]).run().succeeded();
     assert_eq!(note.stdout(), "mine\n");
     home.vmm(["stop", "kept"]).run().succeeded();
     home.vmm(["rm", "kept"]).run().succeeded();

@@ -2,6 +2,7 @@
 //!
 //! May depend on: `machine`, `hypervisor`, `boot`, `virtio::transport`, `memory`, `arch`.
 
+mod cache;
 mod choice;
 pub mod native;
 mod probe;
@@ -111,6 +112,12 @@ pub struct LaunchReport {
     pub program: Option<String>,
     /// Which bars keep that program in. None where there is no such program.
     pub jail: Option<JailReport>,
+}
+
+/// An error with its causes, in a line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// An engine: starts machines.

@@ -144,11 +144,17 @@ fn virtualization() -> Virtualization {
     describe_virtualization(&cpuinfo, device)
 }
 
+/// The extension for virtualization that `/proc/cpuinfo` shows.
+pub(super) fn processor_extension(cpuinfo: &str) -> Option<&'static str> {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"))?;
+    ["vmx", "svm"].into_iter().find(|name| flags.split_whitespace().any(|flag| flag == *name))
+}
+
 /// What `/proc/cpuinfo` says. Its flags differ between architectures; Arm's says nothing of virtualization.
 fn describe_virtualization(cpuinfo: &str, kvm_device: bool) -> Virtualization {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let has = |name: &str| flags.split_whitespace().any(|flag| flag == name);
-    let extension = ["vmx", "svm"].into_iter().find(|name| has(name));
+    let extension = processor_extension(cpuinfo);
     let nested = has("hypervisor");
     let mut summary = match (kvm_device, extension) {
         (true, Some(name)) => format!("/dev/kvm is there and the processor has {name}"),

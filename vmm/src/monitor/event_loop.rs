@@ -240,7 +240,7 @@ impl Monitor {
             end,
         };
         if let Err(error) = self.held.write_state(&record) {
-            tracing::warn!("cannot record the VM's state: {}", super::launcher::chain(&error));
+            tracing::warn!("cannot record the VM's state: {}", crate::engine::chain(&error));
         }
     }
 
@@ -483,7 +483,7 @@ impl Monitor {
         drop((listener, boot_listener));
         let removed = if remove { held.remove() } else { held.remove_sockets_folder() };
         if let Err(error) = removed {
-            tracing::error!("cannot clear the VM away: {}", super::launcher::chain(&error));
+            tracing::error!("cannot clear the VM away: {}", crate::engine::chain(&error));
         }
         for client in clients.values_mut() {
             client.tell_end(&end);

@@ -48,7 +48,7 @@ pub(super) fn shut_down(vsock_socket: PathBuf, grace: Duration, post: &Post) -> 
     let work = move || {
         let client = AgentClient::new(vsock_socket).with_answer_timeout(SHUTDOWN_ANSWER);
         if let Err(error) = client.shutdown(ShutdownMode::PowerOff, grace) {
-            post.send(Happening::ShutdownFailed(super::launcher::chain(&error)));
+            post.send(Happening::ShutdownFailed(crate::engine::chain(&error)));
         }
     };
     thread::Builder::new().name("shutdown".to_owned()).spawn(work).map(drop)

@@ -1,9 +1,8 @@
 //! From a VM's description to a machine that runs.
 
-use std::error::Error;
 use std::os::fd::OwnedFd;
 
-use crate::engine::{EngineError, EngineOptions, MachineEnd, RunningMachine, select};
+use crate::engine::{EngineError, EngineOptions, MachineEnd, RunningMachine, chain, select};
 use crate::home::{Home, VmSpec};
 use crate::machine::BuildError;
 
@@ -65,16 +64,4 @@ impl From<BuildError> for LaunchFailure {
     fn from(error: BuildError) -> Self {
         Self { message: chain(&error), hint: None }
     }
-}
-
-/// An error with its causes, in a line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

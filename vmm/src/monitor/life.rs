@@ -141,7 +141,7 @@ impl Life {
         if self.state != VmState::Starting {
             return Action::None;
         }
-        let message = super::launcher::chain(error);
+        let message = crate::engine::chain(error);
         let verdict = match error {
             BootError::OtherVersion { .. } => Verdict::new(EndReason::AgentVersion, message)
                 .with_hint("create the VM anew, so that it gets this program's agent"),

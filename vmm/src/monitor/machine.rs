@@ -64,7 +64,7 @@ fn serve(
             post.send(Happening::Launched(Launched { engine, processes: machine.processes() }));
             while pulled.recv().is_ok() {
                 if let Err(error) = machine.stop() {
-                    tracing::error!("cannot stop the machine: {}", super::launcher::chain(&error));
+                    tracing::error!("cannot stop the machine: {}", crate::engine::chain(&error));
                 }
             }
             drop(machine);

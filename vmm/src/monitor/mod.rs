@@ -39,7 +39,7 @@ pub fn main() -> ExitCode {
     match run(Arc::new(EngineLauncher)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{}", launcher::chain(&error));
+            tracing::error!("{}", crate::engine::chain(&error));
             ExitCode::FAILURE
         }
     }

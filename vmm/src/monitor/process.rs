@@ -79,7 +79,7 @@ impl Asked {
         Ok(move |error: &MonitorError| {
             let end = End {
                 reason: EndReason::StartFailed,
-                message: super::launcher::chain(error),
+                message: crate::engine::chain(error),
                 hint: None,
                 console_tail: String::new(),
                 at: Timestamp::now(),

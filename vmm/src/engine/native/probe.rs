@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::trial::{self, Verdict};
-use crate::engine::{EngineKind, EngineOptions, EngineProbe};
+use crate::engine::probe::processor_extension;
+use crate::engine::{EngineKind, EngineOptions, EngineProbe, cache};
 
 /// The host's virtualization device.
 const DEVICE: &str = "/dev/kvm";
@@ -102,21 +103,18 @@ pub(in crate::engine) fn find_problem(options: &EngineOptions) -> Option<Problem
 
 fn not_opened(error: &io::Error) -> Problem {
     match error.kind() {
-        io::ErrorKind::NotFound => Problem::Missing { extension: processor_extension() },
+        io::ErrorKind::NotFound => missing(),
         io::ErrorKind::PermissionDenied => Problem::NotPermitted { group: group() },
         io::ErrorKind::ResourceBusy => Problem::Busy,
         // A device node without a driver behind it.
-        _ if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
-            Problem::Missing { extension: processor_extension() }
-        }
+        _ if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => missing(),
         _ => Problem::Unfit(format!("cannot open {DEVICE}: {error}")),
     }
 }
 
-fn processor_extension() -> Option<&'static str> {
-    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let flags = text.lines().find(|line| line.starts_with("flags"))?;
-    ["vmx", "svm"].into_iter().find(|name| flags.split_whitespace().any(|flag| flag == *name))
+fn missing() -> Problem {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    Problem::Missing { extension: processor_extension(&cpuinfo) }
 }
 
 /// The name of the group that the device belongs to.
@@ -149,7 +147,7 @@ struct Remembered {
 
 impl Memory {
     fn of(folder: Option<&Path>) -> Option<Self> {
-        Some(Self { file: folder?.join("virtualization.json"), boot: boot_id()? })
+        Some(Self { file: folder?.join("virtualization.json"), boot: cache::boot_id()? })
     }
 
     fn recall(&self) -> Option<Verdict> {
@@ -160,15 +158,8 @@ impl Memory {
     /// A folder that cannot be written only means that it is tried again.
     fn remember(&self, verdict: &Verdict) {
         let remembered = Remembered { boot: self.boot.clone(), verdict: verdict.clone() };
-        let write = || -> io::Result<()> {
-            if let Some(folder) = self.file.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            let partial = self.file.with_extension(format!("{}.partial", std::process::id()));
-            fs::write(&partial, serde_json::to_vec(&remembered)?)?;
-            fs::rename(&partial, &self.file)
-        };
-        if let Err(error) = write() {
+        let text = serde_json::to_vec(&remembered).map_err(io::Error::from);
+        if let Err(error) = text.and_then(|text| cache::write(&self.file, text)) {
             tracing::debug!(%error, "cannot remember what was learned of the host's virtualization");
         }
     }
@@ -177,20 +168,15 @@ impl Memory {
 /// Why KVM cannot be used, for a person who did not ask: once since the host was booted, and `None` from then on.
 pub(in crate::engine) fn tell_once(options: &EngineOptions) -> Option<Problem> {
     let folder = options.cache.as_deref()?;
-    let boot = boot_id()?;
+    let boot = cache::boot_id()?;
     let told = folder.join("told-of-virtualization");
     if fs::read_to_string(&told).is_ok_and(|before| before == boot) {
         return None;
     }
     let problem = find_problem(options)?;
     // Where it cannot be remembered it is told again.
-    let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&told, boot));
+    let _ = cache::write(&told, boot);
     Some(problem)
-}
-
-fn boot_id() -> Option<String> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(boot.trim().to_owned())
 }
 
 /// What KVM can do on this host.

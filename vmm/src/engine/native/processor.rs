@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::board::Board;
 use super::control::Control;
 use crate::devices::{Bus, Effect};
-use crate::engine::MachineEnd;
+use crate::engine::{MachineEnd, chain};
 use crate::hypervisor::{Entry, Exit, Failure, SystemEvent, Vcpu};
 
 /// What a bus without a device at an address reads as: as on a PC, all bits are set.
@@ -52,7 +52,7 @@ impl Processor {
         while self.control.may_run() {
             let end = match self.vcpu.run(entry) {
                 Ok(exit) => self.handle(exit),
-                Err(error) => Err(MachineEnd::Failed(describe(&error))),
+                Err(error) => Err(MachineEnd::Failed(chain(&error))),
             };
             match end {
                 Ok(next) => entry = next,
@@ -133,15 +133,4 @@ impl Processor {
         };
         format!("{what}: {}", self.vcpu.describe())
     }
-}
-
-/// An error with its causes, in a line.
-pub(super) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

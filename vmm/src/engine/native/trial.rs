@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys::{Interest, Poller};
 
-use super::processor::describe;
 use crate::arch::x86_64::{
     BootData, CpuidPolicy, INITIAL_REGISTERS, KERNEL_START, MemoryMap, entry_state, trial_code,
 };
+use crate::engine::chain;
 use crate::hypervisor::{Entry, Exit, Hypervisor, Vcpu, VcpuSetup};
 use crate::memory::fresh_regions;
 
@@ -92,7 +92,7 @@ pub fn trial_main() -> ExitCode {
     use std::io::Write;
     let verdict = match crate::hypervisor::kvm::Kvm::open() {
         Ok(kvm) => try_guest(&kvm).unwrap_or_else(|reason| Verdict::Fails { reason }),
-        Err(error) => Verdict::Unfit { reason: describe(&error) },
+        Err(error) => Verdict::Unfit { reason: chain(&error) },
     };
     let text = serde_json::to_string(&verdict).unwrap_or_default();
     match io::stdout().write_all(text.as_bytes()) {
@@ -102,8 +102,8 @@ pub fn trial_main() -> ExitCode {
 }
 
 fn try_guest(hypervisor: &dyn Hypervisor) -> Result<Verdict, String> {
-    let mut vcpu = prepare(hypervisor).map_err(|error| describe(&*error))?;
-    let mut next = || vcpu.run(Entry::Go).map_err(|error| describe(&error));
+    let mut vcpu = prepare(hypervisor).map_err(|error| chain(&*error))?;
+    let mut next = || vcpu.run(Entry::Go).map_err(|error| chain(&error));
     let said = |exit, wanted| match exit {
         Exit::PortWrite { port: trial_code::PORT, value, .. } if value == wanted => Ok(()),
         exit => Err(format!("it gave up before step {wanted} of {}: {exit:?}", trial_code::LOOPED)),

@@ -2,11 +2,12 @@
 //!
 //! Under TCG, the guest's RDTSC is the host's. A guest that is told its rate needs no timer chip to measure it by.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::engine::cache;
 
 /// What is known of the host's counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,22 +32,22 @@ const PLAUSIBLE_KILOHERTZ: std::ops::RangeInclusive<u64> = 100_000..=20_000_000;
 
 impl CounterRate {
     /// Finds the rate: remembered since the host booted, or measured.
-    pub(super) fn find(cache: Option<&Path>) -> Self {
+    pub(super) fn find(folder: Option<&Path>) -> Self {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let source =
             std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
         if let Err(reason) = fit_as_clock(&cpuinfo, source.ok().as_deref().map(str::trim)) {
             return Self::Unknown { reason };
         }
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let file = cache.map(|folder| folder.join("counter-rate"));
-        if let Some(kilohertz) = file.as_deref().and_then(|file| recall(file, boot.trim())) {
+        let boot = cache::boot_id().unwrap_or_default();
+        let file = folder.map(|folder| folder.join("counter-rate"));
+        if let Some(kilohertz) = file.as_deref().and_then(|file| recall(file, &boot)) {
             return Self::Known { kilohertz };
         }
         match measure() {
             Some(kilohertz) => {
                 if let Some(file) = file {
-                    remember(&file, boot.trim(), kilohertz);
+                    remember(&file, &boot, kilohertz);
                 }
                 Self::Known { kilohertz }
             }
@@ -87,15 +88,7 @@ fn recall(file: &Path, boot: &str) -> Option<u64> {
 }
 
 fn remember(file: &Path, boot: &str, kilohertz: u64) {
-    let write = || -> std::io::Result<()> {
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let partial: PathBuf = file.with_extension(format!("{}.partial", std::process::id()));
-        writeln!(std::fs::File::create(&partial)?, "{boot} {kilohertz}")?;
-        std::fs::rename(&partial, file)
-    };
-    if let Err(error) = write() {
+    if let Err(error) = cache::write(file, format!("{boot} {kilohertz}\n")) {
         tracing::debug!(%error, "cannot remember the rate of the processor's counter");
     }
 }

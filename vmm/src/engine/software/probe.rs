@@ -5,7 +5,7 @@ use super::launch::start;
 use super::plan::Plan;
 use super::{SoftwareEngine, SoftwareError};
 use crate::arch::Arch;
-use crate::engine::{EngineKind, EngineOptions, EngineProbe, JailReport};
+use crate::engine::{EngineKind, EngineOptions, EngineProbe, JailReport, chain};
 
 /// How much slower than the processor itself an emulated one computes, roughly.
 pub(in crate::engine) const SLOWDOWN: u32 = 15;
@@ -78,10 +78,4 @@ impl SoftwareEngine {
         let _ = started.supervisor.wait();
         Ok(started.jail)
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -3,13 +3,13 @@
 use std::collections::hash_map::DefaultHasher;
 use std::fs::Metadata;
 use std::hash::{Hash, Hasher};
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::qemu::Qemu;
+use crate::engine::cache;
 
 /// Where it is remembered; nowhere, when there is no folder for it.
 #[derive(Clone, Debug, Default)]
@@ -87,14 +87,7 @@ impl QemuCache {
         let (Some(file), Some(identity)) = (self.file(&qemu.path), identity(&qemu.path)) else {
             return Ok(());
         };
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let text = serde_json::to_vec(&Entry { identity, qemu: qemu.clone() })?;
-        // No sync: a torn file does not parse, and is then written again.
-        let partial = file.with_extension(format!("{}.partial", std::process::id()));
-        std::fs::File::create(&partial)?.write_all(&text)?;
-        std::fs::rename(&partial, &file)
+        cache::write(&file, serde_json::to_vec(&Entry { identity, qemu: qemu.clone() })?)
     }
 
     fn file(&self, program: &Path) -> Option<PathBuf> {
