@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what goes wrong here fails the test")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader, ErrorKind, Lines};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -147,10 +147,15 @@ impl RealQemu {
         line.unwrap().trim().to_owned()
     }
 
-    /// What each open descriptor is.
+    /// What each open descriptor is. It runs: what it closes while we look is not among them.
     fn descriptors(&self) -> Vec<(PathBuf, String)> {
         let entries = fs::read_dir(self.folder.join("fd")).unwrap().map(|entry| entry.unwrap().path());
-        entries.map(|path| (path.clone(), fs::read_link(&path).unwrap().display().to_string())).collect()
+        let look = |path: PathBuf| match fs::read_link(&path) {
+            Ok(target) => Some((path, target.display().to_string())),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => panic!("{}: {error}", path.display()),
+        };
+        entries.filter_map(look).collect()
     }
 }
 
