@@ -22,3 +22,7 @@ pub const ROOT_DISK: &str = "/dev/vda";
 
 /// The disk with the programs under test, which is only read, and not before a command comes.
 pub const PROGRAMS_DISK: &str = "/dev/vdb";
+
+/// The folder, on the disk with the programs and in the initial file system, with the shared libraries of programs from
+/// elsewhere. Beneath it they have the paths at which the programs look for them.
+pub const LIBRARIES: &str = "libraries";

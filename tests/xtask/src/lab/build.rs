@@ -1,4 +1,4 @@
-//! The programs of the laboratory: linked with all that they need, since nothing of this machine is in there.
+//! The programs of the laboratory: those that are used and tested elsewhere, too, and its process 1.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -8,14 +8,10 @@ use super::folder;
 use crate::command;
 use crate::failure::{Failure, Outcome};
 use crate::project;
-use crate::verify::build::{TestBinary, built_by};
 
 /// The target, named though it is usually the machine's own: flags for it are then not for build scripts and macros,
 /// which cannot be static.
-pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// Tests of what the laboratory does not have: the sources, and QEMU for the software engine.
-const ELSEWHERE: [&str; 3] = ["tests::engine_jail", "tests::software_engine", "tests::structure"];
+const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What was built.
 pub(super) struct Built {
@@ -25,40 +21,29 @@ pub(super) struct Built {
     pub(super) init: PathBuf,
 }
 
-/// Builds `vmm` and the laboratory's own programs.
+/// Builds `vmm`, and the laboratory's own program. That is linked with all that it needs: it is the first in there.
 pub(super) fn product() -> Outcome<Built> {
-    let mut cargo = cargo("build")?;
-    cargo.args(["--package", "vmm-cli", "--package", "laboratory"]).stdout(Stdio::null());
+    build(&mut cargo(&["build", "--release", "--package", "vmm-cli"]))?;
+    let target_folder = folder()?.join("build");
+    let mut init = cargo(&["build", "--release", "--package", "laboratory", "--target", TARGET]);
+    init.arg("--target-dir").arg(&target_folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    build(&mut init)?;
+    let init = target_folder.join(TARGET).join("release/laboratory-init");
+    Ok(Built { vmm: project::vmm_binary(), init })
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(project::cargo());
+    cargo.current_dir(project::root()).args(arguments).stdout(Stdio::null());
     // Who looks on sees cargo's progress; a log needs none.
     cargo.args((!std::io::stderr().is_terminal()).then_some("--quiet"));
+    cargo
+}
+
+fn build(cargo: &mut Command) -> Outcome {
     let status = cargo.status().map_err(|error| Failure::new(format!("cannot start cargo: {error}")))?;
-    if !status.success() {
-        return Err(Failure::new(format!("`{}` failed: {status}", command::line(&cargo))));
+    match status.success() {
+        true => Ok(()),
+        false => Err(Failure::new(format!("`{}` failed: {status}", command::line(cargo)))),
     }
-    let profile = profile_folder()?;
-    Ok(Built { vmm: profile.join("vmm"), init: profile.join("laboratory-init") })
-}
-
-/// Builds the system tests that concern an engine.
-pub(super) fn tests() -> Outcome<Vec<TestBinary>> {
-    let mut cargo = cargo("test")?;
-    let mut binaries = built_by(cargo.args(["--no-run", "--package", "vmm-tests"]))?;
-    binaries.retain(|binary| binary.is_system() && !ELSEWHERE.contains(&binary.name.as_str()));
-    binaries.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(binaries)
-}
-
-/// Where cargo puts the programs.
-fn profile_folder() -> Outcome<PathBuf> {
-    Ok(folder()?.join("build").join(TARGET).join("debug"))
-}
-
-/// A cargo that builds static programs, in a target folder of their own.
-fn cargo(subcommand: &str) -> Outcome<Command> {
-    let mut cargo = Command::new(project::cargo());
-    cargo.current_dir(project::root()).args([subcommand, "--target", TARGET, "--target-dir"]);
-    cargo.arg(folder()?.join("build"));
-    // Debuggers are not at hand inside, and what is not there need not be copied.
-    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_PROFILE_DEV_DEBUG", "none");
-    Ok(cargo)
 }

@@ -5,8 +5,11 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
+use laboratory::LIBRARIES;
+
 use super::alpine::Alpine;
 use super::archive::Archive;
+use super::libraries::{self, beneath_root};
 use crate::failure::{Failure, Outcome};
 
 /// The modules that `laboratory-init` loads before it has Alpine's root.
@@ -20,6 +23,8 @@ pub(super) struct Initramfs {
     init: PathBuf,
     /// Looks at the images once and is gone before the laboratory is frozen: another one makes no other laboratory.
     vmm: PathBuf,
+    /// What `vmm` needs, by where it looks for it.
+    libraries: BTreeSet<PathBuf>,
     /// The name of each module, and its file.
     modules: Vec<(&'static str, PathBuf)>,
     /// The home with the images, and the names of its files.
@@ -30,7 +35,8 @@ pub(super) struct Initramfs {
 impl Initramfs {
     pub(super) fn new(init: PathBuf, vmm: PathBuf, alpine: &Alpine) -> Outcome<Self> {
         let modules = MODULES.iter().filter_map(|name| Some((*name, alpine.module(name)?))).collect();
-        Ok(Self { init, vmm, modules, home: alpine.home().to_owned(), images: alpine.files()? })
+        let libraries = libraries::of([vmm.as_path()])?;
+        Ok(Self { init, vmm, libraries, modules, home: alpine.home().to_owned(), images: alpine.files()? })
     }
 
     /// The program that is process 1.
@@ -42,7 +48,8 @@ impl Initramfs {
     /// All other files that tell one laboratory from another.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let modules = self.modules.iter().map(|(_, path)| path.clone());
-        modules.chain(self.images.iter().map(|name| self.home.join(name))).collect()
+        let images = self.images.iter().map(|name| self.home.join(name));
+        modules.chain(images).chain(self.libraries.iter().cloned()).collect()
     }
 
     /// Writes it to a file.
@@ -64,16 +71,30 @@ impl Initramfs {
         for (name, module) in &self.modules {
             archive.file(&format!("modules/{name}.ko"), 0o644, &std::fs::read(module)?)?;
         }
-        archive.folder("images", 0o700)?;
-        // A folder's name sorts before the names of what is in it.
-        let folders: BTreeSet<&Path> = self.images.iter().flat_map(|name| name.ancestors().skip(1)).collect();
-        for folder in folders.into_iter().filter(|folder| !folder.as_os_str().is_empty()) {
-            archive.folder(&format!("images/{}", folder.display()), 0o700)?;
-        }
-        for name in &self.images {
-            let contents = std::fs::read(self.home.join(name))?;
-            archive.file(&format!("images/{}", name.display()), 0o600, &contents)?;
-        }
+        let images = self.images.iter().map(|name| (name.clone(), self.home.join(name)));
+        add_files(&mut archive, "images", 0o700, images)?;
+        let libraries = self.libraries.iter().filter_map(|path| Some((beneath_root(path)?, path.clone())));
+        add_files(&mut archive, LIBRARIES, 0o755, libraries)?;
         archive.finish()
     }
+}
+
+/// Adds a folder with these files (names in it, sources), which whoever may enter the folder may read.
+fn add_files(
+    archive: &mut Archive<impl io::Write>,
+    folder: &str,
+    permissions: u32,
+    files: impl Iterator<Item = (PathBuf, PathBuf)>,
+) -> io::Result<()> {
+    archive.folder(folder, permissions)?;
+    let files: Vec<_> = files.collect();
+    // A folder's name sorts before the names of what is in it.
+    let folders: BTreeSet<&Path> = files.iter().flat_map(|(name, _)| name.ancestors().skip(1)).collect();
+    for name in folders.into_iter().filter(|name| !name.as_os_str().is_empty()) {
+        archive.folder(&format!("{folder}/{}", name.display()), permissions)?;
+    }
+    for (name, source) in files {
+        archive.file(&format!("{folder}/{}", name.display()), permissions, &std::fs::read(source)?)?;
+    }
+    Ok(())
 }

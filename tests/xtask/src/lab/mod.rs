@@ -8,6 +8,7 @@ mod emulator;
 mod frozen;
 mod initramfs;
 mod kept;
+mod libraries;
 mod order;
 mod programs;
 mod qmp;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use laboratory::LIBRARIES;
 use vmm_sys::FileLock;
 
 use crate::failure::{Failure, Outcome};
@@ -162,6 +164,9 @@ impl Laboratory {
         let alpine = Alpine::pull(&built.vmm)?;
         let mut content = vec![(PathBuf::from("vmm"), built.vmm.clone())];
         content.extend(others);
+        let needed = libraries::of(content.iter().map(|(_, path)| path.as_path()))?;
+        let place = |path: &PathBuf| Some(PathBuf::from(LIBRARIES).join(libraries::beneath_root(path)?));
+        content.extend(needed.into_iter().filter_map(|path| Some((place(&path)?, path))));
         let programs = programs::disk(&folder.join("programs"), &content)?;
         let parts = Parts { kernel: alpine.kernel(), root: alpine.root_disk(), programs };
         let initramfs = Initramfs::new(built.init, built.vmm, &alpine)?;

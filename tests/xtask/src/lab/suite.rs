@@ -6,11 +6,11 @@ use std::time::Duration;
 use laboratory::PROGRAMS;
 
 use super::kept::make_folder;
-use super::{Laboratory, build, lock, order};
+use super::{Laboratory, lock, order};
 use crate::failure::{Failure, Outcome};
 use crate::project;
 use crate::steps::Steps;
-use crate::verify::build::TestBinary;
+use crate::verify::build::{TestBinary, test_binaries};
 use crate::verify::pool::{Test, cores, run_each, workers};
 use crate::verify::report::Report;
 
@@ -23,26 +23,39 @@ const MEMORY: u64 = 4 << 20;
 /// The tests of the laboratory itself. Where they fail, the others say nothing. Elsewhere they have nothing to test.
 pub(crate) const SELF_TEST: &str = "tests::laboratory";
 
-/// Runs the tests, or those with the filter in their names.
+/// Tests of what the laboratory does not have: the sources, and QEMU for the software engine.
+const ELSEWHERE: [&str; 3] = ["tests::engine_jail", "tests::software_engine", "tests::structure"];
+
+/// Builds the tests and runs them, or those with the filter in their names.
 pub(super) fn run(filter: Option<&str>) -> Outcome {
     let mut steps = Steps::new();
-    let locked = lock()?;
-    let binaries = steps.step("build the tests, linked statically", build::tests)?;
-    let (own, others): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.name == SELF_TEST);
-    let laboratory = steps.step("prepare the laboratory", || {
-        Laboratory::prepare(own.iter().chain(&others).map(|test| (name(test), test.path.clone())))
-    })?;
-    drop(locked);
-    let mut report = steps.step("the laboratory itself", || run_in(&laboratory, &own, None))?;
-    if report.failed() == 0 {
-        report.add(steps.step("system tests", || run_in(&laboratory, &others, filter))?);
-    }
+    let binaries = steps.step("build the tests", test_binaries)?;
+    let report = run_tests(&mut steps, binaries, filter)?;
     println!("\n{report}\nWhat took how long:\n{}\n", steps.summary());
     println!("lab: {}", report.closing_line());
     match report.failed() {
         0 => Ok(()),
         count => Err(Failure::new(format!("{count} tests failed in the laboratory"))),
     }
+}
+
+/// Runs those of the tests that are for the laboratory.
+pub(crate) fn run_tests(
+    steps: &mut Steps,
+    mut binaries: Vec<TestBinary>,
+    filter: Option<&str>,
+) -> Outcome<Report> {
+    binaries.retain(|binary| binary.is_system() && !ELSEWHERE.contains(&binary.name.as_str()));
+    let (own, others): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.name == SELF_TEST);
+    let laboratory = steps.step("prepare the laboratory", || {
+        let _locked = lock()?;
+        Laboratory::prepare(own.iter().chain(&others).map(|test| (name(test), test.path.clone())))
+    })?;
+    let mut report = steps.step("the laboratory itself", || run_in(&laboratory, &own, None))?;
+    if report.failed() == 0 {
+        report.add(steps.step("system tests in the laboratory", || run_in(&laboratory, &others, filter))?);
+    }
+    Ok(report)
 }
 
 fn run_in(laboratory: &Laboratory, binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Report> {

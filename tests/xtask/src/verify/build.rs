@@ -43,7 +43,7 @@ impl TestBinary {
 }
 
 /// Builds every test of the workspace.
-pub(super) fn test_binaries() -> Outcome<Vec<TestBinary>> {
+pub(crate) fn test_binaries() -> Outcome<Vec<TestBinary>> {
     let mut cargo = Command::new(project::cargo());
     cargo.current_dir(project::root()).args(["test", "--workspace", "--no-run"]);
     println!("  $ {}", command::line(&cargo));
@@ -51,7 +51,7 @@ pub(super) fn test_binaries() -> Outcome<Vec<TestBinary>> {
 }
 
 /// The test programs that this `cargo test --no-run` builds.
-pub(crate) fn built_by(cargo: &mut Command) -> Outcome<Vec<TestBinary>> {
+fn built_by(cargo: &mut Command) -> Outcome<Vec<TestBinary>> {
     let output = cargo
         .args(["--quiet", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::inherit())

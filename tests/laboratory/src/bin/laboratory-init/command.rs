@@ -16,6 +16,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::failure::{Context, Result};
+use crate::system;
 
 /// As much as the channel's driver takes at once.
 const CHUNK: usize = 32 * 1024;
@@ -28,6 +29,7 @@ pub(crate) fn run(order: &Order, channel: &File) -> Result<i32> {
     set_time(order.time)?;
     mount(PROGRAMS_DISK, PROGRAMS, "ext4", MountFlags::RDONLY, None::<&CStr>)
         .context("mount the disk with the programs")?;
+    system::link_libraries(PROGRAMS)?;
     let output = Arc::new(Mutex::new(channel.try_clone().context("share the channel")?));
     let input = channel.try_clone().context("share the channel")?;
     let (done, all_done) = mpsc::channel();

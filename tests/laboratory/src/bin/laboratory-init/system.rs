@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use laboratory::{IMAGES, PROGRAMS, ROOT_DISK};
+use laboratory::{IMAGES, LIBRARIES, PROGRAMS, ROOT_DISK};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 
 use crate::failure::{Context, Failure, Result};
@@ -31,6 +31,9 @@ const ARRIVED_IMAGES: &str = "/images";
 /// A `vmm` that came with us to look at the images, on its way, too.
 const ARRIVED_VMM: &str = "/vmm";
 const VMM: &str = "/lab/vmm";
+
+/// Where its libraries stay: those of the programs under test are usually the same.
+const LAB: &str = "/lab";
 
 /// The kernel's own file systems that are there from the start, and the folder that tests use.
 const EARLY: [(&str, &str); 4] =
@@ -70,6 +73,8 @@ pub(crate) fn build() -> Result<()> {
     mount("overlay", WHOLE, "overlay", MountFlags::empty(), layers.as_c_str())
         .context("put memory over the root")?;
     move_folder(Path::new(ARRIVED_IMAGES), Path::new(IMAGES)).context("move the images")?;
+    move_folder(&Path::new("/").join(LIBRARIES), &Path::new(LAB).join(LIBRARIES))
+        .context("move the libraries")?;
     fs::copy(ARRIVED_VMM, VMM).and_then(|_| fs::remove_file(ARRIVED_VMM)).context("move vmm")?;
     enter_whole_root()?;
 
@@ -77,6 +82,7 @@ pub(crate) fn build() -> Result<()> {
         mount_kind(kind, place)?;
     }
     make_folder(PROGRAMS)?;
+    link_libraries(LAB)?;
     rustix::system::sethostname(b"laboratory").context("set the name of the host")?;
     run(Command::new("/sbin/ip").args(["link", "set", "lo", "up"]))?;
     run(Command::new("/sbin/modprobe").arg("kvm-amd"))?;
@@ -153,6 +159,25 @@ fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
     }
     fs::set_permissions(to, PermissionsExt::from_mode(fs::metadata(from)?.permissions().mode()))?;
     fs::remove_dir(from)
+}
+
+/// Puts the libraries in a folder to where programs look for them, as far as nothing is there.
+pub(crate) fn link_libraries(folder: &str) -> Result<()> {
+    link_missing(&Path::new(folder).join(LIBRARIES), Path::new("/")).context("link the libraries")
+}
+
+fn link_missing(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            fs::create_dir_all(&target)?;
+            link_missing(&source, &target)?;
+        } else if !target.exists() {
+            std::os::unix::fs::symlink(&source, &target)?;
+        }
+    }
+    Ok(())
 }
 
 fn run(command: &mut Command) -> Result<()> {
