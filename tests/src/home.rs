@@ -81,9 +81,6 @@ impl TestHome {
         let disks = self.layers_of_machines();
         let overlays: Vec<&String> = disks.iter().filter(|name| name.ends_with(".qcow2")).collect();
         assert!(!overlays.is_empty(), "no overlay among {disks:?}");
-        if std::env::var_os("VMM_LABORATORY").is_some() {
-            return println!("skipped: there is no qemu-img in the laboratory to check a disk with");
-        }
         for disk in overlays {
             let check =
                 Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(self.path().join(disk)).output();
@@ -122,9 +119,24 @@ impl TestHome {
             .env("VMM_HOME", self.path())
             .env("XDG_RUNTIME_DIR", self.runtime())
             .env("VMM_BIN", images::binary())
+            .env("VMM_ENGINE", crate::engine())
             .env_remove("VMM_LOG")
             .current_dir(self.path());
         command
+    }
+
+    /// A folder for `PATH`: these programs of the system, and nothing else.
+    pub fn path_with(&self, programs: &[&str]) -> PathBuf {
+        let folder = self.path().join("path");
+        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        for program in programs {
+            let found = std::env::split_paths(&std::env::var_os("PATH").expect("a path"))
+                .map(|folder| folder.join(program))
+                .find(|path| path.is_file())
+                .unwrap_or_else(|| panic!("this machine has no {program}"));
+            std::os::unix::fs::symlink(found, folder.join(program)).expect("a link can be made");
+        }
+        folder
     }
 
     /// A library handle on this home. Sockets lie in the runtime folder of the test process itself.
@@ -201,7 +213,7 @@ impl Drop for TestHome {
             living = processes::descendants();
         }
         if self.mounted {
-            let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+            let _ = Command::new("umount").arg("-l").arg(self.path()).status();
         }
         if !std::thread::panicking() {
             assert!(list.is_empty(), "left running:\n{}", list.join("\n"));

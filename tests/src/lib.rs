@@ -30,6 +30,7 @@ pub use processes::{Process, descendants};
 pub use running::Running;
 pub use terminal::Terminal;
 
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a test waits for what must happen before it is called hung. Nothing depends on it but the time that a
@@ -45,9 +46,21 @@ macro_rules! skip {
     }};
 }
 
+/// Writes a program: a script for the shell.
+pub fn program(path: &Path, script: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, format!("#!/bin/sh\n{script}\n")).expect("a file can be written");
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("a file of ours");
+}
+
 /// How many rounds a repeated test makes: the usual number, or what a soak suite asks for.
 pub fn rounds(usual: usize) -> usize {
     std::env::var("VMM_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// Whether we run in the laboratory: see `docs/testing.md`.
+pub fn in_laboratory() -> bool {
+    std::env::var_os("VMM_LABORATORY").is_some()
 }
 
 /// The engine that machines of the tests run on: the whole matrix is one run of the tests for each value of

@@ -14,8 +14,7 @@ pub struct TestVm<'a> {
 
 impl<'a> TestVm<'a> {
     pub(crate) fn start(home: &'a TestHome, name: &str, options: &[&str]) -> Self {
-        let engine = crate::engine();
-        let mut arguments = vec!["run", "-d", "--name", name, "--engine", &engine];
+        let mut arguments = vec!["run", "-d", "--name", name];
         arguments.extend(options);
         arguments.push("alpine");
         home.vmm(arguments).run().succeeded();

@@ -35,9 +35,9 @@ impl Terminal {
         let theirs = File::from(rustix::fs::open(&name, flags, Mode::empty()).expect("the program's side"));
         set_size(&ours, rows, columns);
 
-        // `setsid --ctty` makes it the program's own terminal, so that Ctrl-C and a change of size reach it.
+        // `setsid -c` makes it the program's own terminal, so that Ctrl-C and a change of size reach it.
         let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).arg(program.get_program()).args(program.get_args());
+        command.arg("-c").arg(program.get_program()).args(program.get_args());
         for (key, value) in program.get_envs() {
             match value {
                 Some(value) => command.env(key, value),

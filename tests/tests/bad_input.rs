@@ -100,6 +100,8 @@ fn hardware_that_is_required_and_not_there() {
     if engines.iter().any(|engine| engine["kind"] != "software" && engine["usable"] == true) {
         vmm_tests::skip!("this machine has hardware virtualization");
     }
-    home.vmm(["run", "--require-hardware", "alpine", "--", "true"]).run().refused_saying(&["hardware"]);
+    home.vmm(["run", "--engine", "auto", "--require-hardware", "alpine", "--", "true"])
+        .run()
+        .refused_saying(&["hardware"]);
     assert_eq!(home.leftovers(), Vec::<String>::new());
 }

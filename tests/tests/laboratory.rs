@@ -26,7 +26,7 @@ const PROGRAM: [u8; 21] = [
 
 #[test]
 fn kvm_runs_64_bit_code_until_it_halts() {
-    if std::env::var_os("VMM_LABORATORY").is_none() {
+    if !vmm_tests::in_laboratory() {
         skip!("`cargo lab test` runs it in the laboratory");
     }
     let kvm = Kvm::new().expect("/dev/kvm opens");

@@ -82,21 +82,6 @@ fn a_monitor_that_is_killed_takes_qemu_with_it_and_the_machine_can_start_again()
 }
 
 #[test]
-fn a_monitor_says_when_its_qemu_is_killed_and_ends() {
-    let home = TestHome::new();
-    let vm = home.machine("headless", &[]);
-    let (monitor, qemu) = (vm.monitor(), vm.processes());
-    let qemu = qemu.iter().find(|process| process.command.contains("qemu")).expect("a QEMU");
-    qemu.kill();
-    assert!(monitor.ends_within(PATIENCE));
-    let info = vm.info();
-    assert_eq!(info["state"], "crashed");
-    let message = info["end"]["message"].as_str().unwrap_or_default();
-    assert!(message.to_lowercase().contains("qemu"), "{info}");
-    home.wait_until_quiet();
-}
-
-#[test]
 fn a_run_that_is_killed_takes_its_machine_with_it() {
     let home = TestHome::new();
     let mut run = home.vmm(["run", "alpine", "--", "sh", "-c", "echo ready; sleep 1000"]).start();

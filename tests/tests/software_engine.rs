@@ -1,4 +1,5 @@
-//! The software engine by itself: a real QEMU in its jail, a real kernel, how machines end.
+//! The software engine by itself: a real QEMU in its jail, a real kernel, how machines end; a QEMU that is missing, too
+//! old or killed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what goes wrong here fails the test")]
 
 use std::io::{BufRead, BufReader};
@@ -13,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use vmm::engine::{MachineEnd, RunningMachine};
 use vmm::machine::Machine;
 use vmm_tests::engine_machine::{self, GREETING, Init, machine, machine_with, read_until};
+use vmm_tests::{TestHome, program};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -189,4 +191,46 @@ fn a_monitor_that_is_killed_takes_qemu_along() {
     monitor.kill().unwrap();
     monitor.wait().unwrap();
     processes.iter().for_each(assert_ends);
+}
+
+#[test]
+fn without_qemu_it_says_the_command_that_installs_it() {
+    let home = TestHome::new();
+    let path = home.path_with(&["sh"]);
+    home.vmm(["run", "--engine", "software", "alpine", "--", "true"])
+        .env("PATH", &path)
+        .run()
+        .refused_saying(&["QEMU", "install"]);
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+    let doctor = home.vmm(["doctor"]).env("PATH", &path).run().stdout();
+    assert!(doctor.contains("install"), "{doctor}");
+}
+
+#[test]
+fn with_a_qemu_that_is_too_old_it_says_which_is_needed() {
+    let home = TestHome::new();
+    let path = home.path_with(&["sh"]);
+    for name in ["qemu-system-x86_64", "qemu-system-aarch64"] {
+        program(&path.join(name), "echo 'QEMU emulator version 7.2.0'");
+    }
+    home.vmm(["run", "--engine", "software", "alpine", "--", "true"])
+        .env("PATH", &path)
+        .run()
+        .refused_saying(&["7.2", "8.2"]);
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_monitor_says_when_its_qemu_is_killed_and_ends() {
+    let home = TestHome::new();
+    let vm = home.machine("headless", &[]);
+    let (monitor, qemu) = (vm.monitor(), vm.processes());
+    let qemu = qemu.iter().find(|process| process.command.contains("qemu")).expect("a QEMU");
+    qemu.kill();
+    assert!(monitor.ends_within(PATIENCE));
+    let info = vm.info();
+    assert_eq!(info["state"], "crashed");
+    let message = info["end"]["message"].as_str().unwrap_or_default();
+    assert!(message.to_lowercase().contains("qemu"), "{info}");
+    home.wait_until_quiet();
 }

@@ -1,7 +1,7 @@
 //! Running other programs: what is run is printed, and what failed is said in a line.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -55,10 +55,18 @@ pub(crate) fn output(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<S
 
 /// Whether the path has a program of this name.
 pub(crate) fn exists(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// Where a program is.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // What only the administrator needs lies outside of other users' path, and can be asked all the same.
-    let system = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
-    std::env::split_paths(&path).chain(system).any(|folder| is_executable(&folder.join(program)))
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|folder| folder.join(program))
+        .find(|path| is_executable(path))
 }
 
 fn is_executable(path: &Path) -> bool {

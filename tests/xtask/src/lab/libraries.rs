@@ -54,7 +54,7 @@ mod tests {
     fn libraries_and_the_loader_are_listed_by_their_paths() {
         let said = "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/libc.so.6 (0x2)\n\t/lib64/ld.so.2 (0x3)\n";
         assert_eq!(parse(said).unwrap(), [Path::new("/lib/libc.so.6"), Path::new("/lib64/ld.so.2")]);
-        assert_eq!(parse("\tstatically linked\n").unwrap(), [Path::new(""); 0]);
+        assert!(parse("\tstatically linked\n").unwrap().is_empty());
     }
 
     #[test]

@@ -30,7 +30,7 @@ use emulator::Parts;
 use initramfs::Initramfs;
 use kept::{make_folder, touch};
 use session::Session;
-pub(crate) use suite::SELF_TEST;
+pub(crate) use suite::{SELF_TEST, run_tests};
 use terminal::RawTerminal;
 
 const USAGE: &str = "\
@@ -44,6 +44,9 @@ Options:
   --with FILE       take a program along, to be found on the path; as often as there are programs
   --verbose         say how long it took, and what the laboratory's kernel said
 ";
+
+/// Whether what this machine builds runs in it.
+pub(crate) const IS_POSSIBLE: bool = cfg!(all(target_os = "linux", target_arch = "x86_64"));
 
 /// How long a command may take where nothing else is said.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -153,7 +156,7 @@ impl Laboratory {
     /// Builds all it is made of, and `vmm` with other programs (names and files) to be in it. What is said on the way
     /// goes to standard error: the output is the command's.
     fn prepare(others: impl IntoIterator<Item = (PathBuf, PathBuf)>) -> Outcome<Self> {
-        if !cfg!(target_arch = "x86_64") {
+        if !IS_POSSIBLE {
             return Err(Failure::new(
                 "the laboratory is an x86_64, and this machine builds no programs for one",
             ));

@@ -7,6 +7,7 @@ use laboratory::PROGRAMS;
 
 use super::kept::make_folder;
 use super::{Laboratory, lock, order};
+use crate::command;
 use crate::failure::{Failure, Outcome};
 use crate::project;
 use crate::steps::Steps;
@@ -23,8 +24,8 @@ const MEMORY: u64 = 4 << 20;
 /// The tests of the laboratory itself. Where they fail, the others say nothing. Elsewhere they have nothing to test.
 pub(crate) const SELF_TEST: &str = "tests::laboratory";
 
-/// Tests of what the laboratory does not have: the sources, and QEMU for the software engine.
-const ELSEWHERE: [&str; 3] = ["tests::engine_jail", "tests::software_engine", "tests::structure"];
+/// What the tests start beside `vmm`, and Alpine does not have.
+const TOOLS: [&str; 1] = ["qemu-img"];
 
 /// Builds the tests and runs them, or those with the filter in their names.
 pub(super) fn run(filter: Option<&str>) -> Outcome {
@@ -45,15 +46,19 @@ pub(crate) fn run_tests(
     mut binaries: Vec<TestBinary>,
     filter: Option<&str>,
 ) -> Outcome<Report> {
-    binaries.retain(|binary| binary.is_system() && !ELSEWHERE.contains(&binary.name.as_str()));
+    binaries.retain(TestBinary::is_for_every_engine);
     let (own, others): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.name == SELF_TEST);
     let laboratory = steps.step("prepare the laboratory", || {
         let _locked = lock()?;
-        Laboratory::prepare(own.iter().chain(&others).map(|test| (name(test), test.path.clone())))
+        let tests = own.iter().chain(&others).map(|test| (name(test), test.path.clone()));
+        let tools = TOOLS.iter().filter_map(|tool| Some((PathBuf::from(tool), command::find(tool)?)));
+        Laboratory::prepare(tests.chain(tools))
     })?;
     let mut report = steps.step("the laboratory itself", || run_in(&laboratory, &own, None))?;
     if report.failed() == 0 {
-        report.add(steps.step("system tests in the laboratory", || run_in(&laboratory, &others, filter))?);
+        report.add(
+            steps.step("system tests on KVM, in the laboratory", || run_in(&laboratory, &others, filter))?,
+        );
     }
     Ok(report)
 }

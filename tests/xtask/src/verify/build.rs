@@ -26,6 +26,13 @@ impl TestBinary {
         self.system
     }
 
+    /// Whether its tests start machines on whichever engine is under test. The others are about the sources, or about the
+    /// software engine itself.
+    pub(crate) fn is_for_every_engine(&self) -> bool {
+        const OTHERS: [&str; 3] = ["tests::engine_jail", "tests::software_engine", "tests::structure"];
+        self.system && !OTHERS.contains(&self.name.as_str())
+    }
+
     /// A command that runs it, as cargo would. Whoever runs the tests in the background of a script ignores what a
     /// terminal sends; tests do not.
     pub(super) fn command(&self) -> Command {

@@ -16,7 +16,7 @@ use build::TestBinary;
 use report::Report;
 
 /// What CI allows for everything from an empty clone on.
-const LIMIT: Duration = Duration::from_secs(15 * 60);
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Runs every test, or those whose names contain the filter.
 pub(crate) fn run(filter: Option<&str>) -> Outcome {
@@ -27,13 +27,28 @@ pub(crate) fn run(filter: Option<&str>) -> Outcome {
     let binaries = steps.step("build the tests", build::test_binaries)?;
     steps.step("pull Alpine", pull)?;
 
-    let of_host = binaries.into_iter().filter(|binary| binary.name != lab::SELF_TEST);
-    let (system, unit): (Vec<TestBinary>, Vec<TestBinary>) = of_host.partition(TestBinary::is_system);
+    let (of_laboratory, of_host): (Vec<_>, Vec<_>) =
+        binaries.into_iter().partition(|binary| binary.name == lab::SELF_TEST);
+    let (system, unit): (Vec<_>, Vec<_>) = of_host.into_iter().partition(TestBinary::is_system);
     report.add(steps.step("unit tests", || whole::run(&unit, filter))?);
     if filter.is_none() {
         report.add(steps.step("examples in the documentation", docs::run)?);
     }
-    report.add(steps.step("system tests", || pool::run(&system, filter))?);
+    report.add(steps.step("system tests", || pool::run(&system, filter, "software"))?);
+    let mut system = system;
+    system.retain(TestBinary::is_for_every_engine);
+    if kvm_works() {
+        report.add(steps.step("system tests on KVM", || pool::run(&system, filter, "kvm"))?);
+    } else if !lab::IS_POSSIBLE {
+        report.add_test(
+            "system tests on KVM",
+            true,
+            "skipped: this machine builds nothing for the laboratory",
+        );
+    } else {
+        system.extend(of_laboratory);
+        report.add(lab::run_tests(&mut steps, system, filter)?);
+    }
 
     println!("\n{report}\nWhat took how long:\n{}\n", steps.summary());
     if steps.elapsed() > LIMIT {
@@ -45,6 +60,15 @@ pub(crate) fn run(filter: Option<&str>) -> Outcome {
         0 => Ok(()),
         count => Err(Failure::new(format!("{count} tests failed"))),
     }
+}
+
+/// Whether this machine's own KVM runs machines. Where it does not, the laboratory's does.
+fn kvm_works() -> bool {
+    let doctor = command::output(project::vmm_binary(), &["doctor", "--json"]).unwrap_or_default();
+    let doctor: serde_json::Value = serde_json::from_str(&doctor).unwrap_or_default();
+    let engines = doctor.get("engines").and_then(|engines| engines.as_array()).into_iter().flatten();
+    let kvm = engines.into_iter().find(|engine| engine.get("kind").is_some_and(|kind| kind == "kvm"));
+    kvm.and_then(|kvm| kvm.get("usable")?.as_bool()).unwrap_or(false)
 }
 
 /// Brings what the system tests need, for suites that run some of them.

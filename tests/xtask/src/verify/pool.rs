@@ -49,12 +49,13 @@ impl Test<'_> {
     }
 }
 
-pub(super) fn run(binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Report> {
-    let logs = project::target().join("test-logs");
+/// Runs the tests with machines on this engine.
+pub(super) fn run(binaries: &[TestBinary], filter: Option<&str>, engine: &str) -> Outcome<Report> {
+    let logs = project::target().join("test-logs").join(engine);
     std::fs::create_dir_all(&logs)
         .map_err(|error| Failure::new(format!("cannot make {}: {error}", logs.display())))?;
     run_each(binaries, filter, workers(cores() + 1, MEMORY_OF_A_TEST), |test| {
-        run_one(test, &logs.join(test.name().replace("::", ".") + ".log"))
+        run_one(test, engine, &logs.join(test.name().replace("::", ".") + ".log"))
     })
 }
 
@@ -140,10 +141,10 @@ fn next<'a>(waiting: &Mutex<VecDeque<Test<'a>>>) -> Option<Test<'a>> {
 }
 
 /// Runs a test to its end; says whether it succeeded and what it printed.
-fn run_one(test: &Test<'_>, log: &Path) -> (bool, String) {
+fn run_one(test: &Test<'_>, engine: &str, log: &Path) -> (bool, String) {
     let started = File::create(log).and_then(|file| {
         let mut command = test.binary.command();
-        command.args(test.arguments());
+        command.args(test.arguments()).env("VMM_TEST_ENGINE", engine);
         command.stdout(file.try_clone()?).stderr(file).process_group(0).spawn()
     });
     let child = match started {

@@ -48,7 +48,7 @@ pub(crate) struct Run {
     #[arg(long, short, default_value_t, value_name = "SIZE")]
     memory: MemorySize,
     /// What runs the guest's processors: auto, kvm, hvf or software
-    #[arg(long, default_value_t, value_name = "ENGINE")]
+    #[arg(long, default_value_t, value_name = "ENGINE", env = "VMM_ENGINE")]
     engine: EngineChoice,
     /// Refuse an engine that is no hardware boundary
     #[arg(long)]
