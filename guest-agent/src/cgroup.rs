@@ -7,12 +7,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 use vmm_sys::kill::kill;
 
 /// Empty groups that are kept for the next processes.
 const FREE_LIMIT: usize = 8;
+
+/// No deeper than this are groups in groups looked at. A container in a container has some six.
+const DEPTH_LIMIT: u32 = 32;
 
 /// A control group. Its descriptor is what a process is born into.
 #[derive(Debug)]
@@ -53,16 +56,9 @@ impl Group {
         }
     }
 
-    /// Sends a signal to every process in it.
+    /// Sends a signal to every process in it, and in the groups that they made in it.
     pub fn signal(&self, signal: i32) {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let Ok(list) = openat(&self.folder, "cgroup.procs", flags, Mode::empty()) else { return };
-        let mut text = String::new();
-        let _ = io::Read::read_to_string(&mut std::fs::File::from(list), &mut text);
-        // Process 0 stands for one outside of our sight.
-        for pid in text.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0) {
-            let _ = kill(pid, signal);
-        }
+        signal_beneath(self.folder.as_fd(), signal, DEPTH_LIMIT);
     }
 }
 
@@ -137,6 +133,26 @@ impl Groups {
         let events =
             openat(&folder, "cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         Some(Group { name, folder, events, killed: Cell::new(false) })
+    }
+}
+
+fn signal_beneath(folder: BorrowedFd<'_>, signal: i32, depth: u32) {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    if let Ok(list) = openat(folder, "cgroup.procs", flags, Mode::empty()) {
+        let mut text = String::new();
+        let _ = io::Read::read_to_string(&mut std::fs::File::from(list), &mut text);
+        // Process 0 stands for one outside of our sight.
+        for pid in text.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0) {
+            let _ = kill(pid, signal);
+        }
+    }
+    let Ok(entries) = Dir::read_from(folder) else { return };
+    let inner = entries.flatten().filter(|entry| entry.file_type() == FileType::Directory);
+    let inner = inner.filter(|entry| ![c".", c".."].contains(&entry.file_name()));
+    for entry in inner.take_while(|_| depth > 0) {
+        if let Ok(group) = openat(folder, entry.file_name(), FOLDER, Mode::empty()) {
+            signal_beneath(group.as_fd(), signal, depth - 1);
+        }
     }
 }
 

