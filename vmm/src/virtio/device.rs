@@ -15,12 +15,27 @@ use crate::memory::GuestMemory;
 pub enum DeviceType {
     /// A disk.
     Block = 2,
+    /// A line for what the guest writes.
+    Console = 3,
     /// A source of entropy.
     Entropy = 4,
     /// Memory that the guest gives back.
     Balloon = 5,
     /// Sockets between guest and host.
     Vsock = 19,
+}
+
+impl DeviceType {
+    /// What it is called where devices are told apart.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Console => "console",
+            Self::Entropy => "entropy",
+            Self::Balloon => "balloon",
+            Self::Vsock => "vsock",
+        }
+    }
 }
 
 /// What can be raised to the guest.

@@ -8,6 +8,7 @@
 pub mod balloon;
 pub mod block;
 mod chain;
+pub mod console;
 mod device;
 pub mod entropy;
 pub mod log_limit;

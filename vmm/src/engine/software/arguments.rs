@@ -149,12 +149,12 @@ fn processor(arch: Arch) -> &'static str {
 fn device_option(board: &Board, index: usize, device: &DeviceShape, id: &str) -> String {
     let bus = if *board == Board::Q35 { "-pci" } else { "" };
     let name = match device.kind {
-        // QEMU has none yet, and says so.
-        DeviceType::Balloon => format!("vhost-user-balloon{bus}"),
         DeviceType::Block => format!("vhost-user-blk{bus}"),
         DeviceType::Entropy => format!("vhost-user-rng{bus}"),
         DeviceType::Vsock if bus.is_empty() => "vhost-user-vsock-device".to_owned(),
         DeviceType::Vsock => "vhost-user-vsock-pci".to_owned(),
+        // QEMU has none yet: such a machine is refused before.
+        kind @ (DeviceType::Balloon | DeviceType::Console) => format!("vhost-user-{}{bus}", kind.name()),
     };
     // QEMU fills its transports from the last one down; the kernel finds them from the first one up.
     let place = match board {
@@ -167,7 +167,7 @@ fn device_option(board: &Board, index: usize, device: &DeviceShape, id: &str) ->
             let size = device.queue_sizes.iter().copied().min().unwrap_or(128);
             format!(",num-queues={},queue-size={size}", device.queue_sizes.len())
         }
-        DeviceType::Balloon | DeviceType::Entropy | DeviceType::Vsock => String::new(),
+        _ => String::new(),
     };
     format!("{name},chardev={id},{place}{queues}")
 }

@@ -17,8 +17,8 @@ use super::qemu_cache::QemuCache;
 use super::running::SoftwareMachine;
 use super::tick_rate::tick_rate;
 use super::{
-    DevicesSnafu, MAX_PROCESSORS, PrepareSnafu, ProcessorsSnafu, RefusedSnafu, SUPERVISOR_ARGUMENT,
-    SilentSnafu, SoftwareEngine, SoftwareError, SupervisorSnafu, TalkSnafu,
+    DevicesSnafu, MAX_PROCESSORS, NotInQemuSnafu, PrepareSnafu, ProcessorsSnafu, RefusedSnafu,
+    SUPERVISOR_ARGUMENT, SilentSnafu, SoftwareEngine, SoftwareError, SupervisorSnafu, TalkSnafu,
 };
 use crate::arch::Arch;
 use crate::engine::{EngineKind, JailReport, LaunchReport, MachineEnd};
@@ -45,6 +45,9 @@ pub(super) struct Started {
     pub jail: JailReport,
 }
 
+/// Devices that QEMU 10 cannot have from elsewhere, over vhost-user.
+const NOT_IN_QEMU: [DeviceType; 2] = [DeviceType::Balloon, DeviceType::Console];
+
 impl SoftwareEngine {
     pub(super) fn launch_machine(
         &self,
@@ -52,6 +55,10 @@ impl SoftwareEngine {
         ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> Result<SoftwareMachine, SoftwareError> {
         ensure!(machine.cpus <= MAX_PROCESSORS, ProcessorsSnafu { count: machine.cpus });
+        let kinds = machine.devices.iter().map(|device| device.device_type());
+        if let Some(kind) = kinds.into_iter().find(|kind| NOT_IN_QEMU.contains(kind)) {
+            return NotInQemuSnafu { kind: kind.name() }.fail();
+        }
         let board = self.board(&machine);
         let limit = board.max_devices();
         ensure!(machine.devices.len() <= limit, DevicesSnafu { count: machine.devices.len(), limit });
@@ -129,12 +136,7 @@ fn serve(devices: Vec<Box<dyn VirtioDevice>>) -> io::Result<(Vec<VhostUserServer
     let mut servers = Vec::new();
     let mut sockets = Vec::new();
     for (index, device) in devices.into_iter().enumerate() {
-        let name = match device.device_type() {
-            DeviceType::Balloon => "balloon",
-            DeviceType::Block => "blk",
-            DeviceType::Entropy => "rng",
-            DeviceType::Vsock => "vsock",
-        };
+        let name = device.device_type().name();
         let (ours, qemus) = UnixStream::pair()?;
         servers.push(VhostUserServer::start(device, ours, &format!("{name}{index}"))?);
         sockets.push(qemus.into());

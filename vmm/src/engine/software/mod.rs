@@ -74,6 +74,12 @@ pub enum SoftwareError {
         /// How many it has.
         count: u8,
     },
+    /// QEMU cannot have such a device from us.
+    #[snafu(display("the software engine has no virtio {kind}"))]
+    NotInQemu {
+        /// Which kind.
+        kind: &'static str,
+    },
     /// The host has no descriptor, thread or socket left.
     #[snafu(display("cannot prepare the machine's sockets and threads"))]
     Prepare {
@@ -120,6 +126,9 @@ impl SoftwareError {
         match self {
             Self::NoQemu { source } => Some(source.hint()),
             Self::Processors { .. } => Some("give it fewer (--cpus)".to_owned()),
+            Self::NotInQemu { .. } => {
+                Some("leave it out, or use an engine on hardware virtualization".to_owned())
+            }
             Self::Silent { .. } => Some("set VMM_BIN to the vmm that belongs to this program".to_owned()),
             _ => None,
         }

@@ -178,7 +178,7 @@ impl Session {
         // QEMU warns where a device without a configuration space says that it can read one.
         match self.device.device_type() {
             DeviceType::Entropy => always,
-            DeviceType::Balloon | DeviceType::Block | DeviceType::Vsock => {
+            DeviceType::Balloon | DeviceType::Block | DeviceType::Console | DeviceType::Vsock => {
                 always | protocol::CONFIG | protocol::BACK_END_CHANNEL
             }
         }
