@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use vmm_protocol::Version;
 
 use crate::home::{End, Timestamp, Timings, VmId, VmState};
+use crate::machine::RunExits;
 
 /// The first line of each side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +142,9 @@ pub struct Status {
     /// How long the steps of its start took.
     #[serde(default)]
     pub timings: Timings,
+    /// How often its processors left the guest.
+    #[serde(default)]
+    pub exits: RunExits,
 }
 
 /// What a monitor tells those who subscribed.

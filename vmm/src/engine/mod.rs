@@ -10,6 +10,7 @@ pub mod software;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use snafu::Snafu;
@@ -17,7 +18,7 @@ use snafu::Snafu;
 pub use choice::{EngineChoice, EngineOptions, notice, select};
 pub use probe::{Bar, BarState, EngineProbe, HostProbe, JailReport, Virtualization, probe};
 
-use crate::machine::Machine;
+use crate::machine::{Exits, Machine};
 
 /// The engines there are. Not every build has each: [`select`] says which one serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -112,6 +113,9 @@ pub struct LaunchReport {
     pub program: Option<String>,
     /// Which bars keep that program in. None where there is no such program.
     pub jail: Option<JailReport>,
+    /// Processor time that our process had used when the first processor was let into the guest, in microseconds. `None`
+    /// where the processors are another program's.
+    pub processor_us: Option<u64>,
 }
 
 /// An error with its causes, in a line.
@@ -153,6 +157,17 @@ pub trait RunningMachine: Send {
 
     /// What is known of how it runs.
     fn report(&self) -> &LaunchReport;
+
+    /// What tells how often its processors left the guest. `None`: they are another program's, which counts nothing.
+    fn exits(&self) -> Option<Arc<dyn ExitCounter>> {
+        None
+    }
+}
+
+/// Tells how often a machine's processors left the guest. It outlives the machine.
+pub trait ExitCounter: Send + Sync {
+    /// Until now, from any thread. A machine that runs goes on meanwhile.
+    fn exits(&self) -> Exits;
 }
 
 /// Why an engine could not do something.

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::machine::RunExits;
+
 /// A time of day: milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -163,6 +165,9 @@ pub struct Timings {
     pub built: Option<u64>,
     /// The engine runs it.
     pub launched: Option<u64>,
+    /// No moment, but the processor time of the monitor's process until it let the guest's first processor go, where that
+    /// is a thread of its own.
+    pub processor: Option<u64>,
     /// The guest's first byte reached the console.
     pub console: Option<u64>,
     /// The agent said hello.
@@ -189,6 +194,9 @@ pub struct StateRecord {
     /// How long its start took.
     #[serde(default)]
     pub timings: Timings,
+    /// How often its processors left the guest.
+    #[serde(default)]
+    pub exits: RunExits,
     /// How it ended.
     pub end: Option<End>,
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::{End, EndReason, Home, HomeError, StateRecord, Timestamp, Timings, VmName, VmState};
+use crate::machine::RunExits;
 
 fn home() -> (tempfile::TempDir, Home) {
     let base = tempfile::tempdir().unwrap();
@@ -268,6 +269,7 @@ fn the_sockets_of_an_earlier_session_are_removed_and_only_those() {
         engine: None,
         started: Timestamp::now(),
         timings: Timings::default(),
+        exits: RunExits::default(),
         end: None,
     };
     held.write_state(&record).unwrap();

@@ -53,7 +53,7 @@ impl Launcher for ScriptedLauncher {
 }
 
 fn report() -> LaunchReport {
-    LaunchReport { engine: EngineKind::Software, program: None, jail: None }
+    LaunchReport { engine: EngineKind::Software, program: None, jail: None, processor_us: None }
 }
 
 struct ScriptedMachine {

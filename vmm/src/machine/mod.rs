@@ -3,10 +3,12 @@
 //! May depend on: `virtio`, `memory`, `arch`, `vmm-disk`.
 
 mod build;
+mod exits;
 mod size;
 mod spec;
 
 pub use build::BuildError;
+pub use exits::{Accesses, Exits, RunExits};
 pub use size::MemorySize;
 pub use spec::{BootSpec, DiskSpec, MachineSpec, VsockSpec};
 

@@ -21,6 +21,7 @@ use crate::agent::boot::{BootError, BootReport};
 use crate::control::{Answer, Goal, Refusal, RefusalCode, Request, StartRequest, Status};
 use crate::engine::MachineEnd;
 use crate::home::{End, HeldVm, StateRecord, Timestamp, Timings, VmFolder, VmSpec};
+use crate::machine::{Exits, RunExits};
 
 /// More clients than this wait in the socket's queue.
 const MOST_CLIENTS: usize = 64;
@@ -97,6 +98,7 @@ pub(super) struct Monitor {
     life: Life,
     started: Timestamp,
     timings: Timings,
+    exits_until_ready: Option<Box<Exits>>,
     /// An agent is being answered.
     booting: bool,
     /// The agent's connection: its end is the agent's.
@@ -156,6 +158,7 @@ impl Monitor {
             life,
             started: Timestamp::now(),
             timings: Timings::default(),
+            exits_until_ready: None,
             booting: false,
             _agent: None,
             finished: None,
@@ -223,7 +226,13 @@ impl Monitor {
             engine: Some(self.launched.engine.clone()).filter(|engine| !engine.is_empty()),
             started: self.started,
             timings: self.timings,
+            exits: RunExits { until_ready: self.exits_until_ready.clone(), in_all: self.exits() },
         }
+    }
+
+    /// How often its processors left the guest until now.
+    fn exits(&self) -> Option<Box<Exits>> {
+        self.launched.exits.as_ref().map(|counter| Box::new(counter.exits()))
     }
 
     /// Writes `state.json`. A full disk must not end a VM that runs.
@@ -237,6 +246,7 @@ impl Monitor {
             engine: status.engine,
             started: self.started,
             timings: self.timings,
+            exits: status.exits,
             end,
         };
         if let Err(error) = self.held.write_state(&record) {
@@ -316,6 +326,7 @@ impl Monitor {
                 Happening::MachineBuilt => self.timings.built = self.elapsed(),
                 Happening::Launched(launched) => {
                     self.timings.launched = self.elapsed();
+                    self.timings.processor = launched.processor_us;
                     self.launched = launched;
                     self.changed(false);
                 }
@@ -341,6 +352,7 @@ impl Monitor {
                 self._agent = Some(stream);
                 if self.life.ready() {
                     self.timings.ready = self.elapsed();
+                    self.exits_until_ready = self.exits();
                     tracing::info!(agent = report.hello.agent, kernel = report.hello.kernel, "ready");
                     self.changed(true);
                     self.release_starter();

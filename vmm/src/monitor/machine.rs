@@ -6,15 +6,20 @@ use std::thread;
 
 use super::event_loop::{Happening, Post};
 use super::launcher::Launcher;
+use crate::engine::ExitCounter;
 use crate::home::{Home, VmSpec};
 
 /// What is known of a machine that runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub(super) struct Launched {
     /// The engine, by name.
     pub(super) engine: String,
     /// The processes beside our own.
     pub(super) processes: Vec<u32>,
+    /// What tells its exits, where they are counted.
+    pub(super) exits: Option<Arc<dyn ExitCounter>>,
+    /// Processor time that it took to get there.
+    pub(super) processor_us: Option<u64>,
 }
 
 /// The way to the thread.
@@ -61,7 +66,9 @@ fn serve(
     match launcher.launch(home, spec, console, &built, ended) {
         Ok(mut machine) => {
             let engine = machine.report().engine.to_string();
-            post.send(Happening::Launched(Launched { engine, processes: machine.processes() }));
+            let (processes, exits) = (machine.processes(), machine.exits());
+            let processor_us = machine.report().processor_us;
+            post.send(Happening::Launched(Launched { engine, processes, exits, processor_us }));
             while pulled.recv().is_ok() {
                 if let Err(error) = machine.stop() {
                     tracing::error!("cannot stop the machine: {}", crate::engine::chain(&error));

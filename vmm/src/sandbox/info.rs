@@ -11,7 +11,7 @@ use crate::home::{
     End, EngineChoice, Home, HomeError, Init, StateRecord, Timestamp, Timings, VmFolder, VmId, VmName,
     VmSpec, VmState,
 };
-use crate::machine::MemorySize;
+use crate::machine::{MemorySize, RunExits};
 
 /// What is known of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,6 +45,8 @@ pub struct VmInfo {
     pub started: Option<Timestamp>,
     /// How long the steps of that start took.
     pub timings: Timings,
+    /// How often its processors left the guest in that run, by what for: where its engine counts that.
+    pub exits: RunExits,
     /// The monitor's process, while there is one.
     pub monitor_pid: Option<u32>,
     /// The other processes of the machine, while it runs.
@@ -175,7 +177,11 @@ fn describe(
         },
         timings: match &status {
             Some(status) => status.timings,
-            None => record.map(|record| record.timings).unwrap_or_default(),
+            None => record.as_ref().map(|record| record.timings).unwrap_or_default(),
+        },
+        exits: match status {
+            Some(status) => status.exits,
+            None => record.map(|record| record.exits).unwrap_or_default(),
         },
         monitor_pid,
         processes,

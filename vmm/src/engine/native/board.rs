@@ -21,6 +21,8 @@ pub(super) struct Board {
     pub(super) ports: Bus,
     /// Addresses without memory.
     pub(super) addresses: Bus,
+    /// What each device is called, by its number on the buses.
+    pub(super) names: Vec<String>,
     /// The virtio devices.
     transports: Vec<Arc<MmioTransport>>,
 }
@@ -34,11 +36,21 @@ impl Board {
         console: OwnedFd,
     ) -> Result<(Self, Vec<DeviceWindow>), NativeError> {
         let windows = device_windows(devices.len()).context(DevicesSnafu)?;
-        let mut board = Self { ports: Bus::default(), addresses: Bus::default(), transports: Vec::new() };
+        let mut board = Self {
+            ports: Bus::default(),
+            addresses: Bus::default(),
+            names: Vec::new(),
+            transports: Vec::new(),
+        };
         let line = Event::new().context(PrepareSnafu)?;
         vm.bind_interrupt(SERIAL_INTERRUPT, &line).context(HypervisorSnafu)?;
-        board.insert_ports(SERIAL_PORT, SERIAL_PORT_COUNT, Arc::new(SerialPort::new(console, line)))?;
-        board.insert_ports(PowerControl::PORT, PowerControl::PORT_COUNT, Arc::new(PowerControl))?;
+        board.insert_ports(
+            "serial",
+            SERIAL_PORT,
+            SERIAL_PORT_COUNT,
+            Arc::new(SerialPort::new(console, line)),
+        )?;
+        board.insert_ports("power", PowerControl::PORT, PowerControl::PORT_COUNT, Arc::new(PowerControl))?;
         for (device, window) in devices.into_iter().zip(&windows) {
             board.insert_device(vm, memory, device, window)?;
         }
@@ -47,12 +59,14 @@ impl Board {
 
     fn insert_ports(
         &mut self,
+        name: &str,
         first: u16,
         count: u16,
         device: Arc<dyn BusDevice>,
     ) -> Result<(), NativeError> {
         let range = u64::from(first)..u64::from(first) + u64::from(count);
-        self.ports.insert(range, device).map_err(io::Error::other).context(PrepareSnafu)
+        let number = self.number(name);
+        self.ports.insert(range, number, device).map_err(io::Error::other).context(PrepareSnafu)
     }
 
     fn insert_device(
@@ -64,6 +78,7 @@ impl Board {
     ) -> Result<(), NativeError> {
         let line = Event::new().context(PrepareSnafu)?;
         vm.bind_interrupt(window.interrupt, &line).context(HypervisorSnafu)?;
+        let number = self.number(device.device_type().name());
         let transport =
             MmioTransport::new(device, memory.clone(), Box::new(Line(line))).context(PrepareSnafu)?;
         if let Some(doorbells) = vm.doorbells() {
@@ -77,9 +92,21 @@ impl Board {
         self.transports.push(Arc::clone(&transport));
         let range = window.address..window.address + window.length;
         self.addresses
-            .insert(range, Arc::new(Window(transport)))
+            .insert(range, number, Arc::new(Window(transport)))
             .map_err(io::Error::other)
             .context(PrepareSnafu)
+    }
+
+    /// The number of one more device of this kind. The second of a kind has its number in its name.
+    fn number(&mut self, kind: &str) -> usize {
+        let of_kind =
+            |name: &&String| name.trim_end_matches(|character: char| character.is_ascii_digit()) == kind;
+        let name = match self.names.iter().filter(of_kind).count() {
+            0 => kind.to_owned(),
+            before => format!("{kind}{}", before + 1),
+        };
+        self.names.push(name);
+        self.names.len() - 1
     }
 
     /// Stops the devices; returns when nothing of them is in flight.

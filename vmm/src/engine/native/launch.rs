@@ -7,7 +7,8 @@ use snafu::{ResultExt, ensure};
 
 use super::board::Board;
 use super::control::Control;
-use super::processor::{Exits, Processor};
+use super::exits::{Counter, Counts};
+use super::processor::Processor;
 use super::running::NativeMachine;
 use super::{
     AddressesSnafu, BootSnafu, HypervisorSnafu, LoadSnafu, MemorySnafu, NativeEngine, NativeError,
@@ -63,9 +64,13 @@ impl NativeEngine {
 
         let beginning = Beginning { host, cpus: machine.cpus, first: entry_state(instruction, boot_data) };
         let (control, board) = (Arc::new(Control::default()), Arc::new(board));
-        let processors = start_processors(&vm, &control, &board, beginning)?;
-        let report = LaunchReport { engine: self.kind, program: None, jail: None };
-        NativeMachine::new(control, board, machine.console, processors, report, ended).context(PrepareSnafu)
+        let counts = (0..machine.cpus).map(|_| Arc::new(Counts::new(board.names.len())));
+        let exits = Counter { names: board.names.clone(), processors: counts.collect() };
+        let processors = start_processors(&vm, &control, &board, beginning, &exits)?;
+        let processor_us = Some(vmm_sys::clock::processor_us());
+        let report = LaunchReport { engine: self.kind, program: None, jail: None, processor_us };
+        NativeMachine::new(control, board, machine.console, processors, exits, report, ended)
+            .context(PrepareSnafu)
     }
 }
 
@@ -84,28 +89,26 @@ fn start_processors(
     control: &Arc<Control>,
     board: &Arc<Board>,
     beginning: Beginning,
-) -> Result<Vec<JoinHandle<Exits>>, NativeError> {
-    let cpus = beginning.cpus;
+    exits: &Counter,
+) -> Result<Vec<JoinHandle<()>>, NativeError> {
     let beginning = Arc::new(beginning);
     let mut threads = Threads { control, threads: Vec::new() };
-    for index in 0..cpus {
+    for (index, exits) in (0u8..).zip(&exits.processors) {
         let (vm, board, control) = (Arc::clone(vm), Arc::clone(board), Arc::clone(control));
-        let beginning = Arc::clone(&beginning);
+        let (beginning, exits) = (Arc::clone(&beginning), Arc::clone(exits));
         let (made, is_made) = mpsc::sync_channel(1);
         let run = move || {
             let _watch = Watch(&control);
             match prepare(&*vm, index, &beginning) {
                 Ok(vcpu) => {
                     control.add(vcpu.kicker());
-                    let processor =
-                        Processor { vcpu, board, control: Arc::clone(&control), exits: Exits::default() };
+                    let processor = Processor { vcpu, board, control: Arc::clone(&control), exits };
                     // Whoever waits is there until it has heard.
                     let _ = made.send(Ok(()));
-                    processor.run()
+                    processor.run();
                 }
                 Err(error) => {
                     let _ = made.send(Err(error));
-                    Exits::default()
                 }
             }
         };
@@ -136,7 +139,7 @@ fn prepare(vm: &dyn Vm, index: u8, beginning: &Beginning) -> Result<Box<dyn Vcpu
 /// Threads that have not been handed on: they end, and are waited for.
 struct Threads<'a> {
     control: &'a Control,
-    threads: Vec<JoinHandle<Exits>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Threads<'_> {

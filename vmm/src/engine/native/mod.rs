@@ -3,6 +3,7 @@
 
 mod board;
 mod control;
+mod exits;
 mod launch;
 mod probe;
 mod processor;

@@ -1,10 +1,10 @@
 //! A processor's thread: runs the guest and does what it comes out for.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::board::Board;
 use super::control::Control;
+use super::exits::Counts;
 use crate::devices::{Bus, Effect};
 use crate::engine::{MachineEnd, chain};
 use crate::hypervisor::{Entry, Exit, Failure, SystemEvent, Vcpu};
@@ -12,42 +12,17 @@ use crate::hypervisor::{Entry, Exit, Failure, SystemEvent, Vcpu};
 /// What a bus without a device at an address reads as: as on a PC, all bits are set.
 const NOTHING_THERE: u64 = u64::MAX;
 
-/// How often a processor came out of the guest, by what for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Exits {
-    ports: u64,
-    addresses: u64,
-    strays: u64,
-    kicks: u64,
-}
-
-impl Exits {
-    pub(super) fn add(&mut self, other: Self) {
-        self.ports += other.ports;
-        self.addresses += other.addresses;
-        self.strays += other.strays;
-        self.kicks += other.kicks;
-    }
-}
-
-impl fmt::Display for Exits {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ports, addresses, strays, kicks } = self;
-        write!(f, "{ports} of ports, {addresses} of addresses ({strays} where nothing is), {kicks} kicks")
-    }
-}
-
 /// One processor of the machine.
 pub(super) struct Processor {
     pub(super) vcpu: Box<dyn Vcpu>,
     pub(super) board: Arc<Board>,
     pub(super) control: Arc<Control>,
-    pub(super) exits: Exits,
+    pub(super) exits: Arc<Counts>,
 }
 
 impl Processor {
-    /// Runs until the machine ends; how often it came out.
-    pub(super) fn run(mut self) -> Exits {
+    /// Runs until the machine ends.
+    pub(super) fn run(mut self) {
         let mut entry = Entry::Go;
         while self.control.may_run() {
             let end = match self.vcpu.run(entry) {
@@ -59,29 +34,24 @@ impl Processor {
                 Err(end) => self.control.end(end),
             }
         }
-        self.exits
     }
 
     fn handle(&mut self, exit: Exit) -> Result<Entry, MachineEnd> {
         match exit {
             Exit::PortRead { port, width } => {
-                self.exits.ports += 1;
-                Ok(Entry::Read(self.read(|board| &board.ports, port.into(), width)))
+                Ok(Entry::Read(self.read(&self.board.ports, port.into(), width)))
             }
             Exit::PortWrite { port, width, value } => {
-                self.exits.ports += 1;
-                self.write(|board| &board.ports, port.into(), width, value.into())
+                self.write(&self.board.ports, port.into(), width, value.into())
             }
             Exit::MmioRead { address, width } => {
-                self.exits.addresses += 1;
-                Ok(Entry::Read(self.read(|board| &board.addresses, address, width)))
+                Ok(Entry::Read(self.read(&self.board.addresses, address, width)))
             }
             Exit::MmioWrite { address, width, value } => {
-                self.exits.addresses += 1;
-                self.write(|board| &board.addresses, address, width, value)
+                self.write(&self.board.addresses, address, width, value)
             }
             Exit::Kicked => {
-                self.exits.kicks += 1;
+                self.exits.add_kick();
                 Ok(Entry::Go)
             }
             Exit::Shutdown => {
@@ -95,27 +65,26 @@ impl Processor {
         }
     }
 
-    fn read(&mut self, bus: impl Fn(&Board) -> &Bus, address: u64, width: u8) -> u64 {
-        bus(&self.board).read(address, width).unwrap_or_else(|| {
-            self.exits.strays += 1;
-            tracing::trace!(address, width, "a read where nothing is");
-            NOTHING_THERE
-        })
+    fn read(&self, bus: &Bus, address: u64, width: u8) -> u64 {
+        let read = bus.read(address, width);
+        self.exits.add_read(read.map(|(device, _)| device));
+        read.map_or_else(
+            || {
+                tracing::trace!(address, width, "a read where nothing is");
+                NOTHING_THERE
+            },
+            |(_, value)| value,
+        )
     }
 
-    fn write(
-        &mut self,
-        bus: impl Fn(&Board) -> &Bus,
-        address: u64,
-        width: u8,
-        value: u64,
-    ) -> Result<Entry, MachineEnd> {
-        match bus(&self.board).write(address, width, value) {
-            Some(Effect::None) => Ok(Entry::Go),
-            Some(Effect::PowerOff) => Err(MachineEnd::PowerOff),
-            Some(Effect::Reset) => Err(MachineEnd::Reset),
+    fn write(&self, bus: &Bus, address: u64, width: u8, value: u64) -> Result<Entry, MachineEnd> {
+        let written = bus.write(address, width, value);
+        self.exits.add_write(written.map(|(device, _)| device));
+        match written {
+            Some((_, Effect::None)) => Ok(Entry::Go),
+            Some((_, Effect::PowerOff)) => Err(MachineEnd::PowerOff),
+            Some((_, Effect::Reset)) => Err(MachineEnd::Reset),
             None => {
-                self.exits.strays += 1;
                 tracing::trace!(address, width, value, "a write where nothing is");
                 Ok(Entry::Go)
             }

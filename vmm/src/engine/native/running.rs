@@ -7,14 +7,15 @@ use std::thread::{self, JoinHandle};
 
 use super::board::Board;
 use super::control::Control;
-use super::processor::Exits;
-use crate::engine::{EngineError, LaunchReport, MachineEnd, RunningMachine};
+use super::exits::Counter;
+use crate::engine::{EngineError, ExitCounter, LaunchReport, MachineEnd, RunningMachine};
 
 /// A machine of the native engine.
 pub(super) struct NativeMachine {
     control: Arc<Control>,
     console: OwnedFd,
     report: LaunchReport,
+    exits: Arc<Counter>,
     watcher: Option<JoinHandle<()>>,
 }
 
@@ -24,29 +25,29 @@ impl NativeMachine {
         control: Arc<Control>,
         board: Arc<Board>,
         console: OwnedFd,
-        processors: Vec<JoinHandle<Exits>>,
+        processors: Vec<JoinHandle<()>>,
+        exits: Counter,
         report: LaunchReport,
         ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> io::Result<Self> {
-        let its_control = Arc::clone(&control);
+        let exits = Arc::new(exits);
+        let (its_control, its_exits) = (Arc::clone(&control), Arc::clone(&exits));
         let watch = move || {
-            let mut exits = Exits::default();
             for processor in processors {
-                match processor.join() {
-                    Ok(its_exits) => exits.add(its_exits),
+                if processor.join().is_err() {
                     // It said why where panics are told.
-                    Err(_) => its_control.end(MachineEnd::Failed("a processor's thread died".to_owned())),
+                    its_control.end(MachineEnd::Failed("a processor's thread died".to_owned()));
                 }
             }
             board.stop();
             drop(board);
             let end = its_control.how_it_ended();
-            tracing::info!(?end, %exits, "the machine has ended");
+            tracing::info!(?end, exits = %its_exits.exits(), "the machine has ended");
             ended(end);
         };
         let watcher = thread::Builder::new().name("engine".to_owned()).spawn(watch)?;
         control.resume();
-        Ok(Self { control, console, report, watcher: Some(watcher) })
+        Ok(Self { control, console, report, exits, watcher: Some(watcher) })
     }
 }
 
@@ -74,6 +75,10 @@ impl RunningMachine for NativeMachine {
 
     fn report(&self) -> &LaunchReport {
         &self.report
+    }
+
+    fn exits(&self) -> Option<Arc<dyn ExitCounter>> {
+        Some(Arc::clone(&self.exits) as Arc<dyn ExitCounter>)
     }
 }
 

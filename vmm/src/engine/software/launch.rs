@@ -86,6 +86,7 @@ impl SoftwareEngine {
             engine: EngineKind::Software,
             program: Some(format!("QEMU {} ({})", self.qemu.version, shape.board.name())),
             jail: Some(started.jail.clone()),
+            processor_us: None,
         };
         for bar in started.jail.missing() {
             tracing::warn!(bar = ?bar.bar, reason = bar.missing, "QEMU's jail lacks a bar");
