@@ -12,6 +12,7 @@
 //! assert!(home.leftovers().is_empty());
 //! ```
 
+pub mod bare_boot;
 pub mod engine_machine;
 mod home;
 mod images;
