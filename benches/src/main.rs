@@ -6,6 +6,7 @@ mod compare;
 mod host;
 mod one;
 mod sample;
+mod start;
 mod subject;
 
 use std::error::Error;
@@ -13,8 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-const USAGE: &str =
-    "usage: vmm-bench compare PYTHON PEER-SCRIPT JSON-FILE ROUNDS COMMANDS\n       vmm-bench one COMMANDS";
+const USAGE: &str = "usage: vmm-bench compare PYTHON PEER-SCRIPT JSON-FILE ROUNDS COMMANDS\n       vmm-bench one COMMANDS\n       vmm-bench start ROUNDS";
 
 fn main() -> ExitCode {
     let began = Instant::now();
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[&str], began: Instant) -> Result<(), Box<dyn Error>> {
     match arguments {
         ["one", commands] => one::run(commands.parse()?, began),
+        ["start", rounds] => start::run(rounds.parse()?),
         ["compare", python, script, json, rounds, commands] => compare::run(&compare::Comparison {
             python: PathBuf::from(python),
             script: PathBuf::from(script),
