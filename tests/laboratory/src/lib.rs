@@ -1,11 +1,13 @@
 //! The laboratory: a machine whose processor is emulated with its virtualization, so that `/dev/kvm` is real in it.
 //!
 //! `cargo lab` makes and drives it; `laboratory-init` is process 1 in it. This library is what both must agree on: the
-//! words that go over the channel between them, and where things lie inside. See `docs/testing.md`.
+//! words that go over the channel between them, and where things lie inside; and what a process there has for itself. See `docs/testing.md`.
 
 mod message;
+mod own;
 
 pub use message::{Message, Order, Terminal};
+pub use own::{Memory, processor_seconds};
 
 /// The name of the virtio port that is the channel.
 pub const CHANNEL: &str = "laboratory";
