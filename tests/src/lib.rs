@@ -13,6 +13,7 @@
 //! ```
 
 pub mod bare_boot;
+pub mod boot_costs;
 pub mod engine_machine;
 mod home;
 mod images;
