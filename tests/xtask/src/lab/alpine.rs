@@ -56,6 +56,11 @@ impl Alpine {
         self.folder.join("vmlinux")
     }
 
+    /// The same, where it lies in a home.
+    pub(super) fn kernel_in(&self, home: &Path) -> PathBuf {
+        home.join(self.kernel().strip_prefix(&self.home).unwrap_or(&self.kernel()))
+    }
+
     /// The disk with the root file system.
     pub(super) fn root_disk(&self) -> PathBuf {
         self.home.join("layers").join(&self.layer).join("disk.qcow2")

@@ -19,6 +19,8 @@ pub(super) struct Built {
     pub(super) vmm: PathBuf,
     /// Process 1 of the laboratory.
     pub(super) init: PathBuf,
+    /// What looks at monitors from outside.
+    pub(super) watch: PathBuf,
 }
 
 /// Builds `vmm`, and the laboratory's own program. That is linked with all that it needs: it is the first in there.
@@ -28,8 +30,15 @@ pub(super) fn product() -> Outcome<Built> {
     let mut init = cargo(&["build", "--release", "--package", "laboratory", "--target", TARGET]);
     init.arg("--target-dir").arg(&target_folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
     build(&mut init)?;
-    let init = target_folder.join(TARGET).join("release/laboratory-init");
-    Ok(Built { vmm: project::vmm_binary(), init })
+    let programs = target_folder.join(TARGET).join("release");
+    let (init, watch) = (programs.join("laboratory-init"), programs.join("laboratory-watch"));
+    Ok(Built { vmm: project::vmm_binary(), init, watch })
+}
+
+/// Builds a program of the tests.
+pub(super) fn test_program(name: &str) -> Outcome<PathBuf> {
+    build(&mut cargo(&["build", "--release", "--package", "vmm-tests", "--bin", name]))?;
+    Ok(project::vmm_binary().with_file_name(name))
 }
 
 fn cargo(arguments: &[&str]) -> Command {

@@ -22,6 +22,19 @@ const MEMORY: &str = "3072M";
 /// The kernel's parameters.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 reboot=t";
 
+/// One processor that never waits for the host's time. With more of QEMU's threads, the order of what happens is another
+/// one each time.
+const INSTRUCTION_CLOCK: &[&str] = &[
+    "-accel",
+    "tcg,thread=single,tb-size=512",
+    "-smp",
+    "1",
+    "-icount",
+    "shift=0,sleep=off",
+    "-rtc",
+    "base=2026-01-01,clock=vm",
+];
+
 /// How long an answer of QEMU's monitor may take, and saving the machine.
 const MONITOR_LIMIT: Duration = Duration::from_secs(120);
 
@@ -43,6 +56,9 @@ pub(super) struct Parts {
 pub(super) enum Start<'a> {
     /// As any machine does, with its memory in a folder, to be frozen there.
     Boot { initramfs: &'a Path, folder: &'a Path },
+    /// As any machine does, on the instruction clock: its time is the number of instructions that its one processor has
+    /// carried out, a nanosecond each, whatever else this machine does. Files go to a folder.
+    Measure { initramfs: &'a Path, folder: &'a Path },
     /// As it was frozen in this folder, which stays as it is: it writes to memory of its own.
     Thaw { folder: &'a Path },
 }
@@ -118,7 +134,7 @@ impl Drop for Emulator {
 
 impl Start<'_> {
     fn folder(&self) -> &Path {
-        let (Self::Boot { folder, .. } | Self::Thaw { folder }) = self;
+        let (Self::Boot { folder, .. } | Self::Measure { folder, .. } | Self::Thaw { folder }) = self;
         folder
     }
 }
@@ -139,16 +155,20 @@ pub(super) fn arguments(parts: &Parts, start: &Start<'_>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
     let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-    add(&["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2", "-m", MEMORY]);
+    add(&["-cpu", "max", "-m", MEMORY]);
+    add(match start {
+        Start::Measure { .. } => INSTRUCTION_CLOCK,
+        Start::Boot { .. } | Start::Thaw { .. } => &["-accel", "tcg,thread=multi,tb-size=512", "-smp", "2"],
+    });
     add(&["-M", "q35,usb=off,smbus=off,sata=off,vmport=off,memory-backend=memory"]);
-    let sharing = match start {
-        Start::Boot { .. } => "share=on",
-        Start::Thaw { .. } => "share=off,readonly=on,rom=off",
+    let file =
+        |sharing| format!("memory-backend-file,id=memory,size={MEMORY},mem-path={MEMORY_FILE},{sharing}");
+    let memory = match start {
+        Start::Boot { .. } => file("share=on"),
+        Start::Measure { .. } => format!("memory-backend-ram,id=memory,size={MEMORY}"),
+        Start::Thaw { .. } => file("share=off,readonly=on,rom=off"),
     };
-    add(&[
-        "-object",
-        &format!("memory-backend-file,id=memory,size={MEMORY},mem-path={MEMORY_FILE},{sharing}"),
-    ]);
+    add(&["-object", &memory]);
     add(&["-chardev", "file,id=console,path=/dev/fd/2,append=on", "-serial", "chardev:console"]);
     add(&["-device", "virtio-serial-pci,addr=2", "-chardev", "socket,id=channel,fd=0"]);
     add(&["-device", &format!("virtserialport,chardev=channel,name={}", laboratory::CHANNEL)]);
@@ -165,7 +185,9 @@ pub(super) fn arguments(parts: &Parts, start: &Start<'_>) -> Vec<OsString> {
     arguments.extend(["-kernel".into(), parts.kernel.clone().into()]);
     arguments.extend(["-append".into(), COMMAND_LINE.into()]);
     match start {
-        Start::Boot { initramfs, .. } => arguments.extend(["-initrd".into(), initramfs.into()]),
+        Start::Boot { initramfs, .. } | Start::Measure { initramfs, .. } => {
+            arguments.extend(["-initrd".into(), initramfs.into()]);
+        }
         Start::Thaw { .. } => arguments.extend(["-incoming".into(), "defer".into()]),
     }
     arguments
@@ -197,5 +219,11 @@ mod tests {
         assert!(thaw.contains("mem-path=memory,share=off,readonly=on,rom=off"), "{thaw}");
         assert!(thaw.contains("-incoming defer") && thaw.contains("file=/a,,b "), "{thaw}");
         assert_eq!(thaw.matches("readonly=on").count(), 3, "{thaw}");
+        let measure = line(Start::Measure { initramfs: Path::new("/i"), folder });
+        assert!(
+            measure.contains("thread=single") && measure.contains("-icount shift=0,sleep=off"),
+            "{measure}"
+        );
+        assert!(!measure.contains("mem-path") && measure.contains("-initrd /i"), "{measure}");
     }
 }

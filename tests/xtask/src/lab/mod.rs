@@ -3,7 +3,9 @@
 
 mod alpine;
 mod archive;
+mod baseline;
 mod build;
+mod compare;
 mod emulator;
 mod frozen;
 mod initramfs;
@@ -39,7 +41,9 @@ The laboratory, a machine in which /dev/kvm is real:
   cargo lab run [OPTIONS] -- COMMAND...   run a command in it: its output and status are ours
   cargo lab shell                         look around in it
   cargo lab test [NAME]                   run the system tests in it, each in a laboratory of its own
-Options:
+  cargo lab baseline                      measure anew what boots cost in exits, into tests/boot-costs.json
+  cargo lab compare [OPTIONS]             what a boot costs under vmm and under others (`--help` says more)
+Options of run:
   --limit SECONDS   end the command after this time (300)
   --with FILE       take a program along, to be found on the path; as often as there are programs
   --verbose         say how long it took, and what the laboratory's kernel said
@@ -72,6 +76,8 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<ExitCode> {
         }
         ["run", rest @ ..] => run_command(&options(rest)?),
         ["shell"] => shell(),
+        ["baseline"] => baseline::run(),
+        ["compare", rest @ ..] => compare::run(rest),
         ["test", option, ..] if option.starts_with('-') => Err(Failure::new("no such option").hint(USAGE)),
         ["test"] => suite::run(None).map(|()| ExitCode::SUCCESS),
         ["test", filter] => suite::run(Some(filter)).map(|()| ExitCode::SUCCESS),
@@ -152,9 +158,16 @@ struct Laboratory {
     frozen: PathBuf,
 }
 
-impl Laboratory {
-    /// Builds all it is made of, and `vmm` with other programs (names and files) to be in it. What is said on the way
-    /// goes to standard error: the output is the command's.
+/// What every laboratory is made of.
+struct Ingredients {
+    parts: Parts,
+    initramfs: Initramfs,
+    alpine: Alpine,
+}
+
+impl Ingredients {
+    /// Builds all it is made of, and puts `vmm` with other programs (names and files) on its disk. What is said on the
+    /// way goes to standard error: the output is the command's.
     fn prepare(others: impl IntoIterator<Item = (PathBuf, PathBuf)>) -> Outcome<Self> {
         if !IS_POSSIBLE {
             return Err(Failure::new(
@@ -162,18 +175,30 @@ impl Laboratory {
             ));
         }
         setup::require(setup::TO_TEST)?;
-        let folder = folder()?;
         let built = build::product()?;
         let alpine = Alpine::pull(&built.vmm)?;
-        let mut content = vec![(PathBuf::from("vmm"), built.vmm.clone())];
+        let mut content =
+            vec![(PathBuf::from("vmm"), built.vmm.clone()), (PathBuf::from("laboratory-watch"), built.watch)];
         content.extend(others);
         let needed = libraries::of(content.iter().map(|(_, path)| path.as_path()))?;
-        let place = |path: &PathBuf| Some(PathBuf::from(LIBRARIES).join(libraries::beneath_root(path)?));
-        content.extend(needed.into_iter().filter_map(|path| Some((place(&path)?, path))));
-        let programs = programs::disk(&folder.join("programs"), &content)?;
+        content.extend(needed.into_iter().filter_map(in_its_place));
+        let programs = programs::disk(&folder()?.join("programs"), &content)?;
         let parts = Parts { kernel: alpine.kernel(), root: alpine.root_disk(), programs };
         let initramfs = Initramfs::new(built.init, built.vmm, &alpine)?;
-        let frozen = frozen::find_or_make(&folder.join("frozen"), &parts, &initramfs)?;
+        Ok(Self { parts, initramfs, alpine })
+    }
+}
+
+/// A file, to be found inside at the path that it has here.
+fn in_its_place(path: PathBuf) -> Option<(PathBuf, PathBuf)> {
+    Some((PathBuf::from(LIBRARIES).join(libraries::beneath_root(&path)?), path))
+}
+
+impl Laboratory {
+    /// One with these programs, frozen.
+    fn prepare(others: impl IntoIterator<Item = (PathBuf, PathBuf)>) -> Outcome<Self> {
+        let Ingredients { parts, initramfs, .. } = Ingredients::prepare(others)?;
+        let frozen = frozen::find_or_make(&folder()?.join("frozen"), &parts, &initramfs)?;
         Ok(Self { parts, frozen })
     }
 
