@@ -109,6 +109,8 @@ pub struct EngineProbe {
     pub reason: String,
     /// What to do to make it usable or better: commands or sentences.
     pub advice: Vec<String>,
+    /// Guests can run virtual machines themselves (`--nested`).
+    pub nesting: bool,
     /// How much slower than the processor itself a guest computes, roughly; 1 is as quick.
     pub slowdown: Option<u32>,
     /// The program it uses (QEMU).

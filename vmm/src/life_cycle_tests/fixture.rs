@@ -122,6 +122,7 @@ impl TestHome {
                 arch: Arch::host().unwrap(),
                 cpus: 1,
                 memory: MemorySize::MINIMUM,
+                nested: false,
                 boot: BootSpec {
                     kernel: "/nowhere".into(),
                     initramfs: "/nowhere".into(),

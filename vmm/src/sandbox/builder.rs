@@ -100,6 +100,7 @@ pub struct SandboxBuilder {
     pub(super) memory: MemorySize,
     pub(super) engine: EngineChoice,
     pub(super) require_hardware: bool,
+    pub(super) nested: bool,
     pub(super) init: Init,
     pub(super) env: Vec<(ByteString, ByteString)>,
     pub(super) kernel: Option<PathBuf>,
@@ -118,6 +119,7 @@ impl SandboxBuilder {
             memory: MemorySize::default(),
             engine: EngineChoice::default(),
             require_hardware: false,
+            nested: false,
             init: Init::default(),
             env: Vec::new(),
             kernel: None,
@@ -160,6 +162,13 @@ impl SandboxBuilder {
     /// Refuses to start on an engine that does not isolate by hardware.
     pub fn require_hardware(mut self, required: bool) -> Self {
         self.require_hardware = required;
+        self
+    }
+
+    /// The guest may run virtual machines itself: its processors have the extension for it, and its kernel the modules,
+    /// if the image has them.
+    pub fn nested(mut self, nested: bool) -> Self {
+        self.nested = nested;
         self
     }
 

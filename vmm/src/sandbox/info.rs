@@ -33,6 +33,8 @@ pub struct VmInfo {
     pub cpus: u8,
     /// The guest's memory.
     pub memory: MemorySize,
+    /// The guest may run virtual machines itself.
+    pub nested: bool,
     /// The engine that was asked for.
     pub engine_choice: EngineChoice,
     /// The engine that runs it, or ran it last.
@@ -162,6 +164,7 @@ fn describe(
         image_version: spec.image_version,
         cpus: spec.machine.cpus,
         memory: spec.machine.memory,
+        nested: spec.machine.nested,
         engine_choice: spec.engine,
         engine: match &status {
             Some(status) => status.engine.clone(),

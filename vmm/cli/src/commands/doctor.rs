@@ -67,6 +67,10 @@ fn describe_engine(text: &mut String, engine: &EngineProbe) {
             "  speed: a guest computes about {slowdown} times slower than on hardware virtualization"
         );
     }
+    if engine.usable {
+        let can = if engine.nesting { "can" } else { "cannot" };
+        let _ = writeln!(text, "  nesting: a guest {can} run virtual machines itself (--nested)");
+    }
     if let Some(clock) = &engine.clock {
         let _ = writeln!(text, "  clock: {clock}");
     }

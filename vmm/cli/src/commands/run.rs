@@ -53,6 +53,9 @@ pub(crate) struct Run {
     /// Refuse an engine that is no hardware boundary
     #[arg(long)]
     require_hardware: bool,
+    /// Let the guest run virtual machines itself
+    #[arg(long)]
+    nested: bool,
     /// Who is PID 1 in the guest: agent (quickest) or image (its own init, such as OpenRC)
     #[arg(long, default_value = "agent", value_name = "WHO")]
     init: Init,
@@ -140,6 +143,7 @@ impl Run {
             .memory(self.memory)
             .engine(self.engine)
             .require_hardware(self.require_hardware)
+            .nested(self.nested)
             .init(self.init)
             .detached(self.detach);
         if let Some(name) = &self.name {

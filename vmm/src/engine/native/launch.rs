@@ -3,7 +3,7 @@
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use snafu::{ResultExt, ensure};
+use snafu::{OptionExt, ResultExt, ensure};
 
 use super::board::Board;
 use super::control::Control;
@@ -11,11 +11,11 @@ use super::processor::{Exits, Processor};
 use super::running::NativeMachine;
 use super::{
     AddressesSnafu, BootSnafu, HypervisorSnafu, LoadSnafu, MemorySnafu, NativeEngine, NativeError,
-    PrepareSnafu, ProcessorsSnafu,
+    NestedSnafu, PrepareSnafu, ProcessorsSnafu,
 };
 use crate::arch::x86_64::{
-    CpuidEntry, CpuidPolicy, INITIAL_REGISTERS, KERNEL_PARAMETERS, MemoryMap, ProcessorState, entry_state,
-    physical_address_bits,
+    CpuidEntry, CpuidPolicy, KERNEL_PARAMETERS, MemoryMap, ProcessorState, Virtualization, entry_state,
+    initial_registers, physical_address_bits, virtualization,
 };
 use crate::boot::{EntryPoint, LoadPlan, X86Boot};
 use crate::engine::{LaunchReport, MachineEnd};
@@ -27,6 +27,8 @@ use crate::memory::{GuestMemory, Regions, fresh_regions, map_file};
 struct Beginning {
     host: Vec<CpuidEntry>,
     cpus: u8,
+    /// By what the guest may run virtual machines itself.
+    nested: Option<Virtualization>,
     first: ProcessorState,
 }
 
@@ -40,6 +42,7 @@ impl NativeEngine {
         ensure!(usize::from(machine.cpus) <= limit, ProcessorsSnafu { count: machine.cpus, limit });
         let host = self.hypervisor.x86_64().map_or(Ok(Vec::new()), |host| host.supported_cpuid());
         let host = host.context(HypervisorSnafu)?;
+        let nested = nested(&machine, &host)?;
         let map = MemoryMap::new(machine.memory.bytes());
         let bits = physical_address_bits(&host);
         ensure!(map.end() >> bits.min(63) == 0, AddressesSnafu { size: machine.memory, bits });
@@ -61,12 +64,21 @@ impl NativeEngine {
         let EntryPoint { instruction, boot_data } = fill(&regions, boot.plan().context(BootSnafu)?)?;
         vm.map_memory(regions).context(HypervisorSnafu)?;
 
-        let beginning = Beginning { host, cpus: machine.cpus, first: entry_state(instruction, boot_data) };
+        let first = entry_state(instruction, boot_data);
+        let beginning = Beginning { host, cpus: machine.cpus, nested, first };
         let (control, board) = (Arc::new(Control::default()), Arc::new(board));
         let processors = start_processors(&vm, &control, &board, beginning)?;
         let report = LaunchReport { engine: self.kind, program: None, jail: None };
         NativeMachine::new(control, board, machine.console, processors, report, ended).context(PrepareSnafu)
     }
+}
+
+/// By what a machine may run virtual machines itself, if it is to.
+fn nested(machine: &Machine, host: &[CpuidEntry]) -> Result<Option<Virtualization>, NativeError> {
+    if !machine.nested {
+        return Ok(None);
+    }
+    virtualization(host).context(NestedSnafu).map(Some)
 }
 
 /// Puts into memory what the machine boots from.
@@ -123,11 +135,11 @@ fn prepare(vm: &dyn Vm, index: u8, beginning: &Beginning) -> Result<Box<dyn Vcpu
         cpu: index,
         cpus: beginning.cpus,
         tsc_kilohertz: vcpu.counter_kilohertz().unwrap_or(0),
-        nested: false,
+        nested: beginning.nested.is_some(),
     };
     vcpu.set_up(VcpuSetup::X86_64 {
         cpuid: &policy.apply(&beginning.host),
-        registers: &INITIAL_REGISTERS,
+        registers: &initial_registers(beginning.nested),
         state: (index == 0).then_some(&beginning.first),
     })?;
     Ok(vcpu)

@@ -66,6 +66,7 @@ impl SoftwareEngine {
             arch: machine.arch,
             cpus: machine.cpus,
             memory: machine.memory,
+            nested: machine.nested,
             command_line: &machine.command_line,
             devices: machine.devices.iter().map(|device| device_shape(device.as_ref())).collect(),
             own_filter: self.qemu.sandbox,
