@@ -21,6 +21,7 @@ use crate::agent::boot::{BootError, BootReport};
 use crate::control::{Answer, Goal, Refusal, RefusalCode, Request, StartRequest, Status};
 use crate::engine::MachineEnd;
 use crate::home::{End, HeldVm, StateRecord, Timestamp, Timings, VmFolder, VmSpec};
+use crate::threads::{self, Role};
 
 /// More clients than this wait in the socket's queue.
 const MOST_CLIENTS: usize = 64;
@@ -174,6 +175,9 @@ impl Monitor {
             let thread = MachineThread::start(launcher, home, spec, console, &self.post);
             self.machine = Some(thread.context(SystemSnafu { what })?);
         }
+        // The machine's thread, which starts processes, must not inherit this.
+        threads::enter(Role::EventLoop)
+            .context(SystemSnafu { what: "hold the monitor to its system calls" })?;
         while self.finished.is_none() {
             self.wait()?;
         }
@@ -221,6 +225,7 @@ impl Monitor {
             monitor_pid: std::process::id(),
             processes: self.launched.processes.clone(),
             engine: Some(self.launched.engine.clone()).filter(|engine| !engine.is_empty()),
+            seccomp: threads::are_confined(),
             started: self.started,
             timings: self.timings,
         }

@@ -2,11 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
-use std::thread;
 
 use super::event_loop::{Happening, Post};
 use super::launcher::Launcher;
 use crate::home::{Home, VmSpec};
+use crate::threads;
 
 /// What is known of a machine that runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,9 +33,8 @@ impl MachineThread {
     ) -> std::io::Result<Self> {
         let (plug, pulled) = mpsc::channel();
         let post = post.clone();
-        thread::Builder::new()
-            .name("machine".to_owned())
-            .spawn(move || serve(launcher.as_ref(), &home, &spec, console, &post, &pulled))?;
+        let serve = move || serve(launcher.as_ref(), &home, &spec, console, &post, &pulled);
+        threads::spawn_without_role("machine", serve)?;
         Ok(Self { plug })
     }
 

@@ -27,6 +27,7 @@ pub struct StartOptions {
     pub(super) cancel: Option<CancelToken>,
     pub(super) observer: Observer,
     pub(super) executable: Option<PathBuf>,
+    pub(super) seccomp: bool,
 }
 
 /// How long a guest may take to get ready, unless it is told otherwise. A loaded host without hardware
@@ -41,6 +42,7 @@ impl Default for StartOptions {
             cancel: None,
             observer: Observer::default(),
             executable: None,
+            seccomp: true,
         }
     }
 }
@@ -79,6 +81,13 @@ impl StartOptions {
     /// called `vmm`, the one beside it, or the one on the path.
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
         self.executable = Some(path.into());
+        self
+    }
+
+    /// Whether each thread of the VM's monitor is held to the system calls that it needs; it is where nothing is said.
+    /// Without is for debugging: a guest that takes the monitor over then has all of its user's rights.
+    pub fn seccomp(mut self, wanted: bool) -> Self {
+        self.seccomp = wanted;
         self
     }
 }
@@ -229,6 +238,12 @@ impl SandboxBuilder {
     /// The `vmm` executable that runs the VM; see [`StartOptions::executable`].
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
         self.options = self.options.executable(path);
+        self
+    }
+
+    /// Whether the monitor's threads are held to their system calls; see [`StartOptions::seccomp`].
+    pub fn seccomp(mut self, wanted: bool) -> Self {
+        self.options = self.options.seccomp(wanted);
         self
     }
 

@@ -77,6 +77,9 @@ pub(crate) struct Run {
     /// Add kernel parameters
     #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
     cmdline: Option<String>,
+    /// For debugging: do not hold the VM's monitor to the system calls that it needs
+    #[arg(long)]
+    no_seccomp: bool,
     /// The image, such as alpine or alpine:3.23
     image: String,
     /// The command and its arguments
@@ -145,6 +148,7 @@ impl Run {
             .require_hardware(self.require_hardware)
             .nested(self.nested)
             .init(self.init)
+            .seccomp(!self.no_seccomp)
             .detached(self.detach);
         if let Some(name) = &self.name {
             builder = builder.name(name);

@@ -19,9 +19,10 @@ use crate::arch::x86_64::{
 };
 use crate::boot::{EntryPoint, LoadPlan, X86Boot};
 use crate::engine::{LaunchReport, MachineEnd};
-use crate::hypervisor::{HypervisorError, Vcpu, VcpuSetup, Vm};
+use crate::hypervisor::{Vcpu, VcpuSetup, Vm};
 use crate::machine::Machine;
 use crate::memory::{GuestMemory, Regions, fresh_regions, map_file};
+use crate::threads::{self, Role};
 
 /// What all processors begin with.
 struct Beginning {
@@ -90,7 +91,8 @@ fn fill(memory: &Regions, mut plan: LoadPlan<'_>) -> Result<EntryPoint, NativeEr
     Ok(plan.entry())
 }
 
-/// Starts a thread for each processor. All are made when this returns, and wait.
+/// Starts a thread for each processor. All are made when this returns, and wait; they and the calling thread are held to
+/// their roles.
 fn start_processors(
     vm: &Arc<dyn Vm>,
     control: &Arc<Control>,
@@ -121,16 +123,18 @@ fn start_processors(
                 }
             }
         };
-        let thread = thread::Builder::new().name(format!("cpu{index}")).spawn(run).context(PrepareSnafu)?;
+        let thread = threads::spawn_without_role(format!("cpu{index}"), run).context(PrepareSnafu)?;
         threads.threads.push(thread);
         let lost = || Err(std::io::Error::other("a processor's thread died"));
-        is_made.recv().or_else(|_| lost()).context(PrepareSnafu)?.context(HypervisorSnafu)?;
+        is_made.recv().or_else(|_| lost()).context(PrepareSnafu)??;
     }
+    threads::enter(Role::Machine).context(PrepareSnafu)?;
     Ok(std::mem::take(&mut threads.threads))
 }
 
-fn prepare(vm: &dyn Vm, index: u8, beginning: &Beginning) -> Result<Box<dyn Vcpu>, HypervisorError> {
-    let mut vcpu = vm.create_vcpu(index)?;
+/// Makes a processor on its own thread, which is held to its role from then on.
+fn prepare(vm: &dyn Vm, index: u8, beginning: &Beginning) -> Result<Box<dyn Vcpu>, NativeError> {
+    let mut vcpu = vm.create_vcpu(index).context(HypervisorSnafu)?;
     let policy = CpuidPolicy {
         cpu: index,
         cpus: beginning.cpus,
@@ -141,7 +145,9 @@ fn prepare(vm: &dyn Vm, index: u8, beginning: &Beginning) -> Result<Box<dyn Vcpu
         cpuid: &policy.apply(&beginning.host),
         registers: &initial_registers(beginning.nested),
         state: (index == 0).then_some(&beginning.first),
-    })?;
+    })
+    .context(HypervisorSnafu)?;
+    threads::enter(Role::Processor).context(PrepareSnafu)?;
     Ok(vcpu)
 }
 

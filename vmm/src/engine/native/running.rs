@@ -9,6 +9,7 @@ use super::board::Board;
 use super::control::Control;
 use super::processor::Exits;
 use crate::engine::{EngineError, LaunchReport, MachineEnd, RunningMachine};
+use crate::threads::{self, Role};
 
 /// A machine of the native engine.
 pub(super) struct NativeMachine {
@@ -44,7 +45,7 @@ impl NativeMachine {
             tracing::info!(?end, %exits, "the machine has ended");
             ended(end);
         };
-        let watcher = thread::Builder::new().name("engine".to_owned()).spawn(watch)?;
+        let watcher = threads::spawn(Role::Watcher, "engine", watch)?;
         control.resume();
         Ok(Self { control, console, report, watcher: Some(watcher) })
     }
