@@ -17,7 +17,8 @@ mod filters;
 #[cfg(target_os = "linux")]
 mod linux;
 mod starter;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;
 
 use std::io;
@@ -91,7 +92,8 @@ pub fn spawn<T: Send + 'static>(
     name: impl Into<String>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
-    #[cfg(all(test, target_os = "linux"))]
+    #[cfg(test)]
+    #[cfg(target_os = "linux")]
     tests::confine_if_asked();
     let thread = thread::Builder::new().name(name.into());
     match STARTER.get() {
