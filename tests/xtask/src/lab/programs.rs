@@ -32,8 +32,10 @@ pub(super) fn disk(folder: &Path, content: &[(PathBuf, PathBuf)]) -> Outcome<Pat
         for (name, source) in content {
             let target = stage.join(name);
             std::fs::create_dir_all(target.parent().unwrap_or(&stage))?;
-            if std::fs::hard_link(source, &target).is_err() {
-                std::fs::copy(source, &target)?;
+            // A library's name is often a link to that of its version, which would lead nowhere.
+            let source = source.canonicalize()?;
+            if std::fs::hard_link(&source, &target).is_err() {
+                std::fs::copy(&source, &target)?;
             }
         }
         remove_if_there(&partial)
