@@ -48,6 +48,7 @@ impl BareBoot<'_> {
             kernel: File::open(self.kernel)?,
             initramfs: tempfile::tempfile()?,
             command_line: self.command_line.to_owned(),
+            nested: false,
             devices: Vec::new(),
             console: theirs.into(),
         };

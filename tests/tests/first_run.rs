@@ -50,6 +50,9 @@ fn the_doctor_says_which_engine_works() {
         engines.iter().any(|engine| engine["kind"] == vmm_tests::engine() && engine["usable"] == true),
         "{json}"
     );
+    // Whether or not a guest can nest, it says so.
+    assert!(report.contains("(--nested)"), "{report}");
+    assert!(engines.iter().all(|engine| engine["nesting"].is_boolean()), "{json}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `vmm run`: a command in a machine of its own, as if it ran here.
 
-use vmm_tests::{Finished, TestHome};
+use vmm_tests::{Finished, TestHome, skip};
 
 fn run(home: &TestHome, options: &[&str], command: &[&str]) -> Finished {
     let mut arguments = vec!["run"];
@@ -48,6 +48,44 @@ fn the_guest_has_the_processors_and_memory_that_were_asked_for() {
     assert_eq!(numbers[0], 2);
     // The kernel keeps some for itself.
     assert!((900..=1024).contains(&numbers[1]), "{numbers:?}");
+}
+
+#[test]
+fn machines_of_one_two_and_four_processors_boot_with_all_of_them() {
+    let home = TestHome::new();
+    for count in ["1", "2", "4"] {
+        let run = run(&home, &["--cpus", count], &["nproc"]).succeeded();
+        assert_eq!(run.stdout(), format!("{count}\n"));
+    }
+}
+
+#[test]
+fn only_a_guest_that_may_nest_can_run_machines_and_still_may_after_a_new_start() {
+    let home = TestHome::new();
+    let script = "test -c /dev/kvm && grep -qwE 'svm|vmx' /proc/cpuinfo";
+    let vm = home.machine("nest", &["--nested"]);
+    vm.shell(script).succeeded();
+    assert_eq!(vm.info()["nested"], true);
+    vm.stop().succeeded();
+    home.vmm(["start", "nest"]).run().succeeded();
+    vm.shell(script).succeeded();
+    run(&home, &[], &["sh", "-c", "! test -e /dev/kvm && ! grep -qwE 'svm|vmx' /proc/cpuinfo"]).succeeded();
+}
+
+#[test]
+fn a_host_whose_kvm_lets_nobody_nest_says_so_and_what_to_do() {
+    if std::env::var_os("VMM_LABORATORY").is_none() {
+        skip!("only in the laboratory may a test load KVM anew");
+    }
+    let home = TestHome::new();
+    let reload = ["-c", "modprobe -r kvm_amd && modprobe kvm_amd nested=0"];
+    assert!(std::process::Command::new("sh").args(reload).status().unwrap().success());
+    let refused = run(&home, &["--nested", "--engine", "kvm"], &["true"]);
+    refused.refused_saying(&["lets no guest run virtual machines", "nested=1", "--engine software"]);
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+    let doctor = home.vmm(["doctor"]).run().succeeded().stdout();
+    assert!(doctor.contains("a guest cannot run virtual machines itself"), "{doctor}");
+    run(&home, &["--engine", "kvm"], &["true"]).succeeded();
 }
 
 #[test]

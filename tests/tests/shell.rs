@@ -47,11 +47,14 @@ fn the_window_has_the_size_that_the_person_gives_it() {
     terminal.sees("# ");
     terminal.types_line("stty size");
     terminal.sees("33 101");
-    terminal.types_line("trap 'echo now $(stty size)' WINCH; echo rea''dy; while :; do sleep 0.1; done");
+    // What tells of a new size is for the job in the foreground: the shell itself, as long as it waits for a line.
+    terminal.types_line("trap 'echo now $(stty size)' WINCH; echo rea''dy; while :; do read line; done");
     terminal.sees("ready");
     terminal.resizes(40, 132);
     terminal.sees("now 40 132");
+    terminal.forgets();
     terminal.presses_control('c');
+    terminal.sees("# ");
     terminal.types_line("exit");
     terminal.ends();
 }

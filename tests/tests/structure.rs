@@ -73,6 +73,15 @@ fn the_library_does_not_print() {
 }
 
 #[test]
+fn a_monitors_thread_has_a_role() {
+    let source = "let thread = thread::Builder::new().spawn(run)?;";
+    assert_eq!(offences_of("vmm/src/virtio/net/worker.rs", source).len(), 1);
+    assert!(offences_of("vmm/src/virtio/net/tests.rs", source).is_empty());
+    assert!(offences_of("vmm/src/sandbox/program.rs", source).is_empty());
+    assert!(offences_of("vmm/src/virtio/worker.rs", &format!("#[cfg(test)]\n{source}")).is_empty());
+}
+
+#[test]
 fn packages_depend_one_way() {
     assert_eq!(structure::package_arrows("vmm-disk", "[dependencies]\nvmm.workspace = true\n").len(), 1);
     assert_eq!(structure::package_arrows("vmm", "[dependencies]\nclap = \"4\"\n").len(), 1);

@@ -17,6 +17,7 @@ pub mod machine;
 pub mod memory;
 pub mod monitor;
 pub mod sandbox;
+pub mod threads;
 pub mod virtio;
 
 pub use engine::EngineChoice;

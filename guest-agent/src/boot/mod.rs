@@ -79,7 +79,7 @@ pub fn run() -> ! {
 fn start_and_serve(host: &mut Option<File>) -> Result<ShutdownMode, Fatal> {
     let mut timings = Timings { started_us: clock::monotonic_us(), ..Timings::default() };
     mounts::devices().map_err(trying("mount /dev"))?;
-    let mut modules = Modules::read(Path::new("/vmm"))?;
+    let modules = Modules::read(Path::new("/vmm"))?;
     modules.load(Stage::Vsock)?;
     let listener = Listener::vsock(AGENT_PORT).map_err(trying("listen on the agent's vsock port"))?;
     let host = host.insert(dial_host(BOOT_PORT).map_err(trying("connect to the host"))?.into());
@@ -92,12 +92,13 @@ fn start_and_serve(host: &mut Option<File>) -> Result<ShutdownMode, Fatal> {
     let configuration: Configuration =
         header::read(host).map_err(trying("receive the machine's configuration"))?;
     timings.configured_us = clock::monotonic_us();
-    let late = modules.open_late();
+    let (expected, late) = (modules.open(Stage::Ready), modules.open(Stage::Late));
     root::wait_for_device(&configuration.root)?;
     timings.root_device_us = clock::monotonic_us();
     root::enter(&configuration.root)?;
     timings.root_mounted_us = clock::monotonic_us();
     mounts::system(configuration.init);
+    modules::load_for_this_processor(expected);
     configure::apply(&configuration);
     let place = match configuration.init {
         Init::Agent => Place::Init,

@@ -21,9 +21,15 @@ pub(super) enum Stage {
     Vsock,
     /// For the root file system.
     Root,
+    /// What commands expect. The machine does without one that cannot be loaded.
+    Ready,
     /// What nobody waits for.
     Late,
 }
+
+/// Modules for some processors only, and the flag of `/proc/cpuinfo` that tells. Others would only refuse them, late
+/// and with a word on the console.
+const FOR_SOME_PROCESSORS: [(&str, &str); 2] = [("kvm_amd.ko", "svm"), ("kvm_intel.ko", "vmx")];
 
 /// The modules that are still to be loaded.
 pub(super) struct Modules {
@@ -31,8 +37,8 @@ pub(super) struct Modules {
     list: Vec<(Stage, String)>,
 }
 
-/// A module to be loaded later, whose file is open: the initial file system is gone by then.
-pub(super) struct LateModule {
+/// A module to be loaded in the root, whose file is open: the initial file system is gone by then.
+pub(super) struct OpenModule {
     name: String,
     file: io::Result<File>,
 }
@@ -52,7 +58,7 @@ impl Modules {
     }
 
     /// Loads the modules of a stage, in their order.
-    pub(super) fn load(&mut self, stage: Stage) -> Result<(), Fatal> {
+    pub(super) fn load(&self, stage: Stage) -> Result<(), Fatal> {
         for (_, name) in self.list.iter().filter(|(other, _)| *other == stage) {
             File::open(self.folder.join(name))
                 .and_then(|file| insert(&file))
@@ -61,24 +67,51 @@ impl Modules {
         Ok(())
     }
 
-    /// Opens what is loaded late.
-    pub(super) fn open_late(self) -> Vec<LateModule> {
-        let late = self.list.into_iter().filter(|(stage, _)| *stage == Stage::Late);
-        late.map(|(_, name)| LateModule { file: File::open(self.folder.join(&name)), name }).collect()
+    /// Opens the modules of a stage that comes when the initial file system is gone.
+    pub(super) fn open(&self, stage: Stage) -> Vec<OpenModule> {
+        let names = self.list.iter().filter(|(other, _)| *other == stage).map(|(_, name)| name);
+        names
+            .map(|name| OpenModule { name: name.clone(), file: File::open(self.folder.join(name)) })
+            .collect()
     }
 }
 
-/// Loads modules on a thread that gives way to everybody else. One that fails costs a line on the console.
-pub(super) fn load_in_background(modules: Vec<LateModule>) {
+impl OpenModule {
+    /// Loads it. A failure costs a line on the console.
+    fn load(self) {
+        let Self { name, file } = self;
+        if let Err(error) = file.and_then(|file| insert(&file)) {
+            console::line(&format!("cannot load the kernel module {name}: {error}"));
+        }
+    }
+}
+
+/// Loads modules, but for those that are for other processors. Needs `/proc`.
+pub(super) fn load_for_this_processor(modules: Vec<OpenModule>) {
+    if modules.is_empty() {
+        return;
+    }
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    for module in modules.into_iter().filter(|module| is_for_this_processor(&module.name, &processors)) {
+        module.load();
+    }
+}
+
+fn is_for_this_processor(module: &str, cpuinfo: &str) -> bool {
+    let Some((_, flag)) = FOR_SOME_PROCESSORS.iter().find(|(name, _)| *name == module) else { return true };
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    flags.split_whitespace().any(|word| word == *flag)
+}
+
+/// Loads modules on a thread that gives way to everybody else.
+pub(super) fn load_in_background(modules: Vec<OpenModule>) {
     if modules.is_empty() {
         return;
     }
     let load = move || {
         let _ = rustix::process::setpriority_process(None, 19);
-        for LateModule { name, file } in modules {
-            if let Err(error) = file.and_then(|file| insert(&file)) {
-                console::line(&format!("cannot load the kernel module {name}: {error}"));
-            }
+        for module in modules {
+            module.load();
         }
     };
     if let Err(error) = thread::Builder::new().stack_size(64 * 1024).spawn(load) {
@@ -101,6 +134,7 @@ fn parse(text: &str) -> Result<Vec<(Stage, String)>, &str> {
             let stage = match stage {
                 "vsock" => Stage::Vsock,
                 "root" => Stage::Root,
+                "ready" => Stage::Ready,
                 "late" => Stage::Late,
                 _ => return Err(line),
             };
@@ -122,5 +156,17 @@ mod tests {
         for line in ["early a.ko", "vsock", "root ../a.ko", "late "] {
             assert_eq!(parse(&format!("vsock a.ko\n{line}\n")), Err(line));
         }
+    }
+
+    #[test]
+    fn a_module_for_other_processors_is_left_alone() {
+        let (amd, intel) = ("processor : 0\nflags\t\t: fpu svm avx\n", "flags : fpu vmx\nvmx flags : ept\n");
+        let loaded = |cpuinfo| {
+            let names = ["kvm.ko", "kvm_amd.ko", "kvm_intel.ko"];
+            names.into_iter().filter(|name| is_for_this_processor(name, cpuinfo)).collect::<Vec<_>>()
+        };
+        assert_eq!(loaded(amd), ["kvm.ko", "kvm_amd.ko"]);
+        assert_eq!(loaded(intel), ["kvm.ko", "kvm_intel.ko"]);
+        assert_eq!(loaded(""), ["kvm.ko"]);
     }
 }

@@ -7,9 +7,10 @@ use super::paths::{Use, is_word};
 /// Where the product's code lies.
 pub(super) const FOLDERS: [&str; 2] = ["vmm", "guest-agent"];
 
-/// Each module of the library, and the modules that it may use beside itself and `arch`.
-const ARROWS: [(&str, &[&str]); 15] = [
+/// Each module of the library, and the modules that it may use beside itself, `arch` and `threads`.
+const ARROWS: [(&str, &[&str]); 16] = [
     ("arch", &[]),
+    ("threads", &[]),
     ("memory", &[]),
     ("net", &[]),
     ("agent", &[]),
@@ -28,6 +29,9 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("sandbox", &["agent", "boot", "control", "home", "image", "machine"]),
 ];
 
+/// What every module may use.
+const FOR_ALL: [&str; 2] = ["arch", "threads"];
+
 /// The name of an engine is only a word of a VM's description, so these may be used where engines may not.
 const NAMES_OF_ENGINES: [&str; 2] = ["EngineChoice", "EngineKind"];
 
@@ -39,19 +43,26 @@ const UNSAFE: [&str; 4] = ["vmm/sys", "vmm/src/hypervisor", "vmm/src/memory", "v
 
 /// Where code may differ by operating system: the layers over it, and what exists only for vhost-user, which is
 /// Linux's (its transport, the memory that is shared with the other process, the tests' other side).
-const TARGET_OS: [&str; 7] = [
+const TARGET_OS: [&str; 8] = [
     // Process 1 of a Linux guest is nothing elsewhere.
     "guest-agent/src/lib.rs",
     "vmm/sys",
     "vmm/src/hypervisor",
     "vmm/src/engine",
     "vmm/src/memory/mod.rs",
+    "vmm/src/threads/mod.rs",
     "vmm/src/virtio/transport/mod.rs",
     "vmm/src/virtio/testing",
 ];
 
 /// Where code may differ by the host's architecture. Guests may have another one.
 const TARGET_ARCH: [&str; 2] = ["vmm/sys", "vmm/src/hypervisor"];
+
+/// What runs in a monitor: its threads are held to their roles, so they start where roles are given.
+const IN_MONITOR: [&str; 3] = ["vmm/src/engine", "vmm/src/monitor", "vmm/src/virtio"];
+
+/// How a thread starts without a role.
+const STARTS_THREAD: [&str; 3] = ["thread::Builder", "thread::spawn", "thread::scope"];
 
 /// The library prints nothing: its user's terminal is not its own.
 const PRINTS: [&str; 5] = ["println", "eprintln", "print", "eprint", "dbg"];
@@ -67,7 +78,7 @@ pub(super) fn forbidden_use(module: &str, used: &Use) -> Option<String> {
     let is_name = module == "home"
         && wanted == "engine"
         && used.item.as_deref().is_some_and(|item| NAMES_OF_ENGINES.contains(&item));
-    if wanted == module || wanted == "arch" || is_name || module.ends_with(WHOLE_LIBRARY_TESTS) {
+    if wanted == module || FOR_ALL.contains(&wanted) || is_name || module.ends_with(WHOLE_LIBRARY_TESTS) {
         return None;
     }
     let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == module) else {
@@ -109,6 +120,10 @@ pub(super) fn forbidden_words(place: &Path, code: &str) -> Vec<String> {
         }
         // What follows in the file are its tests, which say what they skip.
         is_library &= !line.trim_start().starts_with("#[cfg(test)]");
+        let starts_thread = || STARTS_THREAD.iter().any(|call| line.contains(call));
+        if is_library && allowed(&IN_MONITOR) && starts_thread() {
+            offend("a monitor's thread must have a role: start it with `threads::spawn`");
+        }
         if is_library && PRINTS.iter().any(|print| has_macro(line, print)) {
             offend("the library must not print");
         }

@@ -36,6 +36,8 @@ pub enum Stage {
     Vsock,
     /// Then: what it takes to mount the root file system.
     Root,
+    /// Before the machine is ready: what its commands expect. It does without one that cannot be loaded.
+    Ready,
     /// When the machine is ready: everything else.
     Late,
 }
@@ -115,6 +117,7 @@ impl fmt::Display for Stage {
         f.write_str(match self {
             Self::Vsock => "vsock",
             Self::Root => "root",
+            Self::Ready => "ready",
             Self::Late => "late",
         })
     }

@@ -85,8 +85,15 @@ pub struct StartRequest {
     pub fresh: bool,
     /// How long the guest may take to get ready.
     pub ready_timeout_ms: u64,
+    /// The monitor's threads are held to the system calls that their roles need.
+    #[serde(default = "yes")]
+    pub seccomp: bool,
     /// When the start was asked for, on the system's monotonic clock, in microseconds: the zero of the timings.
     pub asked_at_us: u64,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A line from a monitor.
@@ -137,6 +144,9 @@ pub struct Status {
     /// The engine that runs it, once that is known.
     #[serde(default)]
     pub engine: Option<String>,
+    /// The monitor's threads are held to the system calls that their roles need.
+    #[serde(default)]
+    pub seccomp: bool,
     /// When this run was started.
     pub started: Timestamp,
     /// How long the steps of its start took.

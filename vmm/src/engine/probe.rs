@@ -109,6 +109,8 @@ pub struct EngineProbe {
     pub reason: String,
     /// What to do to make it usable or better: commands or sentences.
     pub advice: Vec<String>,
+    /// Guests can run virtual machines themselves (`--nested`).
+    pub nesting: bool,
     /// How much slower than the processor itself a guest computes, roughly; 1 is as quick.
     pub slowdown: Option<u32>,
     /// The program it uses (QEMU).
@@ -126,6 +128,9 @@ pub struct EngineProbe {
 pub struct HostProbe {
     /// The hardware's part.
     pub virtualization: Virtualization,
+    /// Why the threads of a VM's monitor cannot be held to the system calls that they need; nothing where they can. A
+    /// VM starts without only where it is told to.
+    pub seccomp_missing: Option<String>,
     /// Each engine, the one that `auto` would take first.
     pub engines: Vec<EngineProbe>,
 }
@@ -134,6 +139,7 @@ pub struct HostProbe {
 pub fn probe(arch: Arch, options: &EngineOptions) -> HostProbe {
     HostProbe {
         virtualization: virtualization(),
+        seccomp_missing: crate::threads::check().err().map(|error| error.to_string()),
         engines: vec![super::native::probe(options), super::software::probe(arch, options)],
     }
 }

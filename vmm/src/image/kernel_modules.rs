@@ -11,7 +11,7 @@ use super::files;
 use super::image::{Image, MODULES};
 use super::record::FileRecord;
 use super::root::RootFileSystem;
-use crate::boot::{Initramfs, ModuleIndex, ModulePlan, Stage, Want, check_release};
+use crate::boot::{Initramfs, ModuleIndex, ModulePlan, PlannedModule, Stage, Want, check_release};
 
 /// `depmod`'s files; a distribution's largest kernel has 2 MiB of them.
 const LARGEST_LIST: u64 = 8 << 20;
@@ -21,20 +21,37 @@ const LARGEST_MODULE: u64 = 64 << 20;
 
 const LISTS: [&str; 2] = ["modules.dep", "modules.builtin"];
 
+/// Which modules an initial file system has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ModuleSet {
+    /// None: for a kernel that is not the image's.
+    Nothing,
+    /// What every machine loads.
+    Usual,
+    /// And what a guest needs to run virtual machines itself.
+    Nested,
+}
+
 /// What a machine loads, in order. The transports come first, where they are no part of the kernel: devices are found
 /// through them.
-fn wanted(file_system: &str) -> [(Stage, Want<'_>); 6] {
-    [
+fn wanted(set: ModuleSet, file_system: &str) -> Vec<(Stage, Want<'_>)> {
+    let mut wanted = vec![
         (Stage::Vsock, Want::Optional("virtio_mmio")),
         (Stage::Vsock, Want::Optional("virtio_pci")),
         (Stage::Vsock, Want::Required("vmw_vsock_virtio_transport")),
         (Stage::Root, Want::Required("virtio_blk")),
         (Stage::Root, Want::Required(file_system)),
-        (Stage::Late, Want::Optional("virtio_rng")),
-    ]
+    ];
+    if set == ModuleSet::Nested {
+        // The agent chooses the one for its processor.
+        wanted.extend(["kvm_amd", "kvm_intel"].map(|name| (Stage::Ready, Want::Optional(name))));
+    }
+    // In the order of their stages: what is needed by several is loaded for the first.
+    wanted.push((Stage::Late, Want::Optional("virtio_rng")));
+    wanted
 }
 
-/// Puts the modules that machines load, and `depmod`'s lists, into a new folder, and gives a record of each file as
+/// Puts the modules that every machine loads, and `depmod`'s lists, into a new folder, and gives a record of each file as
 /// seen from the folder above. `disk` and `image` are for messages.
 pub(super) fn extract(
     root: &RootFileSystem,
@@ -43,7 +60,7 @@ pub(super) fn extract(
     folder: &Path,
     (disk, image): (&Path, &str),
 ) -> Result<Vec<FileRecord>> {
-    let source = format!("/lib/modules/{release}");
+    let source = modules_of(release);
     if !root.has(&source)? {
         return RootContentsSnafu { path: disk, what: format!("no modules for its kernel {release}") }.fail();
     }
@@ -62,7 +79,8 @@ pub(super) fn extract(
         lists.push(text);
     }
     let modules = || ModulesSnafu { image };
-    for module in plan(&lists[0], &lists[1], file_system).with_context(|_| modules())?.modules() {
+    let wanted = wanted(ModuleSet::Usual, file_system);
+    for module in plan(&lists[0], &lists[1], &wanted).with_context(|_| modules())?.modules() {
         let contents = root.read(&format!("{source}/{}", module.path), LARGEST_MODULE)?;
         check_release(&module.file_name, &contents, release).with_context(|_| modules())?;
         keep(&module.file_name, &contents)?;
@@ -71,27 +89,37 @@ pub(super) fn extract(
     Ok(records)
 }
 
+/// Where a root file system has the modules of a kernel.
+fn modules_of(release: &str) -> String {
+    format!("/lib/modules/{release}")
+}
+
 fn plan(
     dependencies: &str,
     built_in: &str,
-    file_system: &str,
+    wanted: &[(Stage, Want<'_>)],
 ) -> Result<ModulePlan, crate::boot::ModuleError> {
-    ModuleIndex::parse(dependencies, built_in)?.plan(&wanted(file_system))
+    ModuleIndex::parse(dependencies, built_in)?.plan(wanted)
 }
 
 /// Makes the initial file system for an image and an agent, or finds the one that was made before.
 ///
 /// Its name is `initramfs-<of what>-<its SHA-256>.cpio`: the first part tells which one it is, the second whether it is
-/// still what was written. With `modules` off it holds the agent alone: for a kernel that is not the image's.
-pub(super) fn initramfs(image: &Image, agent: &[u8], modules: bool) -> Result<(PathBuf, FileRecord)> {
-    let key = key(image, agent, modules);
+/// still what was written. `root` opens the image's root file system, where the modules are that few machines load.
+pub(super) fn initramfs(
+    image: &Image,
+    agent: &[u8],
+    set: ModuleSet,
+    root: &dyn Fn() -> Result<RootFileSystem>,
+) -> Result<(PathBuf, FileRecord)> {
+    let key = key(image, agent, set);
     let prefix = format!("{INITRAMFS}{key}-");
     let names = files::names_in(&image.folder)?;
     if let Some(record) = names.iter().find_map(|name| record_of(&image.folder, name, &prefix)) {
         return Ok((image.folder.join(&record.name), record));
     }
     let partial = image.folder.join(format!("{prefix}{}{}", std::process::id(), files::PARTIAL));
-    let made = build(image, agent, modules, &partial).and_then(|(sha256, size)| {
+    let made = build(image, agent, set, root, &partial).and_then(|(sha256, size)| {
         let name = format!("{prefix}{sha256}{INITRAMFS_END}");
         let path = image.folder.join(&name);
         files::rename(&partial, &path)?;
@@ -108,13 +136,13 @@ const INITRAMFS: &str = "initramfs-";
 const INITRAMFS_END: &str = ".cpio";
 
 /// Everything that the contents depend on, in one short name.
-fn key(image: &Image, agent: &[u8], modules: bool) -> String {
+fn key(image: &Image, agent: &[u8], set: ModuleSet) -> String {
     let mut hasher = Hasher::new();
     hasher.update(&Initramfs::LAYOUT.to_le_bytes());
     hasher.update(Digest::of(agent).to_string().as_bytes());
-    if modules {
+    if set != ModuleSet::Nothing {
         // The plan follows from the lists and from what this program wants.
-        hasher.update(format!("{:?}", wanted(&image.metadata.profile.root.file_system)).as_bytes());
+        hasher.update(format!("{:?}", wanted(set, &image.metadata.profile.root.file_system)).as_bytes());
     }
     hasher.finish().0.short()
 }
@@ -135,25 +163,17 @@ fn record_of(folder: &Path, name: &str, prefix: &str) -> Option<FileRecord> {
     Some(FileRecord { name: name.to_owned(), size, sha256 })
 }
 
-fn build(image: &Image, agent: &[u8], modules: bool, partial: &Path) -> Result<(Digest, u64)> {
+fn build(
+    image: &Image,
+    agent: &[u8],
+    set: ModuleSet,
+    root: &dyn Fn() -> Result<RootFileSystem>,
+    partial: &Path,
+) -> Result<(Digest, u64)> {
     let name = image.to_string();
     let mut initramfs = Initramfs::new(agent);
-    if modules {
-        let folder = image.folder.join(MODULES);
-        let list = |list: &str| {
-            let bytes = files::read(&folder.join(list), LARGEST_LIST)?.unwrap_or_default();
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        let plan = plan(&list(LISTS[0])?, &list(LISTS[1])?, &image.metadata.profile.root.file_system)
-            .context(ModulesSnafu { image: &name })?;
-        for module in plan.modules() {
-            let path = folder.join(&module.file_name);
-            let missing = DamagedSnafu { path: &path, what: "it is missing", image: name.clone() };
-            let contents = files::read(&path, LARGEST_MODULE)?.context(missing)?;
-            initramfs
-                .add_module(module.stage, &module.file_name, contents)
-                .context(InitramfsSnafu { image: &name })?;
-        }
+    if set != ModuleSet::Nothing {
+        add_modules(&mut initramfs, image, set, root)?;
     }
     files::remove_file(partial)?;
     let file = files::create(partial)?;
@@ -162,6 +182,55 @@ fn build(image: &Image, agent: &[u8], modules: bool, partial: &Path) -> Result<(
     let file = hashed.file.into_inner().map_err(std::io::IntoInnerError::into_error);
     files::sync(&file.context(StorageSnafu { action: "write", path: partial })?, partial)?;
     Ok(hashed.hasher.finish())
+}
+
+/// Adds the modules of a set: those of every machine from the image's folder, the others from its root file system.
+fn add_modules(
+    initramfs: &mut Initramfs<'_>,
+    image: &Image,
+    set: ModuleSet,
+    root: &dyn Fn() -> Result<RootFileSystem>,
+) -> Result<()> {
+    let name = image.to_string();
+    let folder = image.folder.join(MODULES);
+    let list = |list: &str| {
+        let bytes = files::read(&folder.join(list), LARGEST_LIST)?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let wanted = wanted(set, &image.metadata.profile.root.file_system);
+    let plan = plan(&list(LISTS[0])?, &list(LISTS[1])?, &wanted).context(ModulesSnafu { image: &name })?;
+    let root = (set == ModuleSet::Nested).then(root).transpose()?;
+    for module in plan.modules() {
+        let contents = match &root {
+            Some(root) if module.stage == Stage::Ready => from_root(root, image, module)?,
+            _ => {
+                let path = folder.join(&module.file_name);
+                let missing = DamagedSnafu { path: &path, what: "it is missing", image: name.clone() };
+                Some(files::read(&path, LARGEST_MODULE)?.context(missing)?)
+            }
+        };
+        if let Some(contents) = contents {
+            initramfs
+                .add_module(module.stage, &module.file_name, contents)
+                .context(InitramfsSnafu { image: &name })?;
+        }
+    }
+    Ok(())
+}
+
+/// A module that a machine does without, where the image has it: it may have been made smaller without telling its
+/// lists.
+fn from_root(root: &RootFileSystem, image: &Image, module: &PlannedModule) -> Result<Option<Vec<u8>>> {
+    let release = image.kernel_release();
+    let path = format!("{}/{}", modules_of(release), module.path);
+    if !root.has(&path)? {
+        tracing::warn!(%image, path, "a kernel module is not there");
+        return Ok(None);
+    }
+    let contents = root.read(&path, LARGEST_MODULE)?;
+    let foreign = || ModulesSnafu { image: image.to_string() };
+    check_release(&module.file_name, &contents, release).with_context(|_| foreign())?;
+    Ok(Some(contents))
 }
 
 /// Writes and computes the digest at once.

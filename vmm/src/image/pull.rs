@@ -176,7 +176,7 @@ impl Pull<'_> {
         let profile = (spec.profile)();
         let kernel_release = self.kernel_release(&kernel_path)?;
         self.tell("kernel modules");
-        let root = RootFileSystem::open(&layer.spec())?;
+        let root = RootFileSystem::open(&[layer.spec()])?;
         let modules = self.partial.join(MODULES);
         let file_system = &profile.root.file_system;
         let mut files = kernel_modules::extract(

@@ -1,7 +1,7 @@
 //! The root file system of an image, read on the host, without mounting it.
 
 use std::io::{IoSliceMut, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ext4_view::{Ext4, Ext4Read};
@@ -21,14 +21,14 @@ pub(super) struct RootFileSystem {
 }
 
 impl RootFileSystem {
-    /// Opens the one on a base layer. Names of other files in the layer's header are not followed.
-    pub(super) fn open(layer: &LayerSpec) -> Result<Self> {
-        let path = &layer.path;
-        let disk =
-            open_chain(std::slice::from_ref(layer), true).map_err(Into::into).context(DiskSnafu { path })?;
+    /// Opens the one on a disk of these layers, from the base up. Names of other files in their headers are not
+    /// followed.
+    pub(super) fn open(layers: &[LayerSpec]) -> Result<Self> {
+        let path = layers.last().map(|layer| layer.path.as_path()).unwrap_or(Path::new(""));
+        let disk = open_chain(layers, true).map_err(Into::into).context(DiskSnafu { path })?;
         let reader: Box<dyn Ext4Read> = Box::new(DiskReader(disk));
         let ext4 = Ext4::load(reader).context(RootFileSystemSnafu { path, inside: "the superblock" })?;
-        Ok(Self { ext4, disk: path.clone() })
+        Ok(Self { ext4, disk: path.to_owned() })
     }
 
     /// A whole file, unpacked if its name says that it is packed. Neither form may be larger than `limit`.

@@ -9,12 +9,13 @@ use super::catalog::Catalog;
 use super::error::{DamagedSnafu, ImageError, NewerSnafu, NotPulledSnafu, Result, UnknownSnafu};
 use super::files;
 use super::image::{Image, KERNEL, METADATA, Metadata};
-use super::kernel_modules;
+use super::kernel_modules::{self, ModuleSet};
 use super::layers::{Layer, LayerStore};
 use super::progress::Progress;
 use super::pull::{self, PullMode, Pulled};
 use super::record::{self, FileRecord, Refusal};
 use super::reference::ImageRef;
+use super::root::RootFileSystem;
 use super::verify::{self, Damage, Thoroughness};
 use super::version::ImageVersion;
 use crate::arch::Arch;
@@ -160,10 +161,11 @@ impl ImageStore {
     }
 
     /// Everything that a machine boots from, found good: what every start calls. A file that is not what was pulled is
-    /// an error that names it and the way to mend it.
-    pub fn prepare(&self, image: &Image, agent: &[u8]) -> Result<BootFiles> {
+    /// an error that names it and the way to mend it. With `nested`, the guest has what the image has to run virtual
+    /// machines itself.
+    pub fn prepare(&self, image: &Image, agent: &[u8], nested: bool) -> Result<BootFiles> {
         let layers = self.verify(image, Thoroughness::Remembered)?;
-        let initramfs = self.initramfs(image, agent, Some(image.kernel_release()))?;
+        let initramfs = self.initramfs(image, agent, Some(image.kernel_release()), nested)?;
         Ok(BootFiles { kernel: image.kernel(), initramfs, layers })
     }
 
@@ -187,9 +189,23 @@ impl ImageStore {
 
     /// The initial file system for this image and agent, made or found, and found good. `kernel_release` is what
     /// `uname -r` will say: the image's modules are in it only if they are for that kernel.
-    pub fn initramfs(&self, image: &Image, agent: &[u8], kernel_release: Option<&str>) -> Result<PathBuf> {
-        let modules = kernel_release == Some(image.kernel_release());
-        let (path, record) = kernel_modules::initramfs(image, agent, modules)?;
+    pub fn initramfs(
+        &self,
+        image: &Image,
+        agent: &[u8],
+        kernel_release: Option<&str>,
+        nested: bool,
+    ) -> Result<PathBuf> {
+        let set = match (kernel_release == Some(image.kernel_release()), nested) {
+            (false, _) => ModuleSet::Nothing,
+            (true, false) => ModuleSet::Usual,
+            (true, true) => ModuleSet::Nested,
+        };
+        let root = || {
+            let layers = self.layers.chain(image.layer()).map_err(|error| self.in_image(error, image))?;
+            RootFileSystem::open(&layers.iter().map(Layer::spec).collect::<Vec<_>>())
+        };
+        let (path, record) = kernel_modules::initramfs(image, agent, set, &root)?;
         self.check_initramfs(image, &record)?;
         Ok(path)
     }

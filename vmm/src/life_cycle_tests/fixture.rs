@@ -32,6 +32,8 @@ pub(super) enum Script {
     /// All goes well, until somebody asks how the guest is; then …
     Panics,
     EngineDies,
+    /// … one of the monitor's threads does what its role has no need of.
+    Escapes,
     PowersOff,
     /// The agent does not take the request to shut down.
     RefusesShutdown,
@@ -40,7 +42,7 @@ pub(super) enum Script {
 }
 
 impl Script {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Ready,
         Self::Silent,
         Self::AgentFails,
@@ -49,6 +51,7 @@ impl Script {
         Self::NoEngine,
         Self::Panics,
         Self::EngineDies,
+        Self::Escapes,
         Self::PowersOff,
         Self::RefusesShutdown,
         Self::IgnoresShutdown,
@@ -61,12 +64,13 @@ impl Script {
     }
 }
 
-/// This test binary as a monitor.
+/// This test binary as a monitor. Other than `main`, a test is not the first thread, and could have an arena of the
+/// allocator that a monitor must not have (`vmm_sys::allocator`).
 pub(super) fn program() -> MonitorProgram {
-    let arguments =
-        ["life_cycle_tests::monitor_process", "--exact", "--nocapture", "--test-threads=1", "--skip"];
-    let arguments = arguments.into_iter().chain([MARKER]).map(Into::into).collect();
-    MonitorProgram { path: std::env::current_exe().unwrap(), arguments }
+    let test = ["life_cycle_tests::monitor_process", "--exact", "--nocapture", "--test-threads=1", "--skip"];
+    let mut arguments = vec!["MALLOC_ARENA_MAX=1".into(), std::env::current_exe().unwrap().into()];
+    arguments.extend(test.into_iter().chain([MARKER]).map(Into::into));
+    MonitorProgram { path: PathBuf::from("/usr/bin/env"), arguments }
 }
 
 /// A program that is no monitor, and says so.
@@ -122,6 +126,7 @@ impl TestHome {
                 arch: Arch::host().unwrap(),
                 cpus: 1,
                 memory: MemorySize::MINIMUM,
+                nested: false,
                 boot: BootSpec {
                     kernel: "/nowhere".into(),
                     initramfs: "/nowhere".into(),

@@ -1,5 +1,6 @@
 //! An engine that plays a script: its machine is a thread that behaves as a guest and its agent would.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,6 +17,7 @@ use super::fixture::Script;
 use crate::engine::{EngineError, EngineKind, LaunchReport, MachineEnd, RunningMachine};
 use crate::home::{Home, VmSpec};
 use crate::monitor::{LaunchFailure, Launcher};
+use crate::threads::{self, Role};
 
 pub(super) struct ScriptedLauncher;
 
@@ -149,6 +151,11 @@ impl Guest {
             }
             (Request::Health, Script::EngineDies) => {
                 return end(&self.ended, MachineEnd::Failed("QEMU was killed".to_owned()));
+            }
+            (Request::Health, Script::Escapes) => {
+                let escape = || drop(File::open("/etc/passwd"));
+                threads::spawn(Role::Queue, "escaper", escape).unwrap().join().unwrap();
+                Reply::Health(Health { agent: "scripted".to_owned(), ..Health::default() })
             }
             (Request::Health, Script::PowersOff) => return end(&self.ended, MachineEnd::PowerOff),
             (Request::Health, _) => {

@@ -264,6 +264,25 @@ fn a_vm_whose_monitor_is_killed_has_crashed_and_starts_again() {
 }
 
 #[test]
+fn a_monitor_whose_thread_left_its_role_is_ended_and_who_did_what_is_told() {
+    let home = TestHome::new();
+    let sandbox = home.run(Some("box"), Script::Escapes).unwrap();
+    assert_eq!(sandbox.info().unwrap().seccomp, Some(true));
+    let told = |end: crate::home::End| {
+        assert_eq!(end.reason, EndReason::MonitorKilled);
+        assert!(end.message.contains("by a filter of system calls: thread escaper made"), "{}", end.message);
+    };
+    told(end_of(sandbox.health().unwrap_err()));
+    let info = sandbox.info().unwrap();
+    assert_eq!(info.state, VmState::Crashed);
+    told(info.end.unwrap());
+    // Who debugs it can do without.
+    let again = home.start_again("box", &StartOptions::default().seccomp(false)).unwrap();
+    assert_eq!(again.info().unwrap().seccomp, Some(false));
+    assert_eq!(again.health().unwrap().agent, "scripted");
+}
+
+#[test]
 fn what_a_killed_monitor_leaves_of_an_unnamed_vm_the_next_command_clears_away() {
     let home = TestHome::new();
     let sandbox = home.run(None, Script::Ready).unwrap();

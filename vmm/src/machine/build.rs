@@ -72,6 +72,7 @@ impl MachineSpec {
             arch: self.arch,
             cpus: self.cpus,
             memory: self.memory,
+            nested: self.nested,
             kernel: open("kernel", &self.boot.kernel)?,
             initramfs: open("initramfs", &self.boot.initramfs)?,
             command_line: self.boot.command_line.clone(),
@@ -109,6 +110,7 @@ mod tests {
             arch: Arch::X86_64,
             cpus: 2,
             memory: MemorySize::default(),
+            nested: false,
             boot: BootSpec {
                 kernel: folder.join("vmlinux"),
                 initramfs: folder.join("initramfs"),

@@ -26,6 +26,8 @@ pub struct Machine {
     pub cpus: u8,
     /// The guest's memory.
     pub memory: MemorySize,
+    /// The guest may run virtual machines itself.
+    pub nested: bool,
     /// The kernel: ELF on x86_64, `Image` on arm64, never compressed.
     pub kernel: File,
     /// The initial file system.

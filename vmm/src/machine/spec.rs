@@ -16,6 +16,9 @@ pub struct MachineSpec {
     pub cpus: u8,
     /// The guest's memory.
     pub memory: MemorySize,
+    /// The guest may run virtual machines itself.
+    #[serde(default)]
+    pub nested: bool,
     /// What it boots.
     pub boot: BootSpec,
     /// Its disks; the first is the root.
@@ -54,4 +57,31 @@ pub struct VsockSpec {
     /// The host's side: a Unix socket that takes `CONNECT <port>\n`. A guest's connection to port `p` goes to
     /// `<socket>_<p>`.
     pub socket: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_of_before_there_was_nesting_does_not_nest() {
+        let spec = MachineSpec {
+            arch: Arch::X86_64,
+            cpus: 1,
+            memory: MemorySize::default(),
+            nested: true,
+            boot: BootSpec {
+                kernel: "/kernel".into(),
+                initramfs: "/initramfs".into(),
+                command_line: String::new(),
+            },
+            disks: Vec::new(),
+            vsock: VsockSpec { guest_cid: 3, socket: "/vsock".into() },
+        };
+        let mut json = serde_json::to_value(&spec).unwrap();
+        assert_eq!(serde_json::from_value::<MachineSpec>(json.clone()).unwrap(), spec);
+        json.as_object_mut().unwrap().remove("nested");
+        let older: MachineSpec = serde_json::from_value(json).unwrap();
+        assert_eq!(older, MachineSpec { nested: false, ..spec });
+    }
 }

@@ -22,6 +22,7 @@ use crate::control::{Answer, Goal, Refusal, RefusalCode, Request, StartRequest, 
 use crate::engine::MachineEnd;
 use crate::home::{End, HeldVm, StateRecord, Timestamp, Timings, VmFolder, VmSpec};
 use crate::machine::{Exits, RunExits};
+use crate::threads::{self, Role};
 
 /// More clients than this wait in the socket's queue.
 const MOST_CLIENTS: usize = 64;
@@ -177,6 +178,9 @@ impl Monitor {
             let thread = MachineThread::start(launcher, home, spec, console, &self.post);
             self.machine = Some(thread.context(SystemSnafu { what })?);
         }
+        // The machine's thread, which starts processes, must not inherit this.
+        threads::enter(Role::EventLoop)
+            .context(SystemSnafu { what: "hold the monitor to its system calls" })?;
         while self.finished.is_none() {
             self.wait()?;
         }
@@ -224,6 +228,7 @@ impl Monitor {
             monitor_pid: std::process::id(),
             processes: self.launched.processes.clone(),
             engine: Some(self.launched.engine.clone()).filter(|engine| !engine.is_empty()),
+            seccomp: threads::are_confined(),
             started: self.started,
             timings: self.timings,
             exits: RunExits { until_ready: self.exits_until_ready.clone(), in_all: self.exits() },

@@ -4,13 +4,13 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use vmm_protocol::{BOOT_PORT, Configuration, ShutdownMode};
 
 use super::event_loop::{Happening, Post};
 use crate::agent::{AgentClient, boot};
+use crate::threads::{self, Role};
 
 /// Fresh entropy for the guest, in bytes: what its kernel's generator is seeded with (32) and some more.
 const ENTROPY: usize = 64;
@@ -39,7 +39,7 @@ pub(super) fn configure(
         let outcome = boot::configure(&stream, &configuration, deadline);
         post.send(Happening::Boot(outcome.map(|report| (stream, report))));
     };
-    thread::Builder::new().name("boot".to_owned()).spawn(work).map(drop)
+    threads::spawn(Role::Agent, "boot", work).map(drop)
 }
 
 /// Asks the agent to shut the guest down.
@@ -51,7 +51,7 @@ pub(super) fn shut_down(vsock_socket: PathBuf, grace: Duration, post: &Post) -> 
             post.send(Happening::ShutdownFailed(crate::engine::chain(&error)));
         }
     };
-    thread::Builder::new().name("shutdown".to_owned()).spawn(work).map(drop)
+    threads::spawn(Role::Agent, "shutdown", work).map(drop)
 }
 
 fn now() -> Option<u64> {

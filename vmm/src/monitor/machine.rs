@@ -2,12 +2,12 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
-use std::thread;
 
 use super::event_loop::{Happening, Post};
 use super::launcher::Launcher;
 use crate::engine::ExitCounter;
 use crate::home::{Home, VmSpec};
+use crate::threads;
 
 /// What is known of a machine that runs.
 #[derive(Default)]
@@ -38,9 +38,8 @@ impl MachineThread {
     ) -> std::io::Result<Self> {
         let (plug, pulled) = mpsc::channel();
         let post = post.clone();
-        thread::Builder::new()
-            .name("machine".to_owned())
-            .spawn(move || serve(launcher.as_ref(), &home, &spec, console, &post, &pulled))?;
+        let serve = move || serve(launcher.as_ref(), &home, &spec, console, &post, &pulled);
+        threads::spawn_without_role("machine", serve)?;
         Ok(Self { plug })
     }
 

@@ -14,6 +14,7 @@ use crate::control::{
     Answer, ClientLine, Hello, LineBuffer, MonitorLine, Refusal, RefusalCode, Request, StartRequest,
 };
 use crate::home::{End, EndReason, HeldVm, Home, HomeError, Timestamp};
+use crate::threads;
 
 /// How long a starter may take to say what to start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,6 +49,24 @@ pub enum MonitorError {
     /// The VM's folder holds no description of a VM.
     #[snafu(display("the VM's folder holds no description of a VM"))]
     NoSpec,
+    /// The kernel has no filters of system calls.
+    #[snafu(display("this host's kernel cannot keep the monitor from system calls that it does not need"))]
+    NoFilter {
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+impl MonitorError {
+    /// What the user can do about it.
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoFilter { .. } => {
+                Some("use a kernel that has CONFIG_SECCOMP_FILTER; `--no-seccomp` does without".to_owned())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A process that is ready to be the monitor of some VM.
@@ -67,6 +86,9 @@ impl Asked {
     /// Takes the VM over.
     pub(super) fn accept(self) -> Result<Start, MonitorError> {
         let Self { request_id, request, lock_file } = self;
+        if request.seccomp {
+            threads::confine().context(NoFilterSnafu)?;
+        }
         let home = Home::open(&request.home)?;
         let held = HeldVm::from_lock_file(home.folder(&request.id), lock_file)?;
         Ok(Start { request_id, request, held })
@@ -80,7 +102,7 @@ impl Asked {
             let end = End {
                 reason: EndReason::StartFailed,
                 message: crate::engine::chain(error),
-                hint: None,
+                hint: error.hint(),
                 console_tail: String::new(),
                 at: Timestamp::now(),
             };

@@ -27,6 +27,7 @@ pub struct StartOptions {
     pub(super) cancel: Option<CancelToken>,
     pub(super) observer: Observer,
     pub(super) executable: Option<PathBuf>,
+    pub(super) seccomp: bool,
 }
 
 /// How long a guest may take to get ready, unless it is told otherwise. A loaded host without hardware
@@ -41,6 +42,7 @@ impl Default for StartOptions {
             cancel: None,
             observer: Observer::default(),
             executable: None,
+            seccomp: true,
         }
     }
 }
@@ -81,6 +83,13 @@ impl StartOptions {
         self.executable = Some(path.into());
         self
     }
+
+    /// Whether each thread of the VM's monitor is held to the system calls that it needs; it is where nothing is said.
+    /// Without is for debugging: a guest that takes the monitor over then has all of its user's rights.
+    pub fn seccomp(mut self, wanted: bool) -> Self {
+        self.seccomp = wanted;
+        self
+    }
 }
 
 /// A VM that is to be created and started.
@@ -100,6 +109,7 @@ pub struct SandboxBuilder {
     pub(super) memory: MemorySize,
     pub(super) engine: EngineChoice,
     pub(super) require_hardware: bool,
+    pub(super) nested: bool,
     pub(super) init: Init,
     pub(super) env: Vec<(ByteString, ByteString)>,
     pub(super) kernel: Option<PathBuf>,
@@ -118,6 +128,7 @@ impl SandboxBuilder {
             memory: MemorySize::default(),
             engine: EngineChoice::default(),
             require_hardware: false,
+            nested: false,
             init: Init::default(),
             env: Vec::new(),
             kernel: None,
@@ -160,6 +171,13 @@ impl SandboxBuilder {
     /// Refuses to start on an engine that does not isolate by hardware.
     pub fn require_hardware(mut self, required: bool) -> Self {
         self.require_hardware = required;
+        self
+    }
+
+    /// The guest may run virtual machines itself: its processors have the extension for it, and its kernel the modules,
+    /// if the image has them.
+    pub fn nested(mut self, nested: bool) -> Self {
+        self.nested = nested;
         self
     }
 
@@ -220,6 +238,12 @@ impl SandboxBuilder {
     /// The `vmm` executable that runs the VM; see [`StartOptions::executable`].
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
         self.options = self.options.executable(path);
+        self
+    }
+
+    /// Whether the monitor's threads are held to their system calls; see [`StartOptions::seccomp`].
+    pub fn seccomp(mut self, wanted: bool) -> Self {
+        self.options = self.options.seccomp(wanted);
         self
     }
 

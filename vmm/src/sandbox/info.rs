@@ -33,10 +33,14 @@ pub struct VmInfo {
     pub cpus: u8,
     /// The guest's memory.
     pub memory: MemorySize,
+    /// The guest may run virtual machines itself.
+    pub nested: bool,
     /// The engine that was asked for.
     pub engine_choice: EngineChoice,
     /// The engine that runs it, or ran it last.
     pub engine: Option<String>,
+    /// Whether the threads of its monitor are held to the system calls that they need; while it runs.
+    pub seccomp: Option<bool>,
     /// Who is PID 1 in the guest.
     pub init: Init,
     /// When it was created.
@@ -123,12 +127,13 @@ impl Look {
         };
         // And what it recorded at its end came after our first look.
         let record = if held { record } else { folder.state()? };
-        Ok(Some(describe(spec, record, held, status)))
+        Ok(Some(describe(&folder, spec, record, held, status)))
     }
 }
 
 /// Puts together what is known. What lives counts more than what was recorded.
 fn describe(
+    folder: &VmFolder,
     spec: VmSpec,
     record: Option<StateRecord>,
     held: bool,
@@ -145,7 +150,7 @@ fn describe(
             Some(end) if end.reason.is_crash() => (VmState::Crashed, Some(end)),
             Some(end) => (VmState::Stopped, Some(end)),
             None if held => (record.state, None),
-            None => (VmState::Crashed, Some(monitor_killed(Some(record.clone())))),
+            None => (VmState::Crashed, Some(monitor_killed(folder, Some(record.clone())))),
         },
     };
     let unresponsive = held && matches!(&status, Err(error) if !matches!(error, ControlError::NotListening));
@@ -164,11 +169,13 @@ fn describe(
         image_version: spec.image_version,
         cpus: spec.machine.cpus,
         memory: spec.machine.memory,
+        nested: spec.machine.nested,
         engine_choice: spec.engine,
         engine: match &status {
             Some(status) => status.engine.clone(),
             None => record.as_ref().and_then(|record| record.engine.clone()),
         },
+        seccomp: status.as_ref().map(|status| status.seccomp),
         init: spec.configuration.init.into(),
         created: spec.created,
         started: match &status {

@@ -47,6 +47,7 @@ pub(crate) fn launch(
         detached: options.detached,
         fresh,
         ready_timeout_ms: u64::try_from(options.ready_timeout.as_millis()).unwrap_or(u64::MAX),
+        seccomp: options.seccomp,
         asked_at_us,
     };
     let sent = connection.request_with(Request::Start(request), &[held.lock_file().as_fd()]);

@@ -5,10 +5,12 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::program::last_line;
 use super::{CancelToken, Error};
 use crate::agent::{AgentClient, AgentError, ErrorKind};
 use crate::control::{Answer, Connection, ControlError, Event, Goal, MonitorLine, Request, Status};
 use crate::home::{End, EndReason, HomeError, StateRecord, Timestamp, VmFolder, VmState};
+use crate::threads;
 
 /// How long a monitor may take to answer what it can answer at once.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -149,7 +151,7 @@ impl Link {
     }
 
     fn monitor_killed(&self) -> End {
-        monitor_killed(self.folder.state().ok().flatten())
+        monitor_killed(&self.folder, self.folder.state().ok().flatten())
     }
 
     /// The end that is recorded of its last run.
@@ -217,11 +219,17 @@ pub(super) fn end_from(
     }
 }
 
-/// The end of a VM whose monitor could not record it.
-pub(super) fn monitor_killed(record: Option<StateRecord>) -> End {
+/// The end of a VM whose monitor could not record it. It may have said in its log why it had to end.
+pub(super) fn monitor_killed(folder: &VmFolder, record: Option<StateRecord>) -> End {
+    let said = last_line(&folder.monitor_log());
+    let how = record.as_ref().zip(said.as_deref());
+    let how = how.and_then(|(record, said)| threads::how_it_ended(record.monitor_pid, said));
     End {
         reason: EndReason::MonitorKilled,
-        message: "its monitor process was killed".to_owned(),
+        message: how.map_or_else(
+            || "its monitor process was killed".to_owned(),
+            |how| format!("its monitor process was ended by a filter of system calls: {how}"),
+        ),
         hint: None,
         console_tail: String::new(),
         at: record.map_or_else(Timestamp::now, |record| record.started),

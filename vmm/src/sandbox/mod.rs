@@ -264,7 +264,7 @@ fn record_death(held: &HeldVm) -> Result<(), Error> {
     if let Ok(Some(mut record)) = held.folder().state()
         && record.end.is_none()
     {
-        record.end = Some(link::monitor_killed(Some(record.clone())));
+        record.end = Some(link::monitor_killed(held.folder(), Some(record.clone())));
         held.write_state(&record)?;
     }
     Ok(())

@@ -83,10 +83,10 @@ fn create(
     let image = find_image(&store, builder, reference, arch)?;
     builder.options.check_cancelled()?;
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
-    let mut files = store.prepare(&image, &agent)?;
+    let mut files = store.prepare(&image, &agent, builder.nested)?;
     if let Some(kernel) = &builder.kernel {
         let (kernel, release) = take_kernel(kernel, arch, folder)?;
-        files.initramfs = store.initramfs(&image, &agent, release.as_deref())?;
+        files.initramfs = store.initramfs(&image, &agent, release.as_deref(), builder.nested)?;
         files.kernel = kernel;
     }
     let profile = image.profile();
@@ -118,6 +118,7 @@ fn create(
         arch,
         cpus: builder.cpus,
         memory: builder.memory,
+        nested: builder.nested,
         boot: BootSpec { kernel, initramfs, command_line: command_line.to_string() },
         disks: vec![DiskSpec { layers, read_only: false, serial: "root".to_owned() }],
         vsock: VsockSpec { guest_cid: GUEST_CID, socket: VmFolder::vsock_socket(&folder.sockets()) },
@@ -223,13 +224,14 @@ fn refresh_boot_files(held: &HeldVm) -> Result<(), Error> {
     let reference: ImageRef = spec.image_reference.parse()?;
     let image = store.find(&reference, arch)?;
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
-    let files = store.prepare(&image, &agent)?;
+    let nested = spec.machine.nested;
+    let files = store.prepare(&image, &agent, nested)?;
     let boot = &mut spec.machine.boot;
     let mut fresh = boot.clone();
     if spec.own_kernel {
         // Only read: written again, it would be lost with a start that dies or finds the disk full.
         let release = read_kernel(&boot.kernel, arch)?.release();
-        fresh.initramfs = store.initramfs(&image, &agent, release.as_deref())?;
+        fresh.initramfs = store.initramfs(&image, &agent, release.as_deref(), nested)?;
     } else {
         (fresh.kernel, fresh.initramfs) = (files.kernel, files.initramfs);
     }

@@ -11,6 +11,7 @@ use vmm_sys::{Event, Interest, Poller};
 use super::log_limit::LogLimit;
 use super::{Chain, QueueError, QueueState, Virtqueue};
 use crate::memory::Regions;
+use crate::threads::{self, Role};
 
 static BROKEN: LogLimit = LogLimit::new();
 
@@ -61,7 +62,7 @@ impl QueueWorker {
         let run = move || {
             Loop { queue, handler, stop: its_stop, poller, kicks: Kicks::Awaited, chain: Chain::new() }.run()
         };
-        let thread = thread::Builder::new().name(name).spawn(run)?;
+        let thread = threads::spawn(Role::Queue, name, run)?;
         Ok(Self { stop, thread: Some(thread) })
     }
 

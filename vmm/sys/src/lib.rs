@@ -3,6 +3,7 @@
 //! Everything may depend on this package; it depends on nothing of ours. It is one of the few places where
 //! `unsafe` is allowed, so that the rest needs none.
 
+pub mod allocator;
 pub mod child;
 pub mod clock;
 pub mod cycle_counter;

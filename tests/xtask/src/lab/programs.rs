@@ -32,8 +32,8 @@ pub(super) fn disk(folder: &Path, content: &[(PathBuf, PathBuf)]) -> Outcome<Pat
         for (name, source) in content {
             let target = stage.join(name);
             std::fs::create_dir_all(target.parent().unwrap_or(&stage))?;
-            // A library's name is often a link to a name with its whole version, which is not there inside.
-            let source = std::fs::canonicalize(source)?;
+            // A library's name is often a link to that of its version, which would lead nowhere.
+            let source = source.canonicalize()?;
             if std::fs::hard_link(&source, &target).is_err() {
                 std::fs::copy(&source, &target)?;
             }

@@ -29,7 +29,8 @@ impl TestBinary {
     /// Whether its tests start machines on whichever engine is under test. The others are about the sources, or about the
     /// software engine itself.
     pub(crate) fn is_for_every_engine(&self) -> bool {
-        const OTHERS: [&str; 3] = ["tests::engine_jail", "tests::software_engine", "tests::structure"];
+        const OTHERS: [&str; 4] =
+            ["tests::engine_jail", "tests::nested", "tests::software_engine", "tests::structure"];
         self.system && !OTHERS.contains(&self.name.as_str())
     }
 

@@ -46,6 +46,13 @@ fn describe(probe: &HostProbe, home: &Home) -> String {
         home.root().display(),
         probe.virtualization.summary
     );
+    text.push_str(&match &probe.seccomp_missing {
+        None => "system call filters: each thread of a VM's monitor has one\n".to_owned(),
+        Some(why) => format!(
+            "system call filters: the kernel has none ({why}); VMs start with `--no-seccomp` only\n  \
+             do: use a kernel that has CONFIG_SECCOMP_FILTER\n"
+        ),
+    });
     for engine in &probe.engines {
         describe_engine(&mut text, engine);
     }
@@ -66,6 +73,10 @@ fn describe_engine(text: &mut String, engine: &EngineProbe) {
             text,
             "  speed: a guest computes about {slowdown} times slower than on hardware virtualization"
         );
+    }
+    if engine.usable {
+        let can = if engine.nesting { "can" } else { "cannot" };
+        let _ = writeln!(text, "  nesting: a guest {can} run virtual machines itself (--nested)");
     }
     if let Some(clock) = &engine.clock {
         let _ = writeln!(text, "  clock: {clock}");

@@ -53,6 +53,9 @@ pub(crate) struct Run {
     /// Refuse an engine that is no hardware boundary
     #[arg(long)]
     require_hardware: bool,
+    /// Let the guest run virtual machines itself
+    #[arg(long)]
+    nested: bool,
     /// Who is PID 1 in the guest: agent (quickest) or image (its own init, such as OpenRC)
     #[arg(long, default_value = "agent", value_name = "WHO")]
     init: Init,
@@ -74,6 +77,9 @@ pub(crate) struct Run {
     /// Add kernel parameters
     #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
     cmdline: Option<String>,
+    /// For debugging: do not hold the VM's monitor to the system calls that it needs
+    #[arg(long)]
+    no_seccomp: bool,
     /// The image, such as alpine or alpine:3.23
     image: String,
     /// The command and its arguments
@@ -140,7 +146,9 @@ impl Run {
             .memory(self.memory)
             .engine(self.engine)
             .require_hardware(self.require_hardware)
+            .nested(self.nested)
             .init(self.init)
+            .seccomp(!self.no_seccomp)
             .detached(self.detach);
         if let Some(name) = &self.name {
             builder = builder.name(name);

@@ -16,6 +16,9 @@ pub(crate) struct Start {
     /// Names, ids or the beginnings of ids
     #[arg(required = true, value_name = "VM")]
     vms: Vec<String>,
+    /// For debugging: do not hold the VM's monitor to the system calls that it needs
+    #[arg(long)]
+    no_seccomp: bool,
 }
 
 impl Start {
@@ -31,6 +34,7 @@ impl Start {
             let options = StartOptions::default()
                 .executable(std::env::current_exe()?)
                 .detached(true)
+                .seccomp(!self.no_seccomp)
                 .cancel_token(&token)
                 .progress(observer);
             let started = Sandbox::start(&home, vm, options);

@@ -19,7 +19,9 @@ mod segments;
 pub mod trial_code;
 
 pub use boot_data::{BootData, BootDataError, Placed};
-pub use cpuid::{CPUID_SIGNIFICANT_INDEX, CpuidEntry, CpuidPolicy, physical_address_bits};
+pub use cpuid::{
+    CPUID_SIGNIFICANT_INDEX, CpuidEntry, CpuidPolicy, Virtualization, physical_address_bits, virtualization,
+};
 pub use devices::{
     DeviceWindow, IO_APIC_PINS, MOST_DEVICES, POWER_CONTROL_PORT, POWER_OFF, POWER_STATUS_PORT, RESET,
     RESET_PORT, SERIAL_INTERRUPT, SERIAL_PORT, SERIAL_PORT_COUNT, TooManyDevices, device_windows,
@@ -28,7 +30,7 @@ pub use kernel_parameters::{KERNEL_PARAMETERS, RELIABLE_COUNTER};
 pub use memory_map::{
     BOOT_PARAMETERS, IDENTITY_MAP_PAGE, IO_APIC, KERNEL_START, LOCAL_APIC, MemoryMap, TASK_STATE_PAGES,
 };
-pub use model_specific_registers::{INITIAL_REGISTERS, ModelSpecificRegister};
+pub use model_specific_registers::{ModelSpecificRegister, initial_registers};
 pub use paging::MAPPED;
 pub use registers::{ProcessorState, Registers, SpecialRegisters, entry_state};
 pub use segments::{DescriptorTable, Segment};

@@ -3,7 +3,7 @@
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use snafu::{ResultExt, ensure};
+use snafu::{OptionExt, ResultExt, ensure};
 
 use super::board::Board;
 use super::control::Control;
@@ -12,22 +12,25 @@ use super::processor::Processor;
 use super::running::NativeMachine;
 use super::{
     AddressesSnafu, BootSnafu, HypervisorSnafu, LoadSnafu, MemorySnafu, NativeEngine, NativeError,
-    PrepareSnafu, ProcessorsSnafu,
+    NestedSnafu, PrepareSnafu, ProcessorsSnafu,
 };
 use crate::arch::x86_64::{
-    CpuidEntry, CpuidPolicy, INITIAL_REGISTERS, KERNEL_PARAMETERS, MemoryMap, ProcessorState, entry_state,
-    physical_address_bits,
+    CpuidEntry, CpuidPolicy, KERNEL_PARAMETERS, MemoryMap, ProcessorState, Virtualization, entry_state,
+    initial_registers, physical_address_bits, virtualization,
 };
 use crate::boot::{EntryPoint, LoadPlan, X86Boot};
 use crate::engine::{LaunchReport, MachineEnd};
-use crate::hypervisor::{HypervisorError, Vcpu, VcpuSetup, Vm};
+use crate::hypervisor::{Vcpu, VcpuSetup, Vm};
 use crate::machine::Machine;
 use crate::memory::{GuestMemory, Regions, fresh_regions, map_file};
+use crate::threads::{self, Role};
 
 /// What all processors begin with.
 struct Beginning {
     host: Vec<CpuidEntry>,
     cpus: u8,
+    /// By what the guest may run virtual machines itself.
+    nested: Option<Virtualization>,
     first: ProcessorState,
 }
 
@@ -41,6 +44,7 @@ impl NativeEngine {
         ensure!(usize::from(machine.cpus) <= limit, ProcessorsSnafu { count: machine.cpus, limit });
         let host = self.hypervisor.x86_64().map_or(Ok(Vec::new()), |host| host.supported_cpuid());
         let host = host.context(HypervisorSnafu)?;
+        let nested = nested(&machine, &host)?;
         let map = MemoryMap::new(machine.memory.bytes());
         let bits = physical_address_bits(&host);
         ensure!(map.end() >> bits.min(63) == 0, AddressesSnafu { size: machine.memory, bits });
@@ -62,7 +66,8 @@ impl NativeEngine {
         let EntryPoint { instruction, boot_data } = fill(&regions, boot.plan().context(BootSnafu)?)?;
         vm.map_memory(regions).context(HypervisorSnafu)?;
 
-        let beginning = Beginning { host, cpus: machine.cpus, first: entry_state(instruction, boot_data) };
+        let first = entry_state(instruction, boot_data);
+        let beginning = Beginning { host, cpus: machine.cpus, nested, first };
         let (control, board) = (Arc::new(Control::default()), Arc::new(board));
         let counts = (0..machine.cpus).map(|_| Arc::new(Counts::new(board.names.len())));
         let exits = Counter { names: board.names.clone(), processors: counts.collect() };
@@ -74,6 +79,14 @@ impl NativeEngine {
     }
 }
 
+/// By what a machine may run virtual machines itself, if it is to.
+fn nested(machine: &Machine, host: &[CpuidEntry]) -> Result<Option<Virtualization>, NativeError> {
+    if !machine.nested {
+        return Ok(None);
+    }
+    virtualization(host).context(NestedSnafu).map(Some)
+}
+
 /// Puts into memory what the machine boots from.
 fn fill(memory: &Regions, mut plan: LoadPlan<'_>) -> Result<EntryPoint, NativeError> {
     for piece in plan.take_mappable(rustix::param::page_size() as u64) {
@@ -83,7 +96,8 @@ fn fill(memory: &Regions, mut plan: LoadPlan<'_>) -> Result<EntryPoint, NativeEr
     Ok(plan.entry())
 }
 
-/// Starts a thread for each processor. All are made when this returns, and wait.
+/// Starts a thread for each processor. All are made when this returns, and wait; they and the calling thread are held to
+/// their roles.
 fn start_processors(
     vm: &Arc<dyn Vm>,
     control: &Arc<Control>,
@@ -112,27 +126,31 @@ fn start_processors(
                 }
             }
         };
-        let thread = thread::Builder::new().name(format!("cpu{index}")).spawn(run).context(PrepareSnafu)?;
+        let thread = threads::spawn_without_role(format!("cpu{index}"), run).context(PrepareSnafu)?;
         threads.threads.push(thread);
         let lost = || Err(std::io::Error::other("a processor's thread died"));
-        is_made.recv().or_else(|_| lost()).context(PrepareSnafu)?.context(HypervisorSnafu)?;
+        is_made.recv().or_else(|_| lost()).context(PrepareSnafu)??;
     }
+    threads::enter(Role::Machine).context(PrepareSnafu)?;
     Ok(std::mem::take(&mut threads.threads))
 }
 
-fn prepare(vm: &dyn Vm, index: u8, beginning: &Beginning) -> Result<Box<dyn Vcpu>, HypervisorError> {
-    let mut vcpu = vm.create_vcpu(index)?;
+/// Makes a processor on its own thread, which is held to its role from then on.
+fn prepare(vm: &dyn Vm, index: u8, beginning: &Beginning) -> Result<Box<dyn Vcpu>, NativeError> {
+    let mut vcpu = vm.create_vcpu(index).context(HypervisorSnafu)?;
     let policy = CpuidPolicy {
         cpu: index,
         cpus: beginning.cpus,
         tsc_kilohertz: vcpu.counter_kilohertz().unwrap_or(0),
-        nested: false,
+        nested: beginning.nested.is_some(),
     };
     vcpu.set_up(VcpuSetup::X86_64 {
         cpuid: &policy.apply(&beginning.host),
-        registers: &INITIAL_REGISTERS,
+        registers: &initial_registers(beginning.nested),
         state: (index == 0).then_some(&beginning.first),
-    })?;
+    })
+    .context(HypervisorSnafu)?;
+    threads::enter(Role::Processor).context(PrepareSnafu)?;
     Ok(vcpu)
 }
 

@@ -20,7 +20,7 @@ pub use trial::{TRIAL_ARGUMENT, trial_main};
 
 use super::{Abilities, Engine, EngineError, EngineKind, MachineEnd, NativeSnafu, RunningMachine};
 use crate::arch::Arch;
-use crate::arch::x86_64::TooManyDevices;
+use crate::arch::x86_64::{TooManyDevices, virtualization};
 use crate::boot::{LoadError, X86BootError};
 use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::machine::{Machine, MemorySize};
@@ -58,6 +58,9 @@ pub enum NativeError {
         /// How many are possible.
         limit: usize,
     },
+    /// The hypervisor lets no guest run virtual machines.
+    #[snafu(display("this host's KVM lets no guest run virtual machines itself"))]
+    Nested,
     /// The host has not so much memory to give.
     #[snafu(display("cannot get {size} of memory for the guest"))]
     Memory {
@@ -111,6 +114,7 @@ impl NativeError {
             }
             Self::Architecture { .. } => Some("use `--engine software`".to_owned()),
             Self::Processors { .. } => Some("give it fewer (--cpus)".to_owned()),
+            Self::Nested => Some(format!("{}, or use `--engine software`", probe::NESTING_ADVICE)),
             Self::Memory { .. } | Self::Addresses { .. } => Some("give it less (--memory)".to_owned()),
             _ => None,
         }
@@ -126,6 +130,12 @@ impl NativeEngine {
         }
         let hypervisor = Arc::new(crate::hypervisor::kvm::Kvm::open().context(HypervisorSnafu)?);
         Ok(Self { kind: EngineKind::Kvm, hypervisor })
+    }
+
+    /// Whether guests can run virtual machines themselves.
+    fn can_nest(&self) -> bool {
+        let host = self.hypervisor.x86_64().and_then(|host| host.supported_cpuid().ok());
+        host.is_some_and(|host| virtualization(&host).is_some())
     }
 
     fn max_processors(&self) -> usize {

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::NativeEngine;
 use super::trial::{self, Verdict};
+use crate::arch::Arch;
 use crate::engine::probe::processor_extension;
 use crate::engine::{EngineKind, EngineOptions, EngineProbe, cache};
 
@@ -179,16 +181,23 @@ pub(in crate::engine) fn tell_once(options: &EngineOptions) -> Option<Problem> {
     Some(problem)
 }
 
+/// What lets guests run virtual machines themselves.
+pub(super) const NESTING_ADVICE: &str =
+    "load the module kvm_amd or kvm_intel with nested=1 (in a virtual machine: of its host)";
+
 /// What KVM can do on this host.
 pub(in crate::engine) fn probe(options: &EngineOptions) -> EngineProbe {
     let problem = find_problem(options);
+    let nesting = problem.is_none() && NativeEngine::kvm(Arch::X86_64).is_ok_and(|engine| engine.can_nest());
+    let no_nesting = (problem.is_none() && !nesting).then(|| format!("for `--nested`, {NESTING_ADVICE}"));
     EngineProbe {
         kind: EngineKind::Kvm,
         usable: problem.is_none(),
         reason: problem
             .as_ref()
             .map_or_else(|| "guests run on the processor, kept apart by it".to_owned(), Problem::to_string),
-        advice: problem.iter().map(Problem::advice).collect(),
+        advice: problem.iter().map(Problem::advice).chain(no_nesting).collect(),
+        nesting,
         slowdown: problem.is_none().then_some(1),
         program: None,
         version: None,

@@ -9,6 +9,7 @@ use super::board::Board;
 use super::control::Control;
 use super::exits::Counter;
 use crate::engine::{EngineError, ExitCounter, LaunchReport, MachineEnd, RunningMachine};
+use crate::threads::{self, Role};
 
 /// A machine of the native engine.
 pub(super) struct NativeMachine {
@@ -45,7 +46,7 @@ impl NativeMachine {
             tracing::info!(?end, exits = %its_exits.exits(), "the machine has ended");
             ended(end);
         };
-        let watcher = thread::Builder::new().name("engine".to_owned()).spawn(watch)?;
+        let watcher = threads::spawn(Role::Watcher, "engine", watch)?;
         control.resume();
         Ok(Self { control, console, report, exits, watcher: Some(watcher) })
     }

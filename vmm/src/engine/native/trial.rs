@@ -15,7 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys::{Interest, Poller};
 
 use crate::arch::x86_64::{
-    BootData, CpuidPolicy, INITIAL_REGISTERS, KERNEL_START, MemoryMap, entry_state, trial_code,
+    BootData, CpuidPolicy, KERNEL_START, MemoryMap, entry_state, initial_registers, trial_code,
 };
 use crate::engine::chain;
 use crate::hypervisor::{Entry, Exit, Hypervisor, Vcpu, VcpuSetup};
@@ -151,7 +151,7 @@ fn prepare(hypervisor: &dyn Hypervisor) -> Result<Box<dyn Vcpu>, Box<dyn std::er
     let policy = CpuidPolicy { cpu: 0, cpus: 1, tsc_kilohertz: rate, nested: false };
     vcpu.set_up(VcpuSetup::X86_64 {
         cpuid: &policy.apply(&host),
-        registers: &INITIAL_REGISTERS,
+        registers: &initial_registers(None),
         state: Some(&entry_state(KERNEL_START, 0)),
     })?;
     Ok(vcpu)

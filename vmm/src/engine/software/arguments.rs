@@ -76,6 +76,8 @@ pub(super) struct MachineShape<'a> {
     pub cpus: u8,
     /// The guest's memory.
     pub memory: MemorySize,
+    /// The guest may run virtual machines itself.
+    pub nested: bool,
     /// The kernel's command line, without what the board adds.
     pub command_line: &'a str,
     /// The devices, in the guest's order.
@@ -101,9 +103,9 @@ pub(super) fn arguments(machine: &MachineShape<'_>) -> Vec<String> {
         let filter = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
         arguments.option("-sandbox", filter);
     }
-    arguments.option("-machine", &board_option(&machine.board));
+    arguments.option("-machine", &board_option(&machine.board, machine.nested));
     arguments.option("-accel", "tcg,thread=multi");
-    arguments.option("-cpu", processor(machine.arch));
+    arguments.option("-cpu", processor(machine.arch, machine.nested));
     // One package, so that the kernel takes the first processor's figures for all of them.
     arguments.option("-smp", &format!("cpus={0},sockets=1,cores={0},threads=1", machine.cpus));
     let bytes = machine.memory.bytes();
@@ -127,20 +129,24 @@ pub(super) fn arguments(machine: &MachineShape<'_>) -> Vec<String> {
     arguments.list
 }
 
-fn board_option(board: &Board) -> String {
+fn board_option(board: &Board, nested: bool) -> String {
     let options = match board {
         // With the PIC on, its first unprogrammed tick is a divide error before there is a console; without the
         // clock chip the kernel waits more than a second for it.
         Board::Microvm { .. } => "pit=off,pic=off,rtc=on",
         Board::Q35 => "usb=off,vmport=off,smbus=off,sata=off",
+        // The kernel then begins in EL2, where a hypervisor belongs.
+        Board::Virt if nested => "gic-version=3,virtualization=on",
         Board::Virt => "gic-version=3",
     };
     format!("{},{options},memory-backend=memory", board.name())
 }
 
-fn processor(arch: Arch) -> &'static str {
+fn processor(arch: Arch, nested: bool) -> &'static str {
     match arch {
-        Arch::X86_64 => "max",
+        // AMD's virtualization is part of it.
+        Arch::X86_64 if nested => "max",
+        Arch::X86_64 => "max,svm=off",
         // "max" computes pointer authentication in software at every call and return: six times slower to boot.
         Arch::Arm64 => "neoverse-n1",
     }
@@ -216,6 +222,7 @@ mod tests {
             board,
             cpus: 2,
             memory: MemorySize::mebibytes(512).unwrap(),
+            nested: false,
             command_line: "quiet",
             devices: vec![
                 DeviceShape { kind: DeviceType::Block, queue_sizes: vec![256, 256] },
@@ -237,8 +244,8 @@ mod tests {
         let expected = "-nodefaults -no-user-config -display none \
             -action reboot=shutdown,shutdown=poweroff \
             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny \
-            -machine microvm,pit=off,pic=off,rtc=on,memory-backend=memory -accel tcg,thread=multi -cpu max \
-            -smp cpus=2,sockets=1,cores=2,threads=1 -m 512M \
+            -machine microvm,pit=off,pic=off,rtc=on,memory-backend=memory -accel tcg,thread=multi \
+            -cpu max,svm=off -smp cpus=2,sockets=1,cores=2,threads=1 -m 512M \
             -object memory-backend-memfd,id=memory,size=536870912,share=on,seal=on \
             -chardev socket,id=control,fd=100 -mon chardev=control,mode=control \
             -chardev socket,id=console,fd=101 -serial chardev:console \
@@ -275,6 +282,22 @@ mod tests {
         let arguments = arguments(&machine(Board::Virt));
         assert_eq!(values(&arguments, "-machine"), ["virt,gic-version=3,memory-backend=memory"]);
         assert_eq!(values(&arguments, "-append"), ["quiet"]);
+    }
+
+    #[test]
+    fn only_a_guest_that_may_nest_has_a_processor_for_it() {
+        for board in [Board::Microvm { kilohertz: 2_000_000, tick_rate: None }, Board::Q35] {
+            let plain = machine(board);
+            let nested = MachineShape { nested: true, ..plain.clone() };
+            assert_eq!(values(&arguments(&plain), "-cpu"), ["max,svm=off"]);
+            assert_eq!(values(&arguments(&nested), "-cpu"), ["max"]);
+        }
+        let nested = MachineShape { nested: true, ..machine(Board::Virt) };
+        let arguments = arguments(&nested);
+        assert_eq!(
+            values(&arguments, "-machine"),
+            ["virt,gic-version=3,virtualization=on,memory-backend=memory"]
+        );
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::{
 use crate::arch::Arch;
 use crate::engine::{EngineKind, JailReport, LaunchReport, MachineEnd};
 use crate::machine::Machine;
+use crate::threads::{self, Role};
 use crate::virtio::transport::vhost_user::VhostUserServer;
 use crate::virtio::{DeviceType, VirtioDevice};
 
@@ -66,6 +67,7 @@ impl SoftwareEngine {
             arch: machine.arch,
             cpus: machine.cpus,
             memory: machine.memory,
+            nested: machine.nested,
             command_line: &machine.command_line,
             devices: machine.devices.iter().map(|device| device_shape(device.as_ref())).collect(),
             own_filter: self.qemu.sandbox,
@@ -169,6 +171,8 @@ pub(super) fn start(
         .stderr(Stdio::null())
         .spawn();
     let child = Reaped(Some(child.context(SupervisorSnafu { path: supervisor })?));
+    // QEMU starts with the plan, and this thread starts no process any more.
+    threads::enter(Role::Machine).context(PrepareSnafu)?;
     lifeline.set_read_timeout(Some(START_TIMEOUT)).context(PrepareSnafu)?;
     send_plan(&lifeline, plan, descriptors).context(TalkSnafu)?;
     let mut reports = ReportReader::default();

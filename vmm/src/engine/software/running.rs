@@ -19,6 +19,7 @@ use super::plan::{Reading, Report};
 use super::qmp::{Commands, Event, Message, Parser};
 use super::{ControlSnafu, SoftwareError};
 use crate::engine::{EngineError, LaunchReport, MachineEnd, RunningMachine, SoftwareSnafu};
+use crate::threads::{self, Role};
 use crate::virtio::transport::vhost_user::{SessionEnd, VhostUserServer};
 
 /// How long the kernel may take to clear a killed QEMU away.
@@ -66,7 +67,7 @@ impl SoftwareMachine {
         });
         control.set_nonblocking(false)?;
         let watcher = Watcher::new(started, control, servers, Arc::clone(&shared))?;
-        let watcher = thread::Builder::new().name("engine".to_owned()).spawn(move || ended(watcher.run()))?;
+        let watcher = threads::spawn(Role::Watcher, "engine", move || ended(watcher.run()))?;
         Ok(Self { shared, processes, report, watcher: Some(watcher) })
     }
 

@@ -7,7 +7,7 @@ use vmm_sys::{Event, Interest, Poller};
 
 use super::Kvm;
 use crate::arch::x86_64::{
-    BootData, CpuidPolicy, INITIAL_REGISTERS, KERNEL_START, MemoryMap, ProcessorState, entry_state,
+    BootData, CpuidPolicy, KERNEL_START, MemoryMap, ProcessorState, entry_state, initial_registers,
 };
 use crate::hypervisor::{Entry, Exit, Hypervisor, Vcpu, VcpuSetup, Vm, X86_64Host};
 use crate::memory::fresh_regions;
@@ -38,7 +38,8 @@ fn machine(code: &[u8]) -> Option<(Arc<dyn Vm>, Box<dyn Vcpu>)> {
         CpuidPolicy { cpu: 0, cpus: 1, tsc_kilohertz: vcpu.counter_kilohertz().unwrap_or(0), nested: false };
     let cpuid = policy.apply(&kvm.supported_cpuid().unwrap());
     let state: ProcessorState = entry_state(KERNEL_START, 0);
-    let setup = VcpuSetup::X86_64 { cpuid: &cpuid, registers: &INITIAL_REGISTERS, state: Some(&state) };
+    let registers = initial_registers(None);
+    let setup = VcpuSetup::X86_64 { cpuid: &cpuid, registers: &registers, state: Some(&state) };
     vcpu.set_up(setup).unwrap();
     Some((vm, vcpu))
 }

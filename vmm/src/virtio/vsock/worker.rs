@@ -2,12 +2,13 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use vmm_sys::{Event, Interest, Ready};
 
 use super::state::{State, Token};
+use crate::threads::{self, Role};
 
 /// The running thread. It holds the state's lock.
 pub(super) struct Worker {
@@ -27,7 +28,7 @@ impl Worker {
                 state.break_down();
             }
         };
-        let thread = thread::Builder::new().name("vsock".to_owned()).spawn(run)?;
+        let thread = threads::spawn(Role::Sockets, "vsock", run)?;
         Ok(Self { stop, thread })
     }
 

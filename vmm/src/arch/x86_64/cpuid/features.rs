@@ -2,7 +2,7 @@
 //!
 //! A hypervisor lists what it can give to a guest, so all of that is shown but what is named here.
 
-use super::{CPUID_SIGNIFICANT_INDEX, CpuidEntry};
+use super::{CPUID_SIGNIFICANT_INDEX, CpuidEntry, Virtualization, find};
 
 #[derive(Clone, Copy)]
 enum Register {
@@ -44,7 +44,9 @@ const HIDDEN_FUNCTIONS: [(u32, &str); 25] = [
 
 /// What a guest that may not run virtual machines does not see.
 const SVM_FUNCTION: u32 = 0x8000_000a;
-const VIRTUALIZATION: [(u32, Register, u32); 2] = [(0x1, Ecx, 5), (0x8000_0001, Ecx, 2)];
+const VMX: (u32, Register, u32) = (0x1, Ecx, 5);
+const SVM: (u32, Register, u32) = (0x8000_0001, Ecx, 2);
+const VIRTUALIZATION: [(u32, Register, u32); 2] = [VMX, SVM];
 
 /// Single abilities that are hidden: function, index, register, bits.
 const HIDDEN: [(u32, u32, Register, &[u32]); 13] = [
@@ -98,6 +100,15 @@ pub(super) fn is_shown(entry: &CpuidEntry, nested: bool) -> bool {
         || (function == STATE && HIDDEN_STATE.contains(&entry.index))
         || (0x4000_0000..0x5000_0000).contains(&function);
     !hidden
+}
+
+/// Whether a host has an extension for its guests.
+pub(super) fn offers(host: &[CpuidEntry], extension: Virtualization) -> bool {
+    let (function, register, bit) = match extension {
+        Virtualization::Vmx => VMX,
+        Virtualization::Svm => SVM,
+    };
+    find(host, function).copied().is_some_and(|mut entry| *field(&mut entry, register) >> bit & 1 == 1)
 }
 
 /// Takes from an entry what a guest does not see, and adds what it always has.

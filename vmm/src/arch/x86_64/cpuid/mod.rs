@@ -74,6 +74,21 @@ pub fn physical_address_bits(host: &[CpuidEntry]) -> u8 {
     said.filter(|bits| *bits != 0).unwrap_or(36)
 }
 
+/// A processor's extension for running virtual machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Virtualization {
+    /// Intel's.
+    Vmx,
+    /// AMD's.
+    Svm,
+}
+
+/// The extension that a host offers its guests. `None` where they cannot run virtual machines themselves.
+pub fn virtualization(host: &[CpuidEntry]) -> Option<Virtualization> {
+    let extensions = [Virtualization::Vmx, Virtualization::Svm];
+    extensions.into_iter().find(|extension| features::offers(host, *extension))
+}
+
 fn find(table: &[CpuidEntry], function: u32) -> Option<&CpuidEntry> {
     table.iter().find(|entry| entry.function == function)
 }

@@ -206,6 +206,18 @@ fn a_guest_that_may_nest_sees_how() {
 }
 
 #[test]
+fn a_host_offers_the_extension_of_its_vendor_or_none() {
+    let with = |function, ecx| [leaf(0, [1, 0, 0, 0]), leaf(function, [ALL, ALL, ecx, ALL])];
+    assert_eq!(virtualization(&with(1, 1 << 5)), Some(Virtualization::Vmx));
+    assert_eq!(virtualization(&with(0x8000_0001, 1 << 2)), Some(Virtualization::Svm));
+    assert_eq!(virtualization(&with(1, !(1 << 5))), None);
+    assert_eq!(virtualization(&with(0x8000_0001, !(1 << 2))), None);
+    assert_eq!(virtualization(&[]), None);
+    // A guest that may not nest offers its own guests nothing.
+    assert_eq!([intel(), amd()].map(|host| virtualization(&policy(0, 1).apply(&host))), [None, None]);
+}
+
+#[test]
 fn the_size_of_a_processors_state_is_that_of_its_parts() {
     let table = policy(0, 1).apply(&intel());
     let whole = at(&table, 0xd, 0);

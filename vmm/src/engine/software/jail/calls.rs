@@ -5,7 +5,7 @@
 
 use std::io;
 
-use vmm_sys::system_call_filter::{PROCESSOR_CALLS, refuse};
+use vmm_sys::system_call_filter::{calls, refuse};
 
 /// All of these are refused, with `EPERM`.
 const REFUSED: &[libc::c_long] = &[
@@ -73,6 +73,6 @@ const REFUSED: &[libc::c_long] = &[
 
 /// Refuses them for this process, from now on.
 pub(in crate::engine::software) fn refuse_calls() -> io::Result<()> {
-    let calls: Vec<libc::c_long> = REFUSED.iter().chain(PROCESSOR_CALLS).copied().collect();
+    let calls: Vec<libc::c_long> = REFUSED.iter().chain(calls::PROCESSOR).copied().collect();
     refuse(&calls)
 }

@@ -17,7 +17,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use vmm_sys::Event;
 
@@ -26,6 +26,7 @@ pub use error::VhostUserError;
 use self::message::Connection;
 use self::session::Session;
 use super::super::VirtioDevice;
+use crate::threads::{self, Role};
 
 /// How a session ended.
 #[derive(Debug)]
@@ -103,7 +104,7 @@ impl VhostUserServer {
             // The front end learns of the end as soon as the queues have stopped.
             connection.close();
         };
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        let thread = threads::spawn(Role::Session, name, run)?;
         Ok(Self { socket, thread: Some(thread), outcome })
     }
 

@@ -1,0 +1,84 @@
+//! The monitor's threads, each held to the system calls of its role.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use vmm_tests::{Process, TestHome, TestVm};
+
+/// What `/proc` says of each thread of a process, by the thread's name: whether it has a filter, and whether it may gain
+/// rights by executing a program.
+fn threads(process: &Process) -> BTreeMap<String, (bool, bool)> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", process.pid)).expect("the monitor lives");
+    let mut threads = BTreeMap::new();
+    for task in tasks {
+        // A thread may end while we look.
+        let Ok(status) = fs::read_to_string(task.expect("a thread").path().join("status")) else { continue };
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.trim_start_matches(':').trim().to_owned()
+        };
+        // KVM's own threads, which make no system calls, are counted among the process's.
+        if field("Name").starts_with("kvm-") {
+            continue;
+        }
+        threads.insert(field("Name"), (field("Seccomp") == "2", field("NoNewPrivs") == "1"));
+    }
+    threads
+}
+
+fn seccomp(vm: &TestVm<'_>) -> Option<bool> {
+    vm.info()["seccomp"].as_bool()
+}
+
+#[test]
+fn every_thread_of_a_monitor_has_a_filter_and_the_machine_all_it_needs() {
+    let home = TestHome::new();
+    let vm = home.machine("kept", &["--cpus", "2"]);
+    assert_eq!(seccomp(&vm), Some(true));
+    let found = threads(&vm.monitor());
+    for expected in ["vmm", "machine", "starter", "engine", "vsock", "blk-queue-0"] {
+        assert!(found.contains_key(expected), "no thread {expected} in {found:?}");
+    }
+    let free: Vec<_> = found.iter().filter(|(_, held)| **held != (true, true)).collect();
+    assert!(free.is_empty(), "without a filter: {free:?}");
+    // Disks grow, shrink and are written through; sockets come and go; a device is used anew.
+    vm.shell("dd if=/dev/urandom of=/srv/big bs=1M count=30 && sync && rm /srv/big && fstrim -v / && sync")
+        .succeeded();
+    for _ in 0..3 {
+        vm.exec(&["true"]).succeeded();
+    }
+    vm.stop().succeeded();
+    home.vmm(["start", "kept"]).run().succeeded();
+    vm.exec(&["ls", "/srv"]).succeeded();
+    home.vmm(["kill", "kept"]).run().succeeded();
+    assert_eq!(home.state_of("kept").as_deref(), Some("stopped"));
+}
+
+#[test]
+fn what_the_monitor_starts_does_not_inherit_its_filters() {
+    let home = TestHome::new();
+    let vm = home.machine("parent", &[]);
+    let others = vm.processes();
+    let Some(supervisor) = others.iter().find(|process| process.command.contains("--supervise-qemu")) else {
+        return println!("skipped: this engine starts no other processes");
+    };
+    // It puts none on itself: QEMU is given its own, beyond the supervisor.
+    assert!(threads(supervisor).values().all(|(filtered, _)| !filtered));
+}
+
+#[test]
+fn filters_can_be_left_out_for_debugging() {
+    let home = TestHome::new();
+    let vm = home.machine("free", &["--no-seccomp"]);
+    assert_eq!(seccomp(&vm), Some(false));
+    let found = threads(&vm.monitor());
+    assert!(found.values().all(|(filtered, _)| !filtered), "{found:?}");
+    assert!(!found.contains_key("starter"), "{found:?}");
+    vm.stop().succeeded();
+    // The next start is none of the last one's business.
+    home.vmm(["start", "free"]).run().succeeded();
+    assert_eq!(seccomp(&vm), Some(true));
+    vm.stop().succeeded();
+    home.vmm(["start", "--no-seccomp", "free"]).run().succeeded();
+    assert_eq!(seccomp(&vm), Some(false));
+}
