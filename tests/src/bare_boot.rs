@@ -45,11 +45,13 @@ impl BareBoot<'_> {
             arch: Arch::X86_64,
             cpus: self.cpus,
             memory: self.memory,
+            nested: false,
             kernel: File::open(self.kernel)?,
             initramfs: tempfile::tempfile()?,
             command_line: self.command_line.to_owned(),
             nested: false,
             devices: Vec::new(),
+            balloon: None,
             console: theirs.into(),
         };
         let (sender, ended) = mpsc::channel();

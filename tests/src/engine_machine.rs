@@ -68,6 +68,7 @@ pub fn machine_with(kernel: &Path, cpus: u8, init: Init, parameters: &str) -> (M
         initramfs,
         command_line: command_line.to_string(),
         devices: Vec::new(),
+        balloon: None,
         console: console.into(),
     };
     (machine, ours)

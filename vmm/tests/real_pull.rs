@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use vmm::arch::Arch;
-use vmm::image::{ImageStore, PullMode, Thoroughness};
+use vmm::image::{Extras, ImageStore, PullMode, Thoroughness};
 
 /// Names the folder in which the images are kept between runs.
 const STORE: &str = "VMM_TEST_STORE";
@@ -24,7 +24,7 @@ fn alpine_is_pulled_for_every_architecture() {
         assert_eq!(image.profile().mask_services, ["quicksand-guest-agent"]);
         for _ in 0..3 {
             let begin = Instant::now();
-            store.prepare(&image, b"agent", false).unwrap();
+            store.prepare(&image, b"agent", Extras::default()).unwrap();
             println!("prepared in {:?}", begin.elapsed());
         }
         let begin = Instant::now();

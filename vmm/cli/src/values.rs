@@ -18,6 +18,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if span.is_zero() { Err("it must be more than nothing".to_owned()) } else { Ok(span) }
 }
 
+/// Reads an amount of memory, which may be 0.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    vmm::machine::parse_bytes(text).map_err(|error| error.to_string())
+}
+
 /// Reads `KEY=VALUE`; a bare `KEY` takes the value that the variable has here, as Docker does.
 pub(crate) fn environment(text: &str) -> Result<(String, String), String> {
     let (key, value) = match text.split_once('=') {

@@ -52,17 +52,26 @@ impl CommandLine {
     /// What every guest is started with: a console that tells only what is wrong, and an end instead of a wait when
     /// the kernel dies.
     pub fn new(arch: Arch) -> Self {
-        let console = match arch {
-            Arch::X86_64 => "console=ttyS0",
-            Arch::Arm64 => "console=ttyAMA0",
-        };
-        let mut text = format!("{console} quiet panic=-1");
-        if arch == Arch::X86_64 {
-            // A triple fault is the reset that every engine sees. Of the other parameters that are said to hasten a
-            // boot, only the search for fewer serial ports does.
-            text.push_str(" reboot=t 8250.nr_uarts=1");
-        }
-        Self { text }
+        Self::with_console(match arch {
+            Arch::X86_64 => "console=ttyS0 quiet panic=-1 reboot=t 8250.nr_uarts=1",
+            Arch::Arm64 => "console=ttyAMA0 quiet panic=-1",
+        })
+    }
+
+    /// The same on a virtio console. What the kernel has to say before it has found that goes to the serial port, which
+    /// is touched for nothing else.
+    pub fn on_virtio_console(arch: Arch) -> Self {
+        Self::with_console(match arch {
+            // Behind `quiet`: an early console tells at once what was said before it, and all of it.
+            Arch::X86_64 => "console=hvc0 quiet earlycon=uart8250,io,0x3f8 panic=-1 reboot=t 8250.nr_uarts=0",
+            Arch::Arm64 => "console=hvc0 quiet panic=-1",
+        })
+    }
+
+    /// A triple fault (`reboot=t`) is the reset that every engine sees. Of the other parameters that are said to hasten
+    /// a boot, only the search for fewer serial ports does.
+    fn with_console(text: &str) -> Self {
+        Self { text: text.to_owned() }
     }
 
     /// Adds what a user or an image wrote: one or more parameters with spaces between them.
@@ -110,6 +119,14 @@ mod tests {
     fn the_console_is_that_of_the_architecture() {
         assert!(CommandLine::new(Arch::Arm64).to_string().contains("console=ttyAMA0"));
         assert!(!CommandLine::new(Arch::Arm64).to_string().contains("reboot=t"));
+    }
+
+    #[test]
+    fn an_early_console_holds_the_place_of_a_virtio_console_and_is_as_quiet() {
+        let text = CommandLine::on_virtio_console(Arch::X86_64).to_string();
+        assert!(text.starts_with("console=hvc0 quiet earlycon="), "{text}");
+        assert!(!text.contains("ttyS0"), "{text}");
+        assert_eq!(CommandLine::on_virtio_console(Arch::Arm64).to_string(), "console=hvc0 quiet panic=-1");
     }
 
     #[test]

@@ -60,6 +60,12 @@ pub enum Request {
     },
     /// Tell of each change from now on. Answered with [`Answer::Status`].
     Subscribe,
+    /// Ask the guest to do without so much of its memory, and tell of its balloon. Answered with [`Answer::Balloon`] at
+    /// once; the guest takes its time. Since 1.1.
+    Balloon {
+        /// How many bytes. `None`: as it is.
+        target: Option<u64>,
+    },
 }
 
 /// How far a VM is waited for.
@@ -125,8 +131,19 @@ pub enum Answer {
     Ready(Status),
     /// It has ended, and everything of it is gone.
     Ended(End),
+    /// What the guest does without.
+    Balloon(Balloon),
     /// It was not done.
     Refused(Refusal),
+}
+
+/// What a guest does without for the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balloon {
+    /// How many bytes of its memory it is asked to do without.
+    pub target: u64,
+    /// How many it says that it does without.
+    pub actual: u64,
 }
 
 /// What a VM does, as its monitor sees it.
@@ -186,6 +203,8 @@ pub enum RefusalCode {
     Malformed,
     /// The request is not for this connection, or not for now.
     OutOfPlace,
+    /// What is asked for cannot be. Since 1.1.
+    Invalid,
     /// A kind that a newer monitor knows.
     #[serde(other)]
     Other,

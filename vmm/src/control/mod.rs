@@ -18,10 +18,11 @@ mod message;
 pub use connection::{Connection, ControlError};
 pub use line::{LONGEST_LINE, LineBuffer, LineTooLong, to_line};
 pub use message::{
-    Answer, ClientLine, Event, Goal, Hello, MonitorLine, Refusal, RefusalCode, Request, StartRequest, Status,
+    Answer, Balloon, ClientLine, Event, Goal, Hello, MonitorLine, Refusal, RefusalCode, Request,
+    StartRequest, Status,
 };
 
 use vmm_protocol::Version;
 
 /// The version of the control language that is spoken here.
-pub const VERSION: Version = Version { major: 1, minor: 0 };
+pub const VERSION: Version = Version { major: 1, minor: 1 };

@@ -18,7 +18,7 @@ use snafu::Snafu;
 pub use choice::{EngineChoice, EngineOptions, notice, select};
 pub use probe::{Bar, BarState, EngineProbe, HostProbe, JailReport, Virtualization, probe};
 
-use crate::machine::{Exits, Machine};
+use crate::machine::{BalloonControl, Exits, Machine};
 
 /// The engines there are. Not every build has each: [`select`] says which one serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -161,6 +161,11 @@ pub trait RunningMachine: Send {
 
     /// What tells how often its processors left the guest. `None`: they are another program's, which counts nothing.
     fn exits(&self) -> Option<Arc<dyn ExitCounter>> {
+        None
+    }
+
+    /// The hold on its balloon. `None`: it has none.
+    fn balloon(&self) -> Option<BalloonControl> {
         None
     }
 }

@@ -21,20 +21,18 @@ const LARGEST_MODULE: u64 = 64 << 20;
 
 const LISTS: [&str; 2] = ["modules.dep", "modules.builtin"];
 
-/// Which modules an initial file system has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ModuleSet {
-    /// None: for a kernel that is not the image's.
-    Nothing,
-    /// What every machine loads.
-    Usual,
-    /// And what a guest needs to run virtual machines itself.
-    Nested,
+/// What a machine has beside what every machine has, and loads modules for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The guest may run virtual machines itself.
+    pub nested: bool,
+    /// A balloon.
+    pub balloon: bool,
 }
 
 /// What a machine loads, in order. The transports come first, where they are no part of the kernel: devices are found
 /// through them.
-fn wanted(set: ModuleSet, file_system: &str) -> Vec<(Stage, Want<'_>)> {
+fn wanted(extras: Extras, file_system: &str) -> Vec<(Stage, Want<'_>)> {
     let mut wanted = vec![
         (Stage::Vsock, Want::Optional("virtio_mmio")),
         (Stage::Vsock, Want::Optional("virtio_pci")),
@@ -42,12 +40,15 @@ fn wanted(set: ModuleSet, file_system: &str) -> Vec<(Stage, Want<'_>)> {
         (Stage::Root, Want::Required("virtio_blk")),
         (Stage::Root, Want::Required(file_system)),
     ];
-    if set == ModuleSet::Nested {
+    if extras.nested {
         // The agent chooses the one for its processor.
         wanted.extend(["kvm_amd", "kvm_intel"].map(|name| (Stage::Ready, Want::Optional(name))));
     }
     // In the order of their stages: what is needed by several is loaded for the first.
     wanted.push((Stage::Late, Want::Optional("virtio_rng")));
+    if extras.balloon {
+        wanted.push((Stage::Late, Want::Optional("virtio_balloon")));
+    }
     wanted
 }
 
@@ -79,7 +80,7 @@ pub(super) fn extract(
         lists.push(text);
     }
     let modules = || ModulesSnafu { image };
-    let wanted = wanted(ModuleSet::Usual, file_system);
+    let wanted = wanted(Extras::default(), file_system);
     for module in plan(&lists[0], &lists[1], &wanted).with_context(|_| modules())?.modules() {
         let contents = root.read(&format!("{source}/{}", module.path), LARGEST_MODULE)?;
         check_release(&module.file_name, &contents, release).with_context(|_| modules())?;
@@ -105,21 +106,22 @@ fn plan(
 /// Makes the initial file system for an image and an agent, or finds the one that was made before.
 ///
 /// Its name is `initramfs-<of what>-<its SHA-256>.cpio`: the first part tells which one it is, the second whether it is
-/// still what was written. `root` opens the image's root file system, where the modules are that few machines load.
+/// still what was written. Without `extras` it has no modules: for a kernel that is not the image's. `root` opens the
+/// image's root file system, where the modules are that few machines load.
 pub(super) fn initramfs(
     image: &Image,
     agent: &[u8],
-    set: ModuleSet,
+    extras: Option<Extras>,
     root: &dyn Fn() -> Result<RootFileSystem>,
 ) -> Result<(PathBuf, FileRecord)> {
-    let key = key(image, agent, set);
+    let key = key(image, agent, extras);
     let prefix = format!("{INITRAMFS}{key}-");
     let names = files::names_in(&image.folder)?;
     if let Some(record) = names.iter().find_map(|name| record_of(&image.folder, name, &prefix)) {
         return Ok((image.folder.join(&record.name), record));
     }
     let partial = image.folder.join(format!("{prefix}{}{}", std::process::id(), files::PARTIAL));
-    let made = build(image, agent, set, root, &partial).and_then(|(sha256, size)| {
+    let made = build(image, agent, extras, root, &partial).and_then(|(sha256, size)| {
         let name = format!("{prefix}{sha256}{INITRAMFS_END}");
         let path = image.folder.join(&name);
         files::rename(&partial, &path)?;
@@ -136,13 +138,13 @@ const INITRAMFS: &str = "initramfs-";
 const INITRAMFS_END: &str = ".cpio";
 
 /// Everything that the contents depend on, in one short name.
-fn key(image: &Image, agent: &[u8], set: ModuleSet) -> String {
+fn key(image: &Image, agent: &[u8], extras: Option<Extras>) -> String {
     let mut hasher = Hasher::new();
     hasher.update(&Initramfs::LAYOUT.to_le_bytes());
     hasher.update(Digest::of(agent).to_string().as_bytes());
-    if set != ModuleSet::Nothing {
+    if let Some(extras) = extras {
         // The plan follows from the lists and from what this program wants.
-        hasher.update(format!("{:?}", wanted(set, &image.metadata.profile.root.file_system)).as_bytes());
+        hasher.update(format!("{:?}", wanted(extras, &image.metadata.profile.root.file_system)).as_bytes());
     }
     hasher.finish().0.short()
 }
@@ -166,14 +168,14 @@ fn record_of(folder: &Path, name: &str, prefix: &str) -> Option<FileRecord> {
 fn build(
     image: &Image,
     agent: &[u8],
-    set: ModuleSet,
+    extras: Option<Extras>,
     root: &dyn Fn() -> Result<RootFileSystem>,
     partial: &Path,
 ) -> Result<(Digest, u64)> {
     let name = image.to_string();
     let mut initramfs = Initramfs::new(agent);
-    if set != ModuleSet::Nothing {
-        add_modules(&mut initramfs, image, set, root)?;
+    if let Some(extras) = extras {
+        add_modules(&mut initramfs, image, extras, root)?;
     }
     files::remove_file(partial)?;
     let file = files::create(partial)?;
@@ -184,11 +186,11 @@ fn build(
     Ok(hashed.hasher.finish())
 }
 
-/// Adds the modules of a set: those of every machine from the image's folder, the others from its root file system.
+/// Adds the modules of a machine: those of every machine from the image's folder, the others from its root file system.
 fn add_modules(
     initramfs: &mut Initramfs<'_>,
     image: &Image,
-    set: ModuleSet,
+    extras: Extras,
     root: &dyn Fn() -> Result<RootFileSystem>,
 ) -> Result<()> {
     let name = image.to_string();
@@ -197,12 +199,17 @@ fn add_modules(
         let bytes = files::read(&folder.join(list), LARGEST_LIST)?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let wanted = wanted(set, &image.metadata.profile.root.file_system);
-    let plan = plan(&list(LISTS[0])?, &list(LISTS[1])?, &wanted).context(ModulesSnafu { image: &name })?;
-    let root = (set == ModuleSet::Nested).then(root).transpose()?;
-    for module in plan.modules() {
+    let (dependencies, built_in) = (list(LISTS[0])?, list(LISTS[1])?);
+    let plan = |extras| {
+        let wanted = wanted(extras, &image.metadata.profile.root.file_system);
+        plan(&dependencies, &built_in, &wanted).context(ModulesSnafu { image: &name })
+    };
+    let usual = plan(Extras::default())?;
+    let is_usual = |module: &PlannedModule| usual.modules().iter().any(|usual| usual.path == module.path);
+    let root = (extras != Extras::default()).then(root).transpose()?;
+    for module in plan(extras)?.modules() {
         let contents = match &root {
-            Some(root) if module.stage == Stage::Ready => from_root(root, image, module)?,
+            Some(root) if !is_usual(module) => from_root(root, image, module)?,
             _ => {
                 let path = folder.join(&module.file_name);
                 let missing = DamagedSnafu { path: &path, what: "it is missing", image: name.clone() };

@@ -27,6 +27,7 @@ mod version;
 pub use digest::{Digest, DigestError};
 pub use error::ImageError;
 pub use image::Image;
+pub use kernel_modules::Extras;
 pub use layers::{Layer, LayerId, LayerIdError, LayerStore, NewLayer};
 pub use profile::{BootProfile, RootFileSystem};
 pub use progress::{Progress, Stage, Step};

@@ -9,7 +9,7 @@ use super::catalog::Catalog;
 use super::error::{DamagedSnafu, ImageError, NewerSnafu, NotPulledSnafu, Result, UnknownSnafu};
 use super::files;
 use super::image::{Image, KERNEL, METADATA, Metadata};
-use super::kernel_modules::{self, ModuleSet};
+use super::kernel_modules::{self, Extras};
 use super::layers::{Layer, LayerStore};
 use super::progress::Progress;
 use super::pull::{self, PullMode, Pulled};
@@ -161,11 +161,10 @@ impl ImageStore {
     }
 
     /// Everything that a machine boots from, found good: what every start calls. A file that is not what was pulled is
-    /// an error that names it and the way to mend it. With `nested`, the guest has what the image has to run virtual
-    /// machines itself.
-    pub fn prepare(&self, image: &Image, agent: &[u8], nested: bool) -> Result<BootFiles> {
+    /// an error that names it and the way to mend it. The guest has what the image has for `extras`.
+    pub fn prepare(&self, image: &Image, agent: &[u8], extras: Extras) -> Result<BootFiles> {
         let layers = self.verify(image, Thoroughness::Remembered)?;
-        let initramfs = self.initramfs(image, agent, Some(image.kernel_release()), nested)?;
+        let initramfs = self.initramfs(image, agent, Some(image.kernel_release()), extras)?;
         Ok(BootFiles { kernel: image.kernel(), initramfs, layers })
     }
 
@@ -194,18 +193,14 @@ impl ImageStore {
         image: &Image,
         agent: &[u8],
         kernel_release: Option<&str>,
-        nested: bool,
+        extras: Extras,
     ) -> Result<PathBuf> {
-        let set = match (kernel_release == Some(image.kernel_release()), nested) {
-            (false, _) => ModuleSet::Nothing,
-            (true, false) => ModuleSet::Usual,
-            (true, true) => ModuleSet::Nested,
-        };
+        let extras = (kernel_release == Some(image.kernel_release())).then_some(extras);
         let root = || {
             let layers = self.layers.chain(image.layer()).map_err(|error| self.in_image(error, image))?;
             RootFileSystem::open(&layers.iter().map(Layer::spec).collect::<Vec<_>>())
         };
-        let (path, record) = kernel_modules::initramfs(image, agent, set, &root)?;
+        let (path, record) = kernel_modules::initramfs(image, agent, extras, &root)?;
         self.check_initramfs(image, &record)?;
         Ok(path)
     }

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use crate::arch::Arch;
 use crate::control::Connection;
 use crate::home::{End, EngineChoice, HeldVm, Home, Timestamp, VmFolder, VmName, VmSpec};
-use crate::machine::{BootSpec, MachineSpec, MemorySize, VsockSpec};
+use crate::machine::{BootSpec, ConsoleKind, MachineSpec, MemorySize, VsockSpec};
 use crate::sandbox::launch::launch;
 use crate::sandbox::program::MonitorProgram;
 use crate::sandbox::{Error, Sandbox, StartOptions, hold};
@@ -35,6 +35,8 @@ pub(super) enum Script {
     /// … one of the monitor's threads does what its role has no need of.
     Escapes,
     PowersOff,
+    /// All goes well, and the machine has a balloon.
+    Balloon,
     /// The agent does not take the request to shut down.
     RefusesShutdown,
     /// The agent takes it and does nothing.
@@ -42,7 +44,7 @@ pub(super) enum Script {
 }
 
 impl Script {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Ready,
         Self::Silent,
         Self::AgentFails,
@@ -53,6 +55,7 @@ impl Script {
         Self::EngineDies,
         Self::Escapes,
         Self::PowersOff,
+        Self::Balloon,
         Self::RefusesShutdown,
         Self::IgnoresShutdown,
     ];
@@ -127,6 +130,8 @@ impl TestHome {
                 cpus: 1,
                 memory: MemorySize::MINIMUM,
                 nested: false,
+                console: ConsoleKind::default(),
+                balloon: script == Script::Balloon,
                 boot: BootSpec {
                     kernel: "/nowhere".into(),
                     initramfs: "/nowhere".into(),

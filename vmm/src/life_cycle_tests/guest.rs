@@ -16,8 +16,10 @@ use vmm_protocol::{
 use super::fixture::Script;
 use crate::engine::{EngineError, EngineKind, LaunchReport, MachineEnd, RunningMachine};
 use crate::home::{Home, VmSpec};
+use crate::machine::BalloonControl;
 use crate::monitor::{LaunchFailure, Launcher};
 use crate::threads::{self, Role};
+use crate::virtio::balloon::Balloon;
 
 pub(super) struct ScriptedLauncher;
 
@@ -50,7 +52,8 @@ impl Launcher for ScriptedLauncher {
         let listener = UnixListener::bind(&socket).unwrap();
         let guest = Guest { script, socket, console: UnixStream::from(console), ended: ended.clone() };
         thread::spawn(move || guest.run(&listener));
-        Ok(Box::new(ScriptedMachine { ended, report: report() }))
+        let balloon = spec.machine.balloon.then(|| Balloon::new().control());
+        Ok(Box::new(ScriptedMachine { ended, report: report(), balloon }))
     }
 }
 
@@ -61,6 +64,7 @@ fn report() -> LaunchReport {
 struct ScriptedMachine {
     ended: Ended,
     report: LaunchReport,
+    balloon: Option<BalloonControl>,
 }
 
 impl RunningMachine for ScriptedMachine {
@@ -83,6 +87,10 @@ impl RunningMachine for ScriptedMachine {
 
     fn report(&self) -> &LaunchReport {
         &self.report
+    }
+
+    fn balloon(&self) -> Option<BalloonControl> {
+        self.balloon.clone()
     }
 }
 

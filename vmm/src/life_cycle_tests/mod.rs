@@ -16,7 +16,7 @@ use vmm_protocol::{AgentMessage, Hello, header};
 
 use crate::control::{ControlError, Event, MonitorLine, Request};
 use crate::home::{EndReason, HomeError, VmFolder, VmState};
-use crate::sandbox::{CancelToken, Error, Progress, Sandbox, StartOptions};
+use crate::sandbox::{Balloon, CancelToken, Error, Progress, Sandbox, StartOptions};
 
 /// The body of a monitor process: [`fixture::program`] runs this test binary again for it.
 #[test]
@@ -473,4 +473,28 @@ fn a_vm_whose_folder_is_damaged_does_not_hide_the_others() {
     let infos = Sandbox::list(&home.home).unwrap();
     assert_eq!(infos.len(), 1);
     assert_eq!(&infos[0].id, sandbox.id());
+}
+
+#[test]
+fn a_guest_is_asked_to_do_without_memory_but_not_without_all_of_it() {
+    let home = TestHome::new();
+    let sandbox = home.run(Some("box"), Script::Balloon).unwrap();
+    assert_eq!(sandbox.balloon().unwrap(), Balloon { target: 0, actual: 0 });
+    assert_eq!(sandbox.set_balloon(32 << 20).unwrap().target, 32 << 20);
+    let refused = sandbox.set_balloon((32 << 20) + 1).unwrap_err();
+    assert_eq!((refused.code(), refused.hint()), ("invalid", None));
+    assert_eq!(refused.to_string(), "a guest with 96M of memory can do without 32M at most: it keeps 64M");
+    assert_eq!(sandbox.balloon().unwrap().target, 32 << 20);
+    assert_eq!(sandbox.set_balloon(0).unwrap().target, 0);
+    sandbox.kill().unwrap();
+    assert_eq!(sandbox.balloon().unwrap_err().code(), "not_running");
+}
+
+#[test]
+fn a_vm_without_a_balloon_says_so_and_what_to_do() {
+    let home = TestHome::new();
+    let sandbox = home.run(Some("box"), Script::Ready).unwrap();
+    let error = sandbox.set_balloon(0).unwrap_err();
+    assert_eq!((error.code(), error.to_string().as_str()), ("no_balloon", "the VM box has no balloon"));
+    assert!(error.hint().unwrap().contains("vmm run --balloon"));
 }

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use snafu::{ResultExt, Snafu, ensure};
 
-use super::{DiskSpec, Machine, MachineSpec};
+use super::{ConsoleKind, DiskSpec, Machine, MachineSpec};
 use crate::virtio::VirtioDevice;
+use crate::virtio::balloon::Balloon;
 use crate::virtio::block::Block;
+use crate::virtio::console::Console;
 use crate::virtio::entropy::Entropy;
 use crate::virtio::vsock::{GuestCid, ReservedCid, VsockDevice, VsockError};
 
@@ -47,6 +49,12 @@ pub enum BuildError {
         /// The cause.
         source: ReservedCid,
     },
+    /// The host has no descriptor left.
+    #[snafu(display("cannot make the machine's console"))]
+    Console {
+        /// The cause.
+        source: io::Error,
+    },
     /// The socket to the guest cannot be made.
     #[snafu(display("cannot make the machine's vsock device"))]
     Vsock {
@@ -56,8 +64,8 @@ pub enum BuildError {
 }
 
 impl MachineSpec {
-    /// Opens the files and makes the devices; nothing runs yet. `console` gets what the guest writes to its serial
-    /// console: one end of a stream socket whose other end the caller reads.
+    /// Opens the files and makes the devices; nothing runs yet. `console` gets what the guest writes to its console:
+    /// one end of a stream socket whose other end the caller reads.
     pub fn build(&self, console: OwnedFd) -> Result<Machine, BuildError> {
         ensure!(self.cpus > 0, NoProcessorSnafu);
         // In the guest's order: the root comes first, so that it is the first disk of its kind.
@@ -68,6 +76,12 @@ impl MachineSpec {
         let guest = GuestCid::try_from(self.vsock.guest_cid).context(AddressSnafu)?;
         devices.push(Box::new(VsockDevice::new(guest, &self.vsock.socket).context(VsockSnafu)?));
         devices.push(Box::new(Entropy::new()));
+        if self.console == ConsoleKind::Virtio {
+            devices.push(Box::new(Console::new(console.try_clone().context(ConsoleSnafu)?)));
+        }
+        let balloon = self.balloon.then(Balloon::new);
+        let balloon_control = balloon.as_ref().map(Balloon::control);
+        devices.extend(balloon.map(|balloon| Box::new(balloon) as Box<dyn VirtioDevice>));
         Ok(Machine {
             arch: self.arch,
             cpus: self.cpus,
@@ -77,6 +91,7 @@ impl MachineSpec {
             initramfs: open("initramfs", &self.boot.initramfs)?,
             command_line: self.boot.command_line.clone(),
             devices,
+            balloon: balloon_control,
             console,
         })
     }
@@ -111,6 +126,8 @@ mod tests {
             cpus: 2,
             memory: MemorySize::default(),
             nested: false,
+            console: ConsoleKind::default(),
+            balloon: false,
             boot: BootSpec {
                 kernel: folder.join("vmlinux"),
                 initramfs: folder.join("initramfs"),
@@ -133,6 +150,23 @@ mod tests {
         assert_eq!(kinds, [DeviceType::Block, DeviceType::Vsock, DeviceType::Entropy]);
         assert_eq!(machine.devices[0].queue_sizes().len(), 2);
         assert!(folder.path().join("vsock").exists());
+    }
+
+    #[test]
+    fn a_machine_has_a_virtio_console_and_a_balloon_where_they_were_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = build(&spec(folder.path())).unwrap();
+        assert!(plain.balloon.is_none());
+        drop(plain);
+        let spec = MachineSpec { console: ConsoleKind::Virtio, balloon: true, ..spec(folder.path()) };
+        let machine = build(&spec).unwrap();
+        let kinds = machine.devices.iter().skip(2).map(|device| device.device_type());
+        let expected = [DeviceType::Entropy, DeviceType::Console, DeviceType::Balloon];
+        assert_eq!(kinds.collect::<Vec<_>>(), expected);
+        machine.balloon.unwrap().set_target(3 << 12).unwrap();
+        let mut wanted = [0; 4];
+        machine.devices.last().unwrap().read_config(0, &mut wanted);
+        assert_eq!(u32::from_le_bytes(wanted), 3);
     }
 
     #[test]

@@ -9,8 +9,11 @@ mod spec;
 
 pub use build::BuildError;
 pub use exits::{Accesses, Exits, RunExits};
-pub use size::MemorySize;
-pub use spec::{BootSpec, DiskSpec, MachineSpec, VsockSpec};
+pub use size::{MemorySize, MemorySizeError, parse_bytes};
+pub use spec::{BalloonTooLarge, BootSpec, ConsoleKind, DiskSpec, MachineSpec, UnknownConsole, VsockSpec};
+
+/// The host's hold on a machine's balloon.
+pub use crate::virtio::balloon::BalloonControl;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -36,6 +39,9 @@ pub struct Machine {
     pub command_line: String,
     /// The devices, in the order in which the guest sees them.
     pub devices: Vec<Box<dyn VirtioDevice>>,
-    /// Our end is elsewhere: what the guest writes to its serial console goes into this socket.
+    /// The host's hold on the balloon, where there is one among the devices.
+    pub balloon: Option<BalloonControl>,
+    /// Our end is elsewhere: what the guest writes to its serial port goes into this socket. A virtio console has a
+    /// clone of it.
     pub console: OwnedFd,
 }

@@ -80,22 +80,27 @@ impl fmt::Display for MemorySize {
     }
 }
 
+/// Reads a number with `K`, `M`, `G` or `T` (and perhaps `B` or `iB`), in powers of 1024; without a unit, mebibytes.
+pub fn parse_bytes(text: &str) -> Result<u64, MemorySizeError> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit.to_ascii_lowercase().as_str() {
+        "k" | "kb" | "kib" => 1 << 10,
+        "" | "m" | "mb" | "mib" => MEBIBYTE,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
+        _ => return SyntaxSnafu { text }.fail(),
+    };
+    let Ok(number) = number.parse::<u64>() else { return SyntaxSnafu { text }.fail() };
+    Ok(number.saturating_mul(scale))
+}
+
 impl FromStr for MemorySize {
     type Err = MemorySizeError;
 
-    /// A number with `K`, `M`, `G` or `T` (and perhaps `B` or `iB`), in powers of 1024; without a unit, mebibytes.
+    /// As [`parse_bytes`] reads it.
     fn from_str(text: &str) -> Result<Self, MemorySizeError> {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let scale = match unit.to_ascii_lowercase().as_str() {
-            "k" | "kb" | "kib" => 1 << 10,
-            "" | "m" | "mb" | "mib" => MEBIBYTE,
-            "g" | "gb" | "gib" => 1 << 30,
-            "t" | "tb" | "tib" => 1 << 40,
-            _ => return SyntaxSnafu { text }.fail(),
-        };
-        let Ok(number) = number.parse::<u64>() else { return SyntaxSnafu { text }.fail() };
-        Self::from_bytes(number.saturating_mul(scale))
+        Self::from_bytes(parse_bytes(text)?)
     }
 }
 

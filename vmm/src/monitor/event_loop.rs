@@ -18,9 +18,9 @@ use super::life::{Action, Life, Progress, Stopper};
 use super::machine::{Launched, MachineThread};
 use super::process::{MonitorError, NoSpecSnafu, Process, Start, SystemSnafu};
 use crate::agent::boot::{BootError, BootReport};
-use crate::control::{Answer, Goal, Refusal, RefusalCode, Request, StartRequest, Status};
+use crate::control::{Answer, Balloon, Goal, Refusal, RefusalCode, Request, StartRequest, Status};
 use crate::engine::MachineEnd;
-use crate::home::{End, HeldVm, StateRecord, Timestamp, Timings, VmFolder, VmSpec};
+use crate::home::{End, HeldVm, StateRecord, Timestamp, Timings, VmFolder, VmSpec, VmState};
 use crate::machine::{Exits, RunExits};
 use crate::threads::{self, Role};
 
@@ -475,11 +475,31 @@ impl Monitor {
                 client.wait(id, Goal::Ended);
                 stops.push(Duration::from_millis(*grace_ms));
             }
+            Request::Balloon { target } => {
+                client.answer(id, self.balloon(*target).map_or_else(Answer::Refused, Answer::Balloon));
+            }
             Request::Start(_) => {
-                let message = "this monitor has its VM already".to_owned();
-                client.answer(id, Answer::Refused(Refusal { code: RefusalCode::OutOfPlace, message }));
+                client.answer(id, Answer::Refused(out_of_place("this monitor has its VM already")));
             }
         }
+    }
+
+    /// Sets how much the guest is to do without, if that is asked, and tells of its balloon.
+    fn balloon(&self, target: Option<u64>) -> Result<Balloon, Refusal> {
+        let Some(balloon) = &self.launched.balloon else {
+            let has_one = self.spec.machine.balloon && self.life.state() == VmState::Starting;
+            return Err(out_of_place(if has_one {
+                "the VM is still starting"
+            } else {
+                "the VM has no balloon"
+            }));
+        };
+        if let Some(bytes) = target {
+            let invalid = |message| Refusal { code: RefusalCode::Invalid, message };
+            self.spec.machine.check_balloon(bytes).map_err(|error| invalid(error.to_string()))?;
+            balloon.set_target(bytes).map_err(|error| invalid(format!("cannot tell the guest: {error}")))?;
+        }
+        Ok(Balloon { target: balloon.target(), actual: balloon.actual() })
     }
 
     fn update_interests(&mut self) {
@@ -525,6 +545,11 @@ impl Monitor {
             }
         }
     }
+}
+
+/// The refusal of a request that is not for now.
+fn out_of_place(message: &str) -> Refusal {
+    Refusal { code: RefusalCode::OutOfPlace, message: message.to_owned() }
 }
 
 /// Whether a start that ends so was given up by whoever asked for it.

@@ -7,6 +7,7 @@ use super::event_loop::{Happening, Post};
 use super::launcher::Launcher;
 use crate::engine::ExitCounter;
 use crate::home::{Home, VmSpec};
+use crate::machine::BalloonControl;
 use crate::threads;
 
 /// What is known of a machine that runs.
@@ -18,6 +19,8 @@ pub(super) struct Launched {
     pub(super) processes: Vec<u32>,
     /// What tells its exits, where they are counted.
     pub(super) exits: Option<Arc<dyn ExitCounter>>,
+    /// The hold on its balloon, if it has one.
+    pub(super) balloon: Option<BalloonControl>,
     /// Processor time that it took to get there.
     pub(super) processor_us: Option<u64>,
 }
@@ -65,9 +68,9 @@ fn serve(
     match launcher.launch(home, spec, console, &built, ended) {
         Ok(mut machine) => {
             let engine = machine.report().engine.to_string();
-            let (processes, exits) = (machine.processes(), machine.exits());
+            let (processes, exits, balloon) = (machine.processes(), machine.exits(), machine.balloon());
             let processor_us = machine.report().processor_us;
-            post.send(Happening::Launched(Launched { engine, processes, exits, processor_us }));
+            post.send(Happening::Launched(Launched { engine, processes, exits, balloon, processor_us }));
             while pulled.recv().is_ok() {
                 if let Err(error) = machine.stop() {
                     tracing::error!("cannot stop the machine: {}", crate::engine::chain(&error));

@@ -7,7 +7,7 @@ use super::progress::Observer;
 use super::{CancelToken, Error, Progress, Sandbox, start};
 use crate::agent::ByteString;
 use crate::home::{EngineChoice, Home, Init};
-use crate::machine::MemorySize;
+use crate::machine::{ConsoleKind, MemorySize};
 
 /// When an image is fetched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,6 +110,8 @@ pub struct SandboxBuilder {
     pub(super) engine: EngineChoice,
     pub(super) require_hardware: bool,
     pub(super) nested: bool,
+    pub(super) console: ConsoleKind,
+    pub(super) balloon: bool,
     pub(super) init: Init,
     pub(super) env: Vec<(ByteString, ByteString)>,
     pub(super) kernel: Option<PathBuf>,
@@ -129,6 +131,8 @@ impl SandboxBuilder {
             engine: EngineChoice::default(),
             require_hardware: false,
             nested: false,
+            console: ConsoleKind::default(),
+            balloon: false,
             init: Init::default(),
             env: Vec::new(),
             kernel: None,
@@ -178,6 +182,19 @@ impl SandboxBuilder {
     /// if the image has them.
     pub fn nested(mut self, nested: bool) -> Self {
         self.nested = nested;
+        self
+    }
+
+    /// What the guest's console is; the serial port where nothing is said. The software engine has no other.
+    pub fn console(mut self, console: ConsoleKind) -> Self {
+        self.console = console;
+        self
+    }
+
+    /// Gives the VM a balloon: memory that the guest frees goes back to the host by itself, and
+    /// [`Sandbox::set_balloon`] asks for more. The software engine has none.
+    pub fn balloon(mut self, balloon: bool) -> Self {
+        self.balloon = balloon;
         self
     }
 

@@ -117,6 +117,18 @@ pub enum Error {
         /// The VM.
         name: String,
     },
+    /// The VM has no balloon.
+    #[snafu(display("the VM {name} has no balloon"))]
+    NoBalloon {
+        /// The VM.
+        name: String,
+    },
+    /// The VM's monitor process is of an older vmm, which knows nothing of what was asked for.
+    #[snafu(display("the monitor process of the VM {name} is of an older vmm, which cannot do that"))]
+    OldMonitor {
+        /// The VM.
+        name: String,
+    },
     /// The VM runs already.
     #[snafu(display("the VM {name} is running already"))]
     AlreadyRunning {
@@ -185,6 +197,8 @@ impl Error {
             Self::Ended { end } => end.reason.code(),
             Self::NotRunning { .. } => "not_running",
             Self::NotReady { .. } => "not_ready",
+            Self::NoBalloon { .. } => "no_balloon",
+            Self::OldMonitor { .. } => "monitor_version",
             Self::AlreadyRunning { .. } => "already_running",
             Self::Running { .. } => "running",
             Self::CommandNotFound { .. } => "command_not_found",
@@ -212,6 +226,8 @@ impl Error {
             Self::Running { name } => {
                 Some(format!("vmm stop {name}, or remove it by force: vmm rm -f {name}"))
             }
+            Self::NoBalloon { .. } => Some("a VM gets one when it is created: vmm run --balloon".to_owned()),
+            Self::OldMonitor { name } => Some(format!("restart it: vmm stop {name} && vmm start {name}")),
             Self::NotReady { name } => Some(format!("see how far it is: vmm logs -f {name}")),
             _ => None,
         }

@@ -11,7 +11,7 @@ use crate::home::{
     End, EngineChoice, Home, HomeError, Init, StateRecord, Timestamp, Timings, VmFolder, VmId, VmName,
     VmSpec, VmState,
 };
-use crate::machine::{MemorySize, RunExits};
+use crate::machine::{ConsoleKind, MemorySize, RunExits};
 
 /// What is known of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +35,10 @@ pub struct VmInfo {
     pub memory: MemorySize,
     /// The guest may run virtual machines itself.
     pub nested: bool,
+    /// What its console is.
+    pub console: ConsoleKind,
+    /// It has a balloon.
+    pub balloon: bool,
     /// The engine that was asked for.
     pub engine_choice: EngineChoice,
     /// The engine that runs it, or ran it last.
@@ -170,6 +174,8 @@ fn describe(
         cpus: spec.machine.cpus,
         memory: spec.machine.memory,
         nested: spec.machine.nested,
+        console: spec.machine.console,
+        balloon: spec.machine.balloon,
         engine_choice: spec.engine,
         engine: match &status {
             Some(status) => status.engine.clone(),

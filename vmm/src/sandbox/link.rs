@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use super::program::last_line;
 use super::{CancelToken, Error};
 use crate::agent::{AgentClient, AgentError, ErrorKind};
-use crate::control::{Answer, Connection, ControlError, Event, Goal, MonitorLine, Request, Status};
+use crate::control::{
+    Answer, Balloon, Connection, ControlError, Event, Goal, MonitorLine, RefusalCode, Request, Status,
+};
 use crate::home::{End, EndReason, HomeError, StateRecord, Timestamp, VmFolder, VmState};
 use crate::threads;
 
@@ -84,6 +86,27 @@ impl Link {
         match self.connect()?.ask(Request::Status, Some(deadline), None)? {
             Answer::Status(status) => Ok(status),
             _ => Err(ControlError::Malformed.into()),
+        }
+    }
+
+    /// Tells of the guest's balloon, and sets its target if one is given.
+    pub(super) fn balloon(&self, target: Option<u64>) -> Result<Balloon, Error> {
+        let name = || self.name.clone();
+        // Asked here, for old monitors cannot say it.
+        if self.folder.spec()?.is_some_and(|spec| !spec.machine.balloon) {
+            return Err(Error::NoBalloon { name: name() });
+        }
+        let mut connection = self.connect()?;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        match connection.ask(Request::Balloon { target }, Some(deadline), None) {
+            Ok(Answer::Balloon(balloon)) => Ok(balloon),
+            Ok(_) => Err(ControlError::Malformed.into()),
+            Err(ControlError::Refused { refusal }) => Err(match refusal.code {
+                RefusalCode::Invalid => Error::Invalid { message: refusal.message },
+                RefusalCode::OutOfPlace => Error::NotReady { name: name() },
+                _ => Error::OldMonitor { name: name() },
+            }),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -21,6 +21,7 @@ mod start;
 pub use crate::agent::{
     ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Signal, TerminalSize,
 };
+pub use crate::control::Balloon;
 pub use builder::{PullPolicy, SandboxBuilder, StartOptions};
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
@@ -128,6 +129,18 @@ impl Sandbox {
     /// How its guest is: load, memory, disks, uptime.
     pub fn health(&self) -> Result<Health, Error> {
         self.link.agent()?.health().map_err(|error| self.link.explain(error, None))
+    }
+
+    /// What its guest is asked to do without of its memory, and what it does without.
+    pub fn balloon(&self) -> Result<Balloon, Error> {
+        self.link.balloon(None)
+    }
+
+    /// Asks its guest to do without so many bytes of its memory, which the host gets back; 0 gives all back to the
+    /// guest. It complies when it can, and takes memory back by itself before it runs out: [`Sandbox::balloon`] tells
+    /// how far it is.
+    pub fn set_balloon(&self, bytes: u64) -> Result<Balloon, Error> {
+        self.link.balloon(Some(bytes))
     }
 
     /// The processes that were started in it: those that run, and those that ended last.

@@ -19,8 +19,8 @@ use crate::agent;
 use crate::arch::Arch;
 use crate::boot::{CommandLine, Kernel};
 use crate::home::{HeldVm, Home, HomeError, Timestamp, VmFolder, VmName, VmSpec};
-use crate::image::{self, BootFiles, Image, ImageError, ImageRef, ImageStore, NewLayer, PullMode};
-use crate::machine::{BootSpec, DiskSpec, MachineSpec, VsockSpec};
+use crate::image::{self, BootFiles, Extras, Image, ImageError, ImageRef, ImageStore, NewLayer, PullMode};
+use crate::machine::{BootSpec, ConsoleKind, DiskSpec, MachineSpec, VsockSpec};
 
 /// The guest's address. Each VM has a device of its own, so one number serves all (0 to 2 are taken).
 const GUEST_CID: u32 = 3;
@@ -83,14 +83,18 @@ fn create(
     let image = find_image(&store, builder, reference, arch)?;
     builder.options.check_cancelled()?;
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
-    let mut files = store.prepare(&image, &agent, builder.nested)?;
+    let extras = Extras { nested: builder.nested, balloon: builder.balloon };
+    let mut files = store.prepare(&image, &agent, extras)?;
     if let Some(kernel) = &builder.kernel {
         let (kernel, release) = take_kernel(kernel, arch, folder)?;
-        files.initramfs = store.initramfs(&image, &agent, release.as_deref(), builder.nested)?;
+        files.initramfs = store.initramfs(&image, &agent, release.as_deref(), extras)?;
         files.kernel = kernel;
     }
     let profile = image.profile();
-    let mut command_line = CommandLine::new(arch);
+    let mut command_line = match builder.console {
+        ConsoleKind::Serial => CommandLine::new(arch),
+        ConsoleKind::Virtio => CommandLine::on_virtio_console(arch),
+    };
     let parameters = profile.command_line.iter().chain(&builder.command_line);
     for parameters in parameters {
         command_line.append(parameters).context(CommandLineSnafu)?;
@@ -119,6 +123,8 @@ fn create(
         cpus: builder.cpus,
         memory: builder.memory,
         nested: builder.nested,
+        console: builder.console,
+        balloon: builder.balloon,
         boot: BootSpec { kernel, initramfs, command_line: command_line.to_string() },
         disks: vec![DiskSpec { layers, read_only: false, serial: "root".to_owned() }],
         vsock: VsockSpec { guest_cid: GUEST_CID, socket: VmFolder::vsock_socket(&folder.sockets()) },
@@ -224,14 +230,14 @@ fn refresh_boot_files(held: &HeldVm) -> Result<(), Error> {
     let reference: ImageRef = spec.image_reference.parse()?;
     let image = store.find(&reference, arch)?;
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
-    let nested = spec.machine.nested;
-    let files = store.prepare(&image, &agent, nested)?;
+    let extras = Extras { nested: spec.machine.nested, balloon: spec.machine.balloon };
+    let files = store.prepare(&image, &agent, extras)?;
     let boot = &mut spec.machine.boot;
     let mut fresh = boot.clone();
     if spec.own_kernel {
         // Only read: written again, it would be lost with a start that dies or finds the disk full.
         let release = read_kernel(&boot.kernel, arch)?.release();
-        fresh.initramfs = store.initramfs(&image, &agent, release.as_deref(), nested)?;
+        fresh.initramfs = store.initramfs(&image, &agent, release.as_deref(), extras)?;
     } else {
         (fresh.kernel, fresh.initramfs) = (files.kernel, files.initramfs);
     }

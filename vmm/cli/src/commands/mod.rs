@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod balloon;
 mod completion;
 mod doctor;
 mod exec;
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Kill(kill::Kill),
     Rm(rm::Rm),
     Logs(logs::Logs),
+    Balloon(balloon::Balloon),
     Pull(pull::Pull),
     Images(images::Images),
     Doctor(doctor::Doctor),
@@ -51,6 +53,7 @@ impl Command {
             Self::Kill(command) => command.run(),
             Self::Rm(command) => command.run(),
             Self::Logs(command) => command.run(),
+            Self::Balloon(command) => command.run(),
             Self::Pull(command) => command.run(quiet),
             Self::Images(command) => command.run(),
             Self::Doctor(command) => command.run(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use vmm::engine::{self, EngineOptions};
-use vmm::{CancelToken, EngineChoice, Home, Init, MemorySize, Sandbox, Signal, Stdin};
+use vmm::{CancelToken, ConsoleKind, EngineChoice, Home, Init, MemorySize, Sandbox, Signal, Stdin};
 
 use super::print;
 use crate::error::Failure;
@@ -56,6 +56,12 @@ pub(crate) struct Run {
     /// Let the guest run virtual machines itself
     #[arg(long)]
     nested: bool,
+    /// What the guest's console is: serial, or virtio on hardware virtualization
+    #[arg(long, default_value_t, value_name = "KIND")]
+    console: ConsoleKind,
+    /// Give memory that the guest frees back to the host, and more of it by `vmm balloon`; on hardware virtualization
+    #[arg(long)]
+    balloon: bool,
     /// Who is PID 1 in the guest: agent (quickest) or image (its own init, such as OpenRC)
     #[arg(long, default_value = "agent", value_name = "WHO")]
     init: Init,
@@ -147,6 +153,8 @@ impl Run {
             .engine(self.engine)
             .require_hardware(self.require_hardware)
             .nested(self.nested)
+            .console(self.console)
+            .balloon(self.balloon)
             .init(self.init)
             .seccomp(!self.no_seccomp)
             .detached(self.detach);

@@ -74,8 +74,8 @@ impl NativeEngine {
         let processors = start_processors(&vm, &control, &board, beginning, &exits)?;
         let processor_us = Some(vmm_sys::clock::processor_us());
         let report = LaunchReport { engine: self.kind, program: None, jail: None, processor_us };
-        NativeMachine::new(control, board, machine.console, processors, exits, report, ended)
-            .context(PrepareSnafu)
+        let running = NativeMachine::new(control, board, machine.console, processors, exits, report, ended);
+        Ok(running.context(PrepareSnafu)?.with_balloon(machine.balloon))
     }
 }
 

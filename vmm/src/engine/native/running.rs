@@ -9,6 +9,7 @@ use super::board::Board;
 use super::control::Control;
 use super::exits::Counter;
 use crate::engine::{EngineError, ExitCounter, LaunchReport, MachineEnd, RunningMachine};
+use crate::machine::BalloonControl;
 use crate::threads::{self, Role};
 
 /// A machine of the native engine.
@@ -17,6 +18,7 @@ pub(super) struct NativeMachine {
     console: OwnedFd,
     report: LaunchReport,
     exits: Arc<Counter>,
+    balloon: Option<BalloonControl>,
     watcher: Option<JoinHandle<()>>,
 }
 
@@ -48,7 +50,13 @@ impl NativeMachine {
         };
         let watcher = threads::spawn(Role::Watcher, "engine", watch)?;
         control.resume();
-        Ok(Self { control, console, report, exits, watcher: Some(watcher) })
+        Ok(Self { control, console, report, exits, balloon: None, watcher: Some(watcher) })
+    }
+
+    /// With the hold on the balloon that is among its devices.
+    pub(super) fn with_balloon(mut self, balloon: Option<BalloonControl>) -> Self {
+        self.balloon = balloon;
+        self
     }
 }
 
@@ -80,6 +88,10 @@ impl RunningMachine for NativeMachine {
 
     fn exits(&self) -> Option<Arc<dyn ExitCounter>> {
         Some(Arc::clone(&self.exits) as Arc<dyn ExitCounter>)
+    }
+
+    fn balloon(&self) -> Option<BalloonControl> {
+        self.balloon.clone()
     }
 }
 

@@ -2,9 +2,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 
-use super::super::ImageError;
 use super::super::files::death;
 use super::super::testing::{Fake, RELEASE, VERSION, fake};
+use super::super::{Extras, ImageError};
 use super::*;
 use crate::arch::Arch;
 
@@ -32,7 +32,7 @@ fn a_pulled_image_boots_and_is_not_fetched_again() {
     assert_eq!((image.version(), image.kernel_release()), (VERSION, RELEASE));
     assert_eq!(image.profile().mask_services, ["foreign"]);
 
-    let files = store.prepare(&image, b"agent", false).unwrap();
+    let files = store.prepare(&image, b"agent", Extras::default()).unwrap();
     assert!(fs::read(files.kernel).unwrap().starts_with(b"\x7fELF"));
     assert_eq!(files.layers.len(), 1);
     assert_eq!(fs::read(&files.layers[0].path).unwrap(), super::super::testing::root_file_system());
@@ -50,7 +50,9 @@ fn a_pulled_image_boots_and_is_not_fetched_again() {
 fn everything_in_the_store_is_its_owners_alone() {
     let home = Fake::new();
     let store = home.store();
-    store.prepare(&pull_into(&store, PullMode::IfMissing).unwrap().image, b"agent", false).unwrap();
+    store
+        .prepare(&pull_into(&store, PullMode::IfMissing).unwrap().image, b"agent", Extras::default())
+        .unwrap();
     for file in home.files() {
         for path in file.ancestors().take_while(|path| *path != home.home.path()) {
             let mode = fs::metadata(path).unwrap().permissions().mode();
@@ -173,7 +175,7 @@ fn a_changed_byte_in_any_file_is_named_and_mended_by_force() {
     let home = Fake::new();
     let store = home.store();
     let image = pull_into(&store, PullMode::IfMissing).unwrap().image;
-    store.prepare(&image, b"agent", false).unwrap();
+    store.prepare(&image, b"agent", Extras::default()).unwrap();
     let files = home.files();
     assert!(files.len() >= 11, "{files:?}");
     for file in files {
@@ -185,7 +187,7 @@ fn a_changed_byte_in_any_file_is_named_and_mended_by_force() {
             fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
             fs::write(&file, bytes).unwrap();
             // When a machine starts.
-            let start = || store.prepare(&store.find(&fake(), Arch::X86_64)?, b"agent", false);
+            let start = || store.prepare(&store.find(&fake(), Arch::X86_64)?, b"agent", Extras::default());
             let error = start().unwrap_err().to_string();
             // Then the error names the file and the command that mends it.
             assert!(error.contains(file.to_str().unwrap()), "{}: {error}", file.display());
@@ -231,7 +233,7 @@ fn the_initramfs_follows_the_agent_and_the_kernel() {
     let home = Fake::new();
     let store = home.store();
     let image = pull_into(&store, PullMode::IfMissing).unwrap().image;
-    let make = |agent: &[u8], release| store.initramfs(&image, agent, release, false).unwrap();
+    let make = |agent: &[u8], release| store.initramfs(&image, agent, release, Extras::default()).unwrap();
     let first = make(b"agent", Some(RELEASE));
     assert_eq!(first, make(b"agent", Some(RELEASE)));
     assert_ne!(first, make(b"another agent", Some(RELEASE)));
@@ -250,8 +252,9 @@ fn a_guest_that_may_nest_gets_what_the_image_has_for_it() {
     let home = Fake::new();
     let store = home.store();
     let image = pull_into(&store, PullMode::IfMissing).unwrap().image;
-    let usual = store.prepare(&image, b"agent", false).unwrap().initramfs;
-    let nested = store.prepare(&image, b"agent", true).unwrap().initramfs;
+    let usual = store.prepare(&image, b"agent", Extras::default()).unwrap().initramfs;
+    let extras = Extras { nested: true, ..Extras::default() };
+    let nested = store.prepare(&image, b"agent", extras).unwrap().initramfs;
     assert_ne!(usual, nested);
     let text = |path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
     // Its lists know of a kvm_intel, too, which it does not have.
@@ -260,10 +263,27 @@ fn a_guest_that_may_nest_gets_what_the_image_has_for_it() {
     assert!(text(&nested).contains("vmm/modules.d/kvm_amd.ko"));
     assert!(!text(&usual).contains("kvm"));
     // Both stay beside each other, and a kernel that is not the image's gets no modules in either case.
-    assert_eq!(nested, store.prepare(&image, b"agent", true).unwrap().initramfs);
-    assert_eq!(usual, store.prepare(&image, b"agent", false).unwrap().initramfs);
-    let foreign = |nested| store.initramfs(&image, b"agent", Some("6.1.0"), nested).unwrap();
-    assert_eq!(foreign(true), foreign(false));
+    assert_eq!(nested, store.prepare(&image, b"agent", extras).unwrap().initramfs);
+    assert_eq!(usual, store.prepare(&image, b"agent", Extras::default()).unwrap().initramfs);
+    let foreign = |extras| store.initramfs(&image, b"agent", Some("6.1.0"), extras).unwrap();
+    assert_eq!(foreign(extras), foreign(Extras::default()));
+}
+
+#[test]
+fn a_machine_with_a_balloon_gets_its_driver_late_and_beside_other_extras() {
+    let home = Fake::new();
+    let store = home.store();
+    let image = pull_into(&store, PullMode::IfMissing).unwrap().image;
+    let text = |extras| {
+        let made = store.prepare(&image, b"agent", extras).unwrap().initramfs;
+        String::from_utf8_lossy(&fs::read(made).unwrap()).into_owned()
+    };
+    let balloon = text(Extras { balloon: true, nested: false });
+    assert!(balloon.contains("late virtio_rng.ko\nlate virtio_balloon.ko\n"), "{balloon}");
+    assert!(balloon.contains("vmm/modules.d/virtio_balloon.ko") && !balloon.contains("kvm"));
+    let both = text(Extras { balloon: true, nested: true });
+    assert!(both.contains("vmm/modules.d/virtio_balloon.ko") && both.contains("vmm/modules.d/kvm_amd.ko"));
+    assert!(!text(Extras::default()).contains("balloon"));
 }
 
 #[test]

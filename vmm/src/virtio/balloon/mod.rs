@@ -50,6 +50,11 @@ impl BalloonControl {
         self.0.set_target(bytes)
     }
 
+    /// How many bytes the guest is asked to do without.
+    pub fn target(&self) -> u64 {
+        self.0.target()
+    }
+
     /// How many bytes the guest says that it does without.
     pub fn actual(&self) -> u64 {
         self.0.actual()

@@ -35,6 +35,10 @@ impl BalloonState {
         interrupt.as_ref().map_or(Ok(()), |interrupt| interrupt.trigger(Vector::Config))
     }
 
+    pub(super) fn target(&self) -> u64 {
+        u64::from(self.target.load(Ordering::Acquire)) * u64::from(PAGE_SIZE)
+    }
+
     pub(super) fn actual(&self) -> u64 {
         u64::from(self.actual.load(Ordering::Acquire)) * u64::from(PAGE_SIZE)
     }

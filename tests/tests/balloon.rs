@@ -1,0 +1,134 @@
+//! `vmm run --balloon` and `vmm balloon`: memory of a guest that goes back to the host.
+
+use std::time::Instant;
+
+use serde_json::Value;
+use vmm_tests::{PATIENCE, TestHome, TestVm, engine, skip};
+
+const SIZE: [&str; 3] = ["--memory", "256M", "--balloon"];
+
+const MEBIBYTE: u64 = 1 << 20;
+
+/// What `vmm balloon` says, after it set a target if one is given.
+fn balloon(home: &TestHome, vm: &TestVm<'_>, size: Option<&str>) -> Value {
+    let arguments = ["balloon", "--json", vm.name()].into_iter().chain(size);
+    serde_json::from_str(&home.vmm(arguments).run().succeeded().stdout()).expect("JSON")
+}
+
+/// Waits for something that the guest does in its own time.
+fn wait_until(vm: &TestVm<'_>, what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !happened() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        // The guest lives.
+        vm.exec(&["sleep", "0.3"]).succeeded();
+    }
+}
+
+/// How much memory the guest has, in MiB.
+fn total(vm: &TestVm<'_>) -> u64 {
+    let text = vm.shell("free -m | awk '/^Mem:/ { print $2 }'").succeeded().stdout();
+    text.trim().parse().expect("a number")
+}
+
+/// How much memory the monitor has in the host's, its guest's with it, in MiB.
+fn resident(vm: &TestVm<'_>) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", vm.monitor().pid)).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+}
+
+#[test]
+fn a_guest_does_without_what_it_is_asked_for_and_gets_it_back() {
+    if engine() == "software" {
+        skip!("QEMU has no balloon from elsewhere");
+    }
+    let home = TestHome::new();
+    let vm = home.machine("box", &SIZE);
+    assert_eq!(vm.info()["balloon"], true);
+    let before = total(&vm);
+    // What the kernel keeps of files stays in the guest's memory: the balloon has to press it out.
+    vm.shell("dd if=/dev/zero of=/var/x bs=1M count=128 2>/dev/null; sync; cat /var/x > /dev/null")
+        .succeeded();
+    let full = resident(&vm);
+    let asked = balloon(&home, &vm, Some("160M"));
+    assert_eq!(asked["target"], 160 * MEBIBYTE);
+    wait_until(&vm, "the guest does without 160M", || balloon(&home, &vm, None)["actual"] == 160 * MEBIBYTE);
+    let said = home.vmm(["balloon", "box"]).run().succeeded().stdout();
+    assert_eq!(said, "box is asked to do without 160M, and does without 160M\n");
+    let pressed = resident(&vm);
+    println!("resident: {full} MiB before, {pressed} MiB with a balloon of 160 MiB");
+    assert!(pressed + 64 <= full, "{full} MiB became {pressed}");
+    assert!(total(&vm) + 150 <= before, "of {before} MiB the guest has {}", total(&vm));
+
+    balloon(&home, &vm, Some("0"));
+    wait_until(&vm, "the guest has all back", || balloon(&home, &vm, None)["actual"] == 0);
+    assert_eq!(total(&vm), before);
+    vm.shell("head -c 100M /dev/zero > /dev/shm/x && rm /dev/shm/x").succeeded();
+}
+
+#[test]
+fn memory_that_a_guest_frees_goes_back_to_the_host_by_itself() {
+    if engine() == "software" {
+        skip!("QEMU has no balloon from elsewhere");
+    }
+    let home = TestHome::new();
+    let vm = home.machine("frees", &SIZE);
+    let before = resident(&vm);
+    vm.shell("head -c 100M /dev/zero > /dev/shm/x").succeeded();
+    let full = resident(&vm);
+    assert!(full >= before + 64, "{before} MiB became {full}");
+    vm.exec(&["rm", "/dev/shm/x"]).succeeded();
+    wait_until(&vm, "64 MiB went back", || resident(&vm) + 64 <= full);
+}
+
+#[test]
+fn a_target_outlives_no_run_and_the_balloon_all() {
+    if engine() == "software" {
+        skip!("QEMU has no balloon from elsewhere");
+    }
+    let home = TestHome::new();
+    let vm = home.machine("again", &SIZE);
+    balloon(&home, &vm, Some("32M"));
+    vm.stop().succeeded();
+    let not_running = home.vmm(["balloon", "again", "32M"]).run();
+    not_running.refused_saying(&["the VM again is not running", "vmm start again"]);
+    home.vmm(["start", "again"]).run().succeeded();
+    assert_eq!(balloon(&home, &vm, None)["target"], 0);
+    balloon(&home, &vm, Some("32M"));
+    wait_until(&vm, "the guest does without 32M", || balloon(&home, &vm, None)["actual"] == 32 * MEBIBYTE);
+}
+
+#[test]
+fn a_balloon_leaves_the_guest_64_mebibytes() {
+    if engine() == "software" {
+        skip!("QEMU has no balloon from elsewhere");
+    }
+    let home = TestHome::new();
+    let vm = home.machine("keeps", &SIZE);
+    let refused = home.vmm(["balloon", "keeps", "193M"]).run();
+    refused.refused_saying(&["a guest with 256M of memory can do without 192M at most"]);
+    assert_eq!(balloon(&home, &vm, None)["target"], 0);
+}
+
+#[test]
+fn a_machine_without_a_balloon_says_so_and_what_to_do() {
+    let home = TestHome::new();
+    let vm = home.machine("plain", &[]);
+    assert_eq!(vm.info()["balloon"], false);
+    for arguments in [&["balloon", "plain"][..], &["balloon", "plain", "32M"]] {
+        home.vmm(arguments).run().refused_saying(&["the VM plain has no balloon", "vmm run --balloon"]);
+    }
+    home.vmm(["balloon", "nobody"]).run().refused_saying(&["nobody"]);
+}
+
+#[test]
+fn the_software_engine_says_that_it_has_no_balloon() {
+    if engine() != "software" {
+        skip!("it is the software engine that refuses it");
+    }
+    let home = TestHome::new();
+    let run = home.vmm(["run", "--engine", "software", "--balloon", "alpine", "--", "true"]).run();
+    run.refused_saying(&["the software engine has no virtio balloon", "hardware virtualization"]);
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
