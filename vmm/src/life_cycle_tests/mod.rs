@@ -366,7 +366,8 @@ fn a_client_that_speaks_garbage_is_turned_away_and_the_vm_lives() {
     other.write_all(b"{\"hello\":{\"control\":\"2.0\",\"program\":\"test\"}}\n").unwrap();
     let mut answer = String::new();
     other.read_to_string(&mut answer).unwrap();
-    assert!(answer.contains("\"version\"") && answer.contains("\"1.0\""), "{answer}");
+    let ours = format!("\"{}\"", crate::control::VERSION);
+    assert!(answer.contains("\"version\"") && answer.contains(&ours), "{answer}");
     assert_eq!(sandbox.health().unwrap().agent, "scripted");
 }
 
