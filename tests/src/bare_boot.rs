@@ -49,7 +49,6 @@ impl BareBoot<'_> {
             kernel: File::open(self.kernel)?,
             initramfs: tempfile::tempfile()?,
             command_line: self.command_line.to_owned(),
-            nested: false,
             devices: Vec::new(),
             balloon: None,
             console: theirs.into(),
