@@ -132,9 +132,9 @@ pub trait Engine: Send + Sync {
     /// What it can do.
     fn abilities(&self) -> Abilities;
 
-    /// Starts a machine. The calling thread is for this machine only, and held to its role ([`Role::Machine`]) before the
-    /// guest runs. `ended` is called once, from a thread of the engine's, when it has ended and everything of
-    /// it is gone. After an error it is not called.
+    /// Starts a machine. The calling thread is for this machine only, and held to its role before the guest runs
+    /// (see [`threads`](crate::threads)). `ended` is called once, from a thread of the engine's, when the machine has
+    /// ended and everything of it is gone. After an error it is not called.
     fn launch(
         &self,
         machine: Machine,
