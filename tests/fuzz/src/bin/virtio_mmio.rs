@@ -10,7 +10,6 @@ use vmm::virtio::VirtioDevice;
 use vmm::virtio::block::Block;
 use vmm::virtio::entropy::Entropy;
 use vmm::virtio::testing::{Buffer, GuestQueue, MemoryDisk, MmioDriver, TestMemory, register, status};
-use vmm::virtio::transport::mmio::DEFERRABLE;
 use vmm::virtio::vsock::{GuestCid, VsockDevice};
 use vmm_fuzz::{MEMORY, Piece, Place, add};
 
@@ -53,15 +52,12 @@ enum Kind {
     Vsock,
 }
 
-fuzz_target!(|input: (Kind, bool, Vec<Step>)| {
-    let (kind, is_deferred, steps) = input;
+fuzz_target!(|input: (Kind, Vec<Step>)| {
+    let (kind, steps) = input;
     let mut memory = TestMemory::new(MEMORY);
     let mut last = GuestQueue::with_table_room(&mut memory, SIZE, 1);
     let answer = memory.allocate(64);
-    let mut driver = make_driver(kind, &memory);
-    if is_deferred {
-        driver.defer(&DEFERRABLE);
-    }
+    let driver = make_driver(kind, &memory);
     // Made first: chains take what room is left.
     let count = driver.transport().kicks().len();
     let mut make = || (0..count).map(|_| GuestQueue::with_table_room(&mut memory, SIZE, 16)).collect();

@@ -12,8 +12,3 @@
 /// hardware-reduced machine has no timer to check. `i8042.*`: the ACPI tables say that there is no controller.
 /// `noapic`, `acpi=off`: the devices and the power-off are found through ACPI.
 pub const KERNEL_PARAMETERS: &str = "pci=off swiotlb=noforce";
-
-/// One more, for a guest with several processors on a host whose own clock is the time-stamp counter: it saves the
-/// test of each processor's counter against the first one's, 2 ms of spinning for each, or 20 on processors without
-/// `TSC_ADJUST`.
-pub const RELIABLE_COUNTER: &str = "tsc=reliable";

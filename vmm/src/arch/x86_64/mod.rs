@@ -26,7 +26,7 @@ pub use devices::{
     DeviceWindow, IO_APIC_PINS, MOST_DEVICES, POWER_CONTROL_PORT, POWER_OFF, POWER_STATUS_PORT, RESET,
     RESET_PORT, SERIAL_INTERRUPT, SERIAL_PORT, SERIAL_PORT_COUNT, TooManyDevices, device_windows,
 };
-pub use kernel_parameters::{KERNEL_PARAMETERS, RELIABLE_COUNTER};
+pub use kernel_parameters::KERNEL_PARAMETERS;
 pub use memory_map::{
     BOOT_PARAMETERS, IDENTITY_MAP_PAGE, IO_APIC, KERNEL_START, LOCAL_APIC, MemoryMap, TASK_STATE_PAGES,
 };

@@ -1,7 +1,5 @@
 //! The driver's side of virtio over MMIO: what Linux does to the registers, in its order.
 
-use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vmm_sys::Event;
@@ -55,8 +53,6 @@ pub struct MmioDriver {
     transport: MmioTransport,
     line: Event,
     accesses: AtomicU64,
-    deferrable: Vec<Range<u64>>,
-    deferred: Mutex<Vec<(u64, u32)>>,
 }
 
 impl MmioDriver {
@@ -65,19 +61,7 @@ impl MmioDriver {
         let line = Event::new().expect("an event");
         let its_line = line.try_clone().expect("another handle on the event");
         let transport = MmioTransport::new(Box::new(device), memory.handle(), Box::new(its_line));
-        Self {
-            transport: transport.expect("a transport"),
-            line,
-            accesses: AtomicU64::new(0),
-            deferrable: Vec::new(),
-            deferred: Mutex::default(),
-        }
-    }
-
-    /// From now on, writes of these registers reach the device with the next access to another one, and count as
-    /// none of their own, as where the hypervisor collects them.
-    pub fn defer(&mut self, registers: &[Range<u64>]) {
-        self.deferrable = registers.to_vec();
+        Self { transport: transport.expect("a transport"), line, accesses: AtomicU64::new(0) }
     }
 
     /// What the driver drives.
@@ -97,7 +81,7 @@ impl MmioDriver {
 
     /// Reads a register.
     pub fn read(&self, register: u64) -> u32 {
-        self.arrive();
+        self.accesses.fetch_add(1, Ordering::SeqCst);
         let mut bytes = [0xaa; 4];
         self.transport.read(register, &mut bytes);
         u32::from_le_bytes(bytes)
@@ -105,11 +89,7 @@ impl MmioDriver {
 
     /// Writes a register.
     pub fn write(&self, register: u64, value: u32) {
-        if self.deferrable.iter().any(|range| range.contains(&register)) {
-            self.deferred.lock().unwrap().push((register, value));
-            return;
-        }
-        self.arrive();
+        self.accesses.fetch_add(1, Ordering::SeqCst);
         self.transport.write(register, &value.to_le_bytes());
     }
 
@@ -121,7 +101,7 @@ impl MmioDriver {
 
     /// Reads a field of the configuration in one access.
     pub fn read_config<const WIDTH: usize>(&self, offset: u64) -> [u8; WIDTH] {
-        self.arrive();
+        self.accesses.fetch_add(1, Ordering::SeqCst);
         let mut bytes = [0xaa; WIDTH];
         self.transport.read(register::CONFIG + offset, &mut bytes);
         bytes
@@ -225,14 +205,6 @@ impl MmioDriver {
             }
             assert_eq!(self.status() & status::DEVICE_NEEDS_RESET, 0, "the device gave up");
             self.wait_for_interrupt();
-        }
-    }
-
-    /// One more access; what was deferred comes before it.
-    fn arrive(&self) {
-        self.accesses.fetch_add(1, Ordering::SeqCst);
-        for (register, value) in self.deferred.lock().unwrap().drain(..) {
-            self.transport.write(register, &value.to_le_bytes());
         }
     }
 }

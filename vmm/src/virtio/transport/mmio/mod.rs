@@ -25,9 +25,7 @@
 //! | `DRIVER_OK`, and whether it is set | 2 | 1 |
 //! | each queue: selection, state, size, three addresses in two halves, ready | 2 | 9 |
 //!
-//! With the [deferrable](DEFERRABLE) writes collected until the next exit (KVM's coalesced MMIO) it is 17, and 3 for
-//! each queue. An interrupt costs two exits, the status and its acknowledgement; a notification none where the
-//! hypervisor takes it.
+//! An interrupt costs two exits, the status and its acknowledgement; a notification none where the hypervisor takes it.
 
 mod generation;
 mod interrupt;
@@ -45,7 +43,7 @@ use snafu::OptionExt;
 use vmm_sys::Event;
 
 pub use interrupt::InterruptLine;
-pub use registers::{DEFERRABLE, QUEUE_NOTIFY, WINDOW_SIZE};
+pub use registers::{QUEUE_NOTIFY, WINDOW_SIZE};
 
 use self::interrupt::MmioInterrupt;
 use self::registers::{CONFIG, NoSuchAccessSnafu, NoSuchQueueSnafu, Refusal};

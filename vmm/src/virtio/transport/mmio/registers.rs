@@ -1,7 +1,5 @@
 //! Where the registers lie in a device's window, and the words in them (virtio 1.2, 4.2.2).
 
-use std::ops::Range;
-
 use snafu::Snafu;
 
 /// The length of a device's window.
@@ -10,16 +8,6 @@ pub const WINDOW_SIZE: u64 = 0x1000;
 /// Where the driver writes the number of a queue that has something for the device. Whoever runs the guest may turn
 /// such a write into a notification of the queue's [kick](super::MmioTransport::kicks) without leaving the kernel.
 pub const QUEUE_NOTIFY: u64 = 0x050;
-
-/// Registers of which a write may reach the device late, but before any later access to another register: they
-/// only prepare what one of the others then does, and no interrupt depends on them.
-pub const DEFERRABLE: [Range<u64>; 5] = [
-    DEVICE_FEATURES_SELECT..DEVICE_FEATURES_SELECT + 4,
-    DRIVER_FEATURES..DRIVER_FEATURES_SELECT + 4,
-    QUEUE_SELECT..QUEUE_SELECT + 4,
-    QUEUE_SIZE..QUEUE_SIZE + 4,
-    QUEUE_DESCRIPTOR_TABLE_LOW..QUEUE_USED_RING_HIGH + 4,
-];
 
 pub(super) const MAGIC_VALUE: u64 = 0x000;
 pub(super) const VERSION: u64 = 0x004;

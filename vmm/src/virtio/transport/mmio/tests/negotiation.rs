@@ -1,8 +1,7 @@
 //! What a device says of itself, and the steps in which its driver answers.
 
 use super::{COMMON, FEATURE, recorder, running_recorder};
-use crate::virtio::testing::{GuestQueue, MmioDriver, register, status};
-use crate::virtio::transport::mmio::DEFERRABLE;
+use crate::virtio::testing::{GuestQueue, register, status};
 
 #[test]
 fn a_device_says_what_it_is() {
@@ -28,23 +27,6 @@ fn a_driver_that_does_as_linux_does_makes_23_accesses_and_11_for_each_queue() {
     driver.driver_ok();
     assert_eq!(driver.take_accesses(), 23 + 2 * 11);
     assert_eq!(record.take().len(), 3);
-}
-
-#[test]
-fn with_writes_that_reach_the_device_late_it_is_17_and_3_for_each_queue_and_nothing_else_differs() {
-    let (record, driver, mut memory) = recorder();
-    let queues = [16, 8].map(|size| GuestQueue::new(&mut memory, size));
-    let set_up = |driver: &MmioDriver| {
-        driver.probe(FEATURE);
-        (0..).zip(&queues).for_each(|(index, queue)| driver.set_queue(index, queue));
-        driver.driver_ok();
-        driver.take_accesses()
-    };
-    set_up(&driver);
-    let (late_record, mut late_driver, _memory) = recorder();
-    late_driver.defer(&DEFERRABLE);
-    assert_eq!(set_up(&late_driver), 17 + 2 * 3);
-    assert_eq!(late_record.take(), record.take());
 }
 
 #[test]
