@@ -172,15 +172,18 @@ impl Monitor {
     pub(super) fn run(mut self, launcher: Arc<dyn Launcher>) -> Result<(), MonitorError> {
         self.record(None);
         let what = "start a thread for the machine";
+        let (may_start, told) = mpsc::channel();
         if let Some(console) = self.console_of_machine.take() {
             let spec = self.spec.clone();
             let home = self.held.folder().home().clone();
-            let thread = MachineThread::start(launcher, home, spec, console, &self.post);
+            let thread = MachineThread::start(launcher, home, spec, console, &self.post, told);
             self.machine = Some(thread.context(SystemSnafu { what })?);
         }
-        // The machine's thread, which starts processes, must not inherit this.
+        // The machine's thread, which starts processes, must not inherit this; and no guest runs before it.
         threads::enter(Role::EventLoop)
             .context(SystemSnafu { what: "hold the monitor to its system calls" })?;
+        // Whoever is told may be gone: then its failure was posted.
+        let _ = may_start.send(());
         while self.finished.is_none() {
             self.wait()?;
         }
@@ -303,6 +306,7 @@ impl Monitor {
                     self.life.boot_failed(Instant::now(), &error);
                 }
                 Ok(Happening::Boot(Ok(_))) | Err(_) => self.booting = false,
+                Ok(Happening::Launched(launched)) => self.launched = launched,
                 Ok(_) => {}
             }
         }
@@ -333,6 +337,10 @@ impl Monitor {
                     self.timings.launched = self.elapsed();
                     self.timings.processor = launched.processor_us;
                     self.launched = launched;
+                    if self.life.was_ready() {
+                        // A quick guest: it was ready before we heard that it runs.
+                        self.exits_until_ready = self.exits();
+                    }
                     self.changed(false);
                 }
                 Happening::LaunchFailed(failure) => {
@@ -537,6 +545,8 @@ impl Monitor {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.posted.recv_timeout(left) {
                 Ok(Happening::MachineGone | Happening::LaunchFailed(_)) => return,
+                // A machine that ended at once.
+                Ok(Happening::Launched(launched)) => self.launched = launched,
                 Ok(_) => {}
                 Err(_) => {
                     tracing::error!("the machine's thread does not let go of it");

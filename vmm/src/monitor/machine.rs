@@ -31,17 +31,22 @@ pub(super) struct MachineThread {
 }
 
 impl MachineThread {
-    /// Starts the thread, which starts the machine.
+    /// Starts the thread, which starts the machine when it is told to; never, when who would tell is gone.
     pub(super) fn start(
         launcher: Arc<dyn Launcher>,
         home: Home,
         spec: VmSpec,
         console: OwnedFd,
         post: &Post,
+        told: mpsc::Receiver<()>,
     ) -> std::io::Result<Self> {
         let (plug, pulled) = mpsc::channel();
         let post = post.clone();
-        let serve = move || serve(launcher.as_ref(), &home, &spec, console, &post, &pulled);
+        let serve = move || {
+            if told.recv().is_ok() {
+                serve(launcher.as_ref(), &home, &spec, console, &post, &pulled);
+            }
+        };
         threads::spawn_without_role("machine", serve)?;
         Ok(Self { plug })
     }

@@ -82,8 +82,11 @@ const EVERY: Table = Table {
             libc::SYS_tgkill,
             &[argument(0, Argument::ThisProcess), argument(2, Argument::OneOf(&[bits(libc::SIGABRT)]))],
         ),
-        // For the line that tells of a forbidden call.
-        Rule::with(libc::SYS_prctl, &[argument(0, Argument::OneOf(&[bits(libc::PR_GET_NAME)]))]),
+        // For the line that tells of a forbidden call; and the C library names what it maps, where it is asked to.
+        Rule::with(
+            libc::SYS_prctl,
+            &[argument(0, Argument::OneOf(&[bits(libc::PR_GET_NAME), bits(libc::PR_SET_VMA)]))],
+        ),
     ],
     calls: &[
         &[
@@ -183,7 +186,7 @@ const ACCEPTING: Table = Table {
     calls: &[&[libc::SYS_accept4, libc::SYS_geteuid]],
 };
 
-/// Connecting to sockets in the file system, and to no others.
+/// Connecting to sockets of this host. By which name a filter cannot see: it lies in memory.
 const CONNECTING: Table = Table {
     rules: &[Rule::with(libc::SYS_socket, &[argument(0, Argument::OneOf(&[bits(libc::AF_UNIX)]))])],
     calls: &[&[libc::SYS_connect]],
@@ -218,7 +221,7 @@ const SHARED_MEMORY: Table = Table {
     calls: &[],
 };
 
-/// The machine's processes: waiting for them, and killing them.
+/// Waiting for the machine's processes and killing them: which ones a filter cannot know.
 const PROCESSES: Table = Table {
     rules: &[
         Rule::with(libc::SYS_kill, &[argument(1, Argument::OneOf(&[bits(libc::SIGKILL)]))]),

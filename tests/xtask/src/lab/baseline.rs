@@ -31,6 +31,9 @@ pub(super) fn run() -> Outcome<ExitCode> {
     if status != 0 {
         return Err(Failure::new("the boots could not be measured").hint(said));
     }
+    if let Err(error) = serde_json::from_str::<serde_json::Value>(&said) {
+        return Err(Failure::new(format!("what was measured cannot be read: {error}")).hint(said));
+    }
     let file = project::root().join("tests/boot-costs.json");
     std::fs::write(&file, &*said)
         .map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display())))?;

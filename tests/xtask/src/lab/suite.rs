@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 use crate::project;
 use crate::steps::Steps;
 use crate::verify::build::{TestBinary, test_binaries};
-use crate::verify::pool::{Test, cores, run_each, workers};
+use crate::verify::pool::{Test, cores, run_each, select, workers};
 use crate::verify::report::Report;
 
 /// No test of ours takes nearly so long, even here: one that does hangs.
@@ -47,6 +47,9 @@ pub(crate) fn run_tests(
     filter: Option<&str>,
 ) -> Outcome<Report> {
     binaries.retain(TestBinary::is_for_every_engine);
+    if select(&binaries, filter)?.is_empty() {
+        return Ok(Report::default());
+    }
     let (own, others): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.name == SELF_TEST);
     let laboratory = steps.step("prepare the laboratory", || {
         let _locked = lock()?;

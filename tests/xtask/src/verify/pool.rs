@@ -67,16 +67,22 @@ pub(crate) fn run_each(
     workers: usize,
     run_one: impl Fn(&Test<'_>) -> (bool, String) + Sync,
 ) -> Outcome<Report> {
-    let mut tests = Vec::new();
-    for binary in binaries {
-        tests.extend(functions(binary)?.into_iter().map(|function| Test { binary, function }));
-    }
-    tests.retain(|test| filter.is_none_or(|filter| test.name().contains(filter)));
+    let tests = select(binaries, filter)?;
     let (alone, beside): (Vec<_>, Vec<_>) = tests.into_iter().partition(Test::is_alone);
     println!("  {} tests, {workers} at once, then {} alone", beside.len(), alone.len());
     let mut report = in_parallel(beside, workers, &run_one);
     report.add(in_parallel(alone, 1, &run_one));
     Ok(report)
+}
+
+/// The tests with the filter in their name.
+pub(crate) fn select<'a>(binaries: &'a [TestBinary], filter: Option<&str>) -> Outcome<Vec<Test<'a>>> {
+    let mut tests = Vec::new();
+    for binary in binaries {
+        tests.extend(functions(binary)?.into_iter().map(|function| Test { binary, function }));
+    }
+    tests.retain(|test| filter.is_none_or(|filter| test.name().contains(filter)));
+    Ok(tests)
 }
 
 /// A guest without hardware virtualization keeps a core busy while it boots, and waits most of the time after.

@@ -82,7 +82,10 @@ pub(super) fn run(executable: &Path) -> io::Result<Verdict> {
         return Ok(verdict);
     }
     match child.0.wait()?.signal() {
-        Some(signal) if signal == Signal::XCPU.as_raw() => Ok(Verdict::Late),
+        Some(signal) if signal == Signal::XCPU.as_raw() => {
+            let reason = "a guest of a few instructions did not end in a second of the processor's time";
+            Ok(Verdict::Fails { reason: reason.to_owned() })
+        }
         _ => Ok(Verdict::Fails { reason: "the process that tried it died".to_owned() }),
     }
 }
@@ -101,9 +104,11 @@ impl Drop for Killed {
 #[cfg(target_os = "linux")]
 pub fn trial_main() -> ExitCode {
     use std::io::Write;
-    let limit = Rlimit { current: Some(PROCESSOR_LIMIT), maximum: None };
-    // Where it cannot be set whoever waits for us has a limit of its own.
-    let _ = rustix::process::setrlimit(Resource::Cpu, limit);
+    // It ends us by a signal, which is no reason for a core dump. Where a limit cannot be set, whoever waits for us has one.
+    for (resource, current) in [(Resource::Cpu, PROCESSOR_LIMIT), (Resource::Core, 0)] {
+        let limit = Rlimit { current: Some(current), ..rustix::process::getrlimit(resource) };
+        let _ = rustix::process::setrlimit(resource, limit);
+    }
     let verdict = match crate::hypervisor::kvm::Kvm::open() {
         Ok(kvm) => try_guest(&kvm).unwrap_or_else(|reason| Verdict::Fails { reason }),
         Err(error) => Verdict::Unfit { reason: chain(&error) },

@@ -127,7 +127,7 @@ impl SoftwareError {
             Self::NoQemu { source } => Some(source.hint()),
             Self::Processors { .. } => Some("give it fewer (--cpus)".to_owned()),
             Self::NotInQemu { .. } => {
-                Some("leave it out, or use an engine on hardware virtualization".to_owned())
+                Some("make the VM without it, or use an engine on hardware virtualization".to_owned())
             }
             Self::Silent { .. } => Some("set VMM_BIN to the vmm that belongs to this program".to_owned()),
             _ => None,
