@@ -94,7 +94,7 @@ fn a_user_or_a_folder_that_the_guest_has_not() {
 }
 
 #[test]
-fn hardware_that_is_required_and_not_there() {
+fn host_hardware_that_is_required_and_not_there() {
     let home = TestHome::new();
     let doctor = home.vmm(["doctor", "--json"]).run().stdout();
     let doctor: serde_json::Value = serde_json::from_str(&doctor).unwrap();

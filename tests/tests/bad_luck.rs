@@ -92,7 +92,7 @@ fn a_home_that_cannot_be_written_is_refused() {
 }
 
 #[test]
-fn a_home_that_is_full_is_refused_and_nothing_stays_half_written() {
+fn host_a_home_that_is_full_is_refused_and_nothing_stays_half_written() {
     let Some(home) = TestHome::on_a_disk_of(8 << 20) else {
         vmm_tests::skip!("only root can mount a small disk");
     };

@@ -39,7 +39,7 @@ fn resident(vm: &TestVm<'_>) -> u64 {
 }
 
 #[test]
-fn a_guest_does_without_what_it_is_asked_for_and_gets_it_back() {
+fn kvm_a_guest_does_without_what_it_is_asked_for_and_gets_it_back() {
     if engine() == "software" {
         skip!("QEMU has no balloon from elsewhere");
     }
@@ -70,7 +70,7 @@ fn a_guest_does_without_what_it_is_asked_for_and_gets_it_back() {
 }
 
 #[test]
-fn memory_that_a_guest_frees_goes_back_to_the_host_by_itself() {
+fn kvm_memory_that_a_guest_frees_goes_back_to_the_host_by_itself() {
     if engine() == "software" {
         skip!("QEMU has no balloon from elsewhere");
     }
@@ -85,7 +85,7 @@ fn memory_that_a_guest_frees_goes_back_to_the_host_by_itself() {
 }
 
 #[test]
-fn a_target_outlives_no_run_and_the_balloon_all() {
+fn kvm_a_target_outlives_no_run_and_the_balloon_all() {
     if engine() == "software" {
         skip!("QEMU has no balloon from elsewhere");
     }
@@ -102,7 +102,7 @@ fn a_target_outlives_no_run_and_the_balloon_all() {
 }
 
 #[test]
-fn a_balloon_leaves_the_guest_64_mebibytes() {
+fn kvm_a_balloon_leaves_the_guest_64_mebibytes() {
     if engine() == "software" {
         skip!("QEMU has no balloon from elsewhere");
     }
@@ -125,7 +125,7 @@ fn a_machine_without_a_balloon_says_so_and_what_to_do() {
 }
 
 #[test]
-fn the_software_engine_says_that_it_has_no_balloon() {
+fn host_the_software_engine_says_that_it_has_no_balloon() {
     if engine() != "software" {
         skip!("it is the software engine that refuses it");
     }

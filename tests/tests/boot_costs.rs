@@ -14,7 +14,7 @@ const FIRECRACKER: u64 = 1096;
 const PROMISED: u64 = 300;
 
 #[test]
-fn no_device_costs_more_exits_than_it_did() {
+fn kvm_no_device_costs_more_exits_than_it_did() {
     if std::env::var_os("VMM_LABORATORY").is_none() {
         skip!("`cargo lab test` runs it in the laboratory");
     }

@@ -15,7 +15,7 @@ fn exits_for(vm: &TestVm<'_>, device: &str) -> u64 {
 }
 
 #[test]
-fn what_a_guest_writes_to_its_virtio_console_is_in_the_log_also_after_a_new_start() {
+fn kvm_what_a_guest_writes_to_its_virtio_console_is_in_the_log_also_after_a_new_start() {
     if engine() == "software" {
         skip!("QEMU has no virtio console from elsewhere");
     }
@@ -34,7 +34,7 @@ fn what_a_guest_writes_to_its_virtio_console_is_in_the_log_also_after_a_new_star
 }
 
 #[test]
-fn much_text_arrives_whole_on_a_virtio_console() {
+fn kvm_much_text_arrives_whole_on_a_virtio_console() {
     if engine() == "software" {
         skip!("QEMU has no virtio console from elsewhere");
     }
@@ -48,7 +48,7 @@ fn much_text_arrives_whole_on_a_virtio_console() {
 }
 
 #[test]
-fn a_guest_that_panics_shows_its_last_words_on_a_virtio_console() {
+fn kvm_a_guest_that_panics_shows_its_last_words_on_a_virtio_console() {
     if engine() == "software" {
         skip!("QEMU has no virtio console from elsewhere");
     }
@@ -62,7 +62,7 @@ fn a_guest_that_panics_shows_its_last_words_on_a_virtio_console() {
 }
 
 #[test]
-fn a_kernels_first_words_come_before_there_is_a_virtio_console() {
+fn kvm_a_kernels_first_words_come_before_there_is_a_virtio_console() {
     if engine() == "software" {
         skip!("QEMU has no virtio console from elsewhere");
     }
@@ -76,7 +76,7 @@ fn a_kernels_first_words_come_before_there_is_a_virtio_console() {
 }
 
 #[test]
-fn a_quiet_boot_costs_fewer_exits_with_a_virtio_console() {
+fn kvm_a_quiet_boot_costs_fewer_exits_with_a_virtio_console() {
     if engine() == "software" {
         skip!("the software engine counts no exits");
     }
@@ -93,7 +93,7 @@ fn a_quiet_boot_costs_fewer_exits_with_a_virtio_console() {
 }
 
 #[test]
-fn the_images_own_init_speaks_on_a_virtio_console() {
+fn kvm_the_images_own_init_speaks_on_a_virtio_console() {
     if engine() == "software" {
         skip!("QEMU has no virtio console from elsewhere");
     }
@@ -104,7 +104,7 @@ fn the_images_own_init_speaks_on_a_virtio_console() {
 }
 
 #[test]
-fn the_software_engine_says_that_it_has_no_virtio_console() {
+fn host_the_software_engine_says_that_it_has_no_virtio_console() {
     if engine() != "software" {
         skip!("it is the software engine that refuses it");
     }

@@ -69,7 +69,7 @@ fn every_thread_of_a_monitor_has_a_filter_and_the_machine_all_it_needs() {
 }
 
 #[test]
-fn what_the_monitor_starts_does_not_inherit_its_filters() {
+fn host_what_the_monitor_starts_does_not_inherit_its_filters() {
     let home = TestHome::new();
     let vm = home.machine("parent", &[]);
     let others = vm.processes();

@@ -73,7 +73,7 @@ fn only_a_guest_that_may_nest_can_run_machines_and_still_may_after_a_new_start()
 }
 
 #[test]
-fn a_host_whose_kvm_lets_nobody_nest_says_so_and_what_to_do() {
+fn kvm_a_host_whose_kvm_lets_nobody_nest_says_so_and_what_to_do() {
     if std::env::var_os("VMM_LABORATORY").is_none() {
         skip!("only in the laboratory may a test load KVM anew");
     }

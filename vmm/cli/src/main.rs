@@ -29,7 +29,7 @@ use error::FAILED;
   vmm run alpine                            a shell in a new VM, gone when you leave it
   vmm run alpine -- sh -c 'echo hello'      one command, its output and its status
   vmm run -d --name box alpine              a VM that stays, with a disk that is kept
-  vmm exec box -- apk add python3           a command in it
+  vmm exec box -- uname -a                  a command in it
   vmm stop box && vmm start box             the disk is as it was
 
 Exit status: the command's own; 124 its time was up, 125 vmm itself failed, 126 not executable,

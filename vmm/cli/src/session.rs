@@ -59,27 +59,37 @@ pub(crate) fn join(
         }
         None => None,
     };
-    if let Some(stdout) = process.stdout.take() {
-        pump(stdout, io::stdout(), streams, &control);
-    }
+    let mut written = match process.stdout.take() {
+        Some(stdout) => pump(stdout, io::stdout(), streams, &control),
+        None => Ok(()),
+    };
     if let Some(errors) = errors {
         // The thread does not panic; if it did, its output is lost and the status still counts.
-        let _ = errors.join();
+        written = written.and(errors.join().unwrap_or(Ok(())));
     }
     let status = process.wait();
     drop(raw);
+    if let Err(error) = written {
+        return Err(Failure::usage(format!("cannot write what the command says: {error}")));
+    }
     Ok(ExitCode::from(status?.shell_status()))
 }
 
-/// Copies an output of the command to ours. When ours is closed, the command learns of it as from a broken pipe.
-fn pump<W: Write + IsTerminal>(mut from: ProcessOutput, to: W, streams: Streams, control: &ProcessControl) {
+/// Copies an output of the command to ours. When ours is closed, the command learns of it as from a broken pipe, and that
+/// is all; an output that is lost for another reason, such as a full disk, is a failure.
+fn pump<W: Write + IsTerminal>(
+    mut from: ProcessOutput,
+    to: W,
+    streams: Streams,
+    control: &ProcessControl,
+) -> io::Result<()> {
     let harmless = streams.terminal || !to.is_terminal();
     let mut to = Sanitiser::new(to, !harmless);
-    if copy(&mut from, &mut to).is_err() {
-        // One that has ended already needs no signal.
-        let _ = control.signal(Signal::PIPE);
-        let _ = io::copy(&mut from, &mut io::sink());
-    }
+    let Err(error) = copy(&mut from, &mut to) else { return Ok(()) };
+    // One that has ended already needs no signal.
+    let _ = control.signal(Signal::PIPE);
+    let _ = io::copy(&mut from, &mut io::sink());
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 
 /// Copies until the end, passing on at once what has come: a person may be reading. Only a failed write is an error:

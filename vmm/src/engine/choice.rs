@@ -76,10 +76,17 @@ impl EngineOptions {
     }
 }
 
-/// What a person should hear whose VMs run on the software engine without having asked for it: a line, once for each
-/// boot of the host.
+/// What a person should hear: whose VMs run on the software engine without their having asked for it, once for each boot
+/// of the host; and who asked for KVM by name where it seems not to work, each time.
 pub fn notice(choice: EngineChoice, options: &EngineOptions) -> Option<String> {
-    if choice != EngineChoice::Auto || Arch::host() != Some(Arch::X86_64) {
+    if Arch::host() != Some(Arch::X86_64) {
+        return None;
+    }
+    if choice == EngineChoice::Named(EngineKind::Kvm) {
+        let problem = native::find_problem(options)?;
+        return Some(format!("KVM, which was asked for by name, seems not to work here ({problem})"));
+    }
+    if choice != EngineChoice::Auto {
         return None;
     }
     let problem = native::tell_once(options)?;

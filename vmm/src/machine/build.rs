@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use snafu::{ResultExt, Snafu, ensure};
 
-use super::{ConsoleKind, DiskSpec, Machine, MachineSpec};
+use super::{ConsoleKind, DiskSpec, Machine, MachineSpec, MemorySize};
 use crate::virtio::VirtioDevice;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::block::Block;
@@ -25,6 +25,16 @@ pub enum BuildError {
     /// A machine has at least one processor.
     #[snafu(display("a machine needs at least one processor"))]
     NoProcessor,
+    /// The host has not so much memory in all.
+    #[snafu(display(
+        "the machine has {asked} of memory, and this host {host} in all: give it less (--memory)"
+    ))]
+    Memory {
+        /// How much the machine is to have.
+        asked: MemorySize,
+        /// How much the host has, with what it swaps to.
+        host: String,
+    },
     /// The kernel or the initial file system cannot be opened.
     #[snafu(display("cannot open the {what} {}", path.display()))]
     Open {
@@ -68,6 +78,9 @@ impl MachineSpec {
     /// one end of a stream socket whose other end the caller reads.
     pub fn build(&self, console: OwnedFd) -> Result<Machine, BuildError> {
         ensure!(self.cpus > 0, NoProcessorSnafu);
+        let host = vmm_sys::memory::of_host();
+        let fits = self.memory.bytes() <= host;
+        ensure!(fits, MemorySnafu { asked: self.memory, host: format!("{}M", host >> 20) });
         // In the guest's order: the root comes first, so that it is the first disk of its kind.
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
         for (number, disk) in (1usize..).zip(&self.disks) {
@@ -182,6 +195,9 @@ mod tests {
         let mut broken = spec(folder.path());
         broken.vsock.guest_cid = 2;
         assert!(matches!(build(&broken), Err(BuildError::Address { .. })));
+        let mut broken = spec(folder.path());
+        broken.memory = MemorySize::MAXIMUM;
+        assert!(matches!(build(&broken), Err(BuildError::Memory { .. })));
         let mut broken = spec(folder.path());
         broken.cpus = 0;
         assert!(matches!(build(&broken), Err(BuildError::NoProcessor)));

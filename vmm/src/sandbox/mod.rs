@@ -234,7 +234,9 @@ impl Sandbox {
             }
             match self.kill() {
                 Ok(_) | Err(Error::NotRunning { .. }) => {}
-                Err(error) => return Err(error),
+                Err(error) if folder.is_held()? => return Err(error),
+                // It has ended, and how need not be recorded any more: the disk may be full.
+                Err(_) => {}
             }
         }
         match hold(&folder, self.name()) {

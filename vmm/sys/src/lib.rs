@@ -16,6 +16,7 @@ pub mod file;
 pub mod fork;
 pub mod kill;
 pub mod lock;
+pub mod memory;
 #[cfg(target_os = "linux")]
 pub mod mounts;
 pub mod pages;

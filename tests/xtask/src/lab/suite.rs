@@ -24,6 +24,9 @@ const MEMORY: u64 = 4 << 20;
 /// The tests of the laboratory itself. Where they fail, the others say nothing. Elsewhere they have nothing to test.
 pub(crate) const SELF_TEST: &str = "tests::laboratory";
 
+/// The engine under test.
+const ENGINE: &str = "kvm";
+
 /// What the tests start beside `vmm`, and Alpine does not have.
 const TOOLS: [&str; 1] = ["qemu-img"];
 
@@ -47,7 +50,7 @@ pub(crate) fn run_tests(
     filter: Option<&str>,
 ) -> Outcome<Report> {
     binaries.retain(TestBinary::is_for_every_engine);
-    if select(&binaries, filter)?.is_empty() {
+    if select(&binaries, filter, ENGINE)?.is_empty() {
         return Ok(Report::default());
     }
     let (own, others): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.name == SELF_TEST);
@@ -69,7 +72,7 @@ pub(crate) fn run_tests(
 fn run_in(laboratory: &Laboratory, binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Report> {
     let logs = project::target().join("test-logs").join("lab");
     make_folder(&logs)?;
-    run_each(binaries, filter, workers(cores(), MEMORY), |test| {
+    run_each(binaries, filter, ENGINE, workers(cores(), MEMORY), |test| {
         let (succeeded, said) = run_one(laboratory, test);
         // What is lost with the log is printed all the same where the test failed.
         let _ = std::fs::write(logs.join(test.name().replace("::", ".") + ".log"), &said);

@@ -27,6 +27,10 @@ const MEMORY_OF_A_TEST: u64 = 1536 * 1024;
 /// A test whose name begins so measures something, or needs the whole machine: it runs alone.
 const ALONE: &str = "alone_";
 
+/// Tests whose names begin so are for machines on hardware virtualization, and those for what the laboratory has not.
+const FOR_KVM: &str = "kvm_";
+const FOR_THE_HOST: &str = "host_";
+
 /// A test of a program of tests.
 pub(crate) struct Test<'a> {
     pub(crate) binary: &'a TestBinary,
@@ -45,7 +49,15 @@ impl Test<'_> {
     }
 
     fn is_alone(&self) -> bool {
-        self.function.rsplit("::").next().is_some_and(|name| name.starts_with(ALONE))
+        self.begins(ALONE)
+    }
+
+    fn is_for(&self, engine: &str) -> bool {
+        !self.begins(if engine == "kvm" { FOR_THE_HOST } else { FOR_KVM })
+    }
+
+    fn begins(&self, prefix: &str) -> bool {
+        self.function.rsplit("::").next().is_some_and(|name| name.starts_with(prefix))
     }
 }
 
@@ -54,7 +66,7 @@ pub(super) fn run(binaries: &[TestBinary], filter: Option<&str>, engine: &str) -
     let logs = project::target().join("test-logs").join(engine);
     std::fs::create_dir_all(&logs)
         .map_err(|error| Failure::new(format!("cannot make {}: {error}", logs.display())))?;
-    run_each(binaries, filter, workers(cores() + 1, MEMORY_OF_A_TEST), |test| {
+    run_each(binaries, filter, engine, workers(cores() + 1, MEMORY_OF_A_TEST), |test| {
         run_one(test, engine, &logs.join(test.name().replace("::", ".") + ".log"))
     })
 }
@@ -64,10 +76,11 @@ pub(super) fn run(binaries: &[TestBinary], filter: Option<&str>, engine: &str) -
 pub(crate) fn run_each(
     binaries: &[TestBinary],
     filter: Option<&str>,
+    engine: &str,
     workers: usize,
     run_one: impl Fn(&Test<'_>) -> (bool, String) + Sync,
 ) -> Outcome<Report> {
-    let tests = select(binaries, filter)?;
+    let tests = select(binaries, filter, engine)?;
     let (alone, beside): (Vec<_>, Vec<_>) = tests.into_iter().partition(Test::is_alone);
     println!("  {} tests, {workers} at once, then {} alone", beside.len(), alone.len());
     let mut report = in_parallel(beside, workers, &run_one);
@@ -75,13 +88,17 @@ pub(crate) fn run_each(
     Ok(report)
 }
 
-/// The tests with the filter in their name.
-pub(crate) fn select<'a>(binaries: &'a [TestBinary], filter: Option<&str>) -> Outcome<Vec<Test<'a>>> {
+/// The tests for this engine with the filter in their name.
+pub(crate) fn select<'a>(
+    binaries: &'a [TestBinary],
+    filter: Option<&str>,
+    engine: &str,
+) -> Outcome<Vec<Test<'a>>> {
     let mut tests = Vec::new();
     for binary in binaries {
         tests.extend(functions(binary)?.into_iter().map(|function| Test { binary, function }));
     }
-    tests.retain(|test| filter.is_none_or(|filter| test.name().contains(filter)));
+    tests.retain(|test| test.is_for(engine) && filter.is_none_or(|filter| test.name().contains(filter)));
     Ok(tests)
 }
 

@@ -90,7 +90,11 @@ impl fmt::Display for Report {
 
 /// The reasons of the tests that say they were skipped.
 pub(super) fn skips(said: &str) -> impl Iterator<Item = &str> {
-    said.lines().filter_map(|line| Some(line.trim().strip_prefix("skipped:")?.trim()))
+    // Rust's test programs write a test's name, and no new line, before the test begins.
+    said.lines().filter_map(|line| {
+        let line = line.split_once(" ... ").map_or(line, |(_, said)| said);
+        Some(line.trim().strip_prefix("skipped:")?.trim())
+    })
 }
 
 /// How many tests passed and failed, by the closing lines of Rust's test programs.

@@ -22,7 +22,7 @@ use crate::{terminal, values};
   vmm exec box -- uname -a
   vmm exec -it box -- sh
   vmm exec -i box -- sha256sum < file
-  vmm exec -d box -- httpd -f -p 80")]
+  vmm exec -d box -- sleep 1000")]
 pub(crate) struct Exec {
     /// Pass standard input to the command
     #[arg(short, long)]

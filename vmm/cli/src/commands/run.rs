@@ -42,7 +42,7 @@ pub(crate) struct Run {
     #[arg(long)]
     name: Option<String>,
     /// Processors
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     cpus: u8,
     /// Memory, such as 512M or 2G
     #[arg(long, short, default_value_t, value_name = "SIZE")]

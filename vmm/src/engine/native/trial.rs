@@ -18,7 +18,7 @@ use crate::arch::x86_64::{
     BootData, CpuidPolicy, KERNEL_START, MemoryMap, entry_state, initial_registers, trial_code,
 };
 use crate::engine::chain;
-use crate::hypervisor::{Entry, Exit, Hypervisor, Vcpu, VcpuSetup};
+use crate::hypervisor::{Entry, Exit, Failure, Hypervisor, Vcpu, VcpuSetup};
 use crate::memory::fresh_regions;
 
 /// The first argument that makes an executable call [`trial_main`].
@@ -125,7 +125,7 @@ fn try_guest(hypervisor: &dyn Hypervisor) -> Result<Verdict, String> {
     let mut next = || vcpu.run(Entry::Go).map_err(|error| chain(&error));
     let said = |exit, wanted| match exit {
         Exit::PortWrite { port: trial_code::PORT, value, .. } if value == wanted => Ok(()),
-        exit => Err(format!("it gave up before step {wanted} of {}: {exit:?}", trial_code::LOOPED)),
+        exit => Err(format!("it gave up before step {wanted} of {}: {}", trial_code::LOOPED, told(exit))),
     };
     for step in 1..=trial_code::STEPS {
         said(next()?, step)?;
@@ -138,6 +138,15 @@ fn try_guest(hypervisor: &dyn Hypervisor) -> Result<Verdict, String> {
         }
     }
     Ok(Verdict::Slow)
+}
+
+fn told(exit: Exit) -> &'static str {
+    match exit {
+        Exit::Failed(Failure::Internal(_)) => "the host could not emulate an instruction",
+        Exit::Failed(_) => "the host's virtualization failed",
+        Exit::Shutdown => "the guest faulted",
+        _ => "the guest did something else",
+    }
 }
 
 fn prepare(hypervisor: &dyn Hypervisor) -> Result<Box<dyn Vcpu>, Box<dyn std::error::Error>> {
