@@ -13,8 +13,9 @@ fn a_guest_runs_machines_of_its_own() {
     if engine() != "software" {
         skip!("the machine around is one of the software engine");
     }
-    let Some(libraries) = libraries(&binary()) else {
-        skip!("there is no ldd to say which libraries vmm needs");
+    let libraries = match laboratory::libraries(&binary()) {
+        Ok(libraries) => libraries,
+        Err(error) => skip!("nothing says which libraries vmm needs: {error}"),
     };
     // Files that others link to, as tests beside this one do, look to tar as if they changed.
     let home = TestHome::with_own_images();
@@ -67,17 +68,4 @@ fn unpack(home: &TestHome, vm: &TestVm<'_>, mut tar: Command, folder: &str) {
     let Output { status, stderr, .. } = unpack.output().expect("vmm can be started");
     let said = String::from_utf8_lossy(&stderr);
     assert!(packs.wait().expect("tar can be waited for").success() && status.success(), "{status}: {said}");
-}
-
-/// The loader and the libraries of a program, as `ldd` says. None where it is linked statically.
-fn libraries(program: &Path) -> Option<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    // "libm.so.6 => /lib/libm.so.6 (0x…)", and the loader itself without an arrow.
-    let paths = text.lines().filter_map(|line| {
-        let path = line.split_once("=>").map_or(line, |(_, path)| path);
-        let path = path.split_whitespace().next()?;
-        path.starts_with('/').then(|| PathBuf::from(path))
-    });
-    Some(paths.collect())
 }

@@ -1,6 +1,6 @@
 //! `vmm run`: a command in a machine of its own, as if it ran here.
 
-use vmm_tests::{Finished, TestHome, skip};
+use vmm_tests::{Finished, TestHome, in_laboratory, skip};
 
 fn run(home: &TestHome, options: &[&str], command: &[&str]) -> Finished {
     let mut arguments = vec!["run"];
@@ -74,7 +74,7 @@ fn only_a_guest_that_may_nest_can_run_machines_and_still_may_after_a_new_start()
 
 #[test]
 fn kvm_a_host_whose_kvm_lets_nobody_nest_says_so_and_what_to_do() {
-    if std::env::var_os("VMM_LABORATORY").is_none() {
+    if !in_laboratory() {
         skip!("only in the laboratory may a test load KVM anew");
     }
     let home = TestHome::new();

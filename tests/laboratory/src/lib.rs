@@ -3,9 +3,11 @@
 //! `cargo lab` makes and drives it; `laboratory-init` is process 1 in it. This library is what both must agree on: the
 //! words that go over the channel between them, and where things lie inside; and what a process there has for itself. See `docs/testing.md`.
 
+mod libraries;
 mod message;
 mod own;
 
+pub use libraries::libraries;
 pub use message::{Message, Order, Terminal};
 pub use own::{Memory, processor_seconds};
 

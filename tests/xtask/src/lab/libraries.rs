@@ -1,8 +1,7 @@
-//! The shared libraries of programs: the laboratory's own system has others, and none of this machine's.
+//! The shared libraries that the laboratory takes along: its own system has others, and none of this machine's.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::failure::{Failure, Outcome};
 
@@ -10,14 +9,8 @@ use crate::failure::{Failure, Outcome};
 pub(super) fn of<'a>(programs: impl IntoIterator<Item = &'a Path>) -> Outcome<BTreeSet<PathBuf>> {
     let mut libraries = BTreeSet::new();
     for program in programs {
-        let output = Command::new("ldd")
-            .arg(program)
-            .env("LC_ALL", "C")
-            .output()
-            .map_err(|error| Failure::new(format!("cannot start ldd: {error}")))?;
-        // Of a static program and of a script it says that they are no dynamic executables.
-        let listed = parse(&String::from_utf8_lossy(&output.stdout)).map_err(|missing| {
-            Failure::new(format!("{} needs {missing}, which is not here", program.display()))
+        let listed = laboratory::libraries(program).map_err(|error| {
+            Failure::new(format!("cannot list the libraries of {}: {error}", program.display()))
         })?;
         libraries.extend(listed);
     }
@@ -27,45 +20,4 @@ pub(super) fn of<'a>(programs: impl IntoIterator<Item = &'a Path>) -> Outcome<BT
 /// A path without the root before it, to be put beneath another folder.
 pub(super) fn beneath_root(path: &Path) -> Option<PathBuf> {
     path.strip_prefix("/").ok().map(Path::to_path_buf)
-}
-
-/// Reads what ldd(1) says: `name => path (address)`, or only a path for the loader. A name without a path is an error,
-/// but for the one that the kernel brings.
-fn parse(said: &str) -> Result<Vec<PathBuf>, String> {
-    let mut paths = Vec::new();
-    for line in said.lines().map(str::trim) {
-        let (name, place) = line.split_once(" => ").unwrap_or((line, line));
-        if place == "not found" {
-            return Err(name.to_owned());
-        }
-        let path = place.split(" (").next().unwrap_or_default();
-        if path.starts_with('/') {
-            paths.push(PathBuf::from(path));
-        }
-    }
-    Ok(paths)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libraries_and_the_loader_are_listed_by_their_paths() {
-        let said = "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/libc.so.6 (0x2)\n\t/lib64/ld.so.2 (0x3)\n";
-        assert_eq!(parse(said).unwrap(), [Path::new("/lib/libc.so.6"), Path::new("/lib64/ld.so.2")]);
-        assert!(parse("\tstatically linked\n").unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_library_that_is_missing_is_named() {
-        assert_eq!(parse("\tlibodd.so.1 => not found\n").unwrap_err(), "libodd.so.1");
-    }
-
-    #[test]
-    fn this_very_program_needs_a_c_library_that_is_there() {
-        let own = of([std::env::current_exe().unwrap().as_path()]).unwrap();
-        assert!(own.iter().all(|path| path.is_file()), "{own:?}");
-        assert!(own.iter().any(|path| path.to_string_lossy().contains("libc.so")), "{own:?}");
-    }
 }
