@@ -176,6 +176,14 @@ impl TestHome {
         left
     }
 
+    /// Everything that lies in the home and where its sockets are, but for folders.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = files_beneath(self.path());
+        files.extend(files_beneath(self.runtime()));
+        files.sort();
+        files
+    }
+
     /// The layers in the store that no image has.
     fn layers_of_machines(&self) -> Vec<String> {
         let (ours, pulled) = (self.path().join("layers"), images::cache().join("layers"));

@@ -15,6 +15,7 @@
 pub mod bare_boot;
 pub mod boot_costs;
 pub mod engine_machine;
+mod holdings;
 mod home;
 mod images;
 mod invocation;
@@ -23,12 +24,15 @@ mod processes;
 mod running;
 pub mod structure;
 mod terminal;
+#[cfg(target_arch = "x86_64")]
+pub mod tiny_guest;
 
+pub use holdings::{Holdings, settles};
 pub use home::TestHome;
 pub use images::binary;
 pub use invocation::{Finished, Invocation};
 pub use machine::TestVm;
-pub use processes::{Process, descendants};
+pub use processes::{Process, bury_orphans, descendants};
 pub use running::Running;
 pub use terminal::Terminal;
 

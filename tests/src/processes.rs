@@ -6,7 +6,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, set_child_subreaper};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, set_child_subreaper};
 
 /// A process that lives, or lived when it was looked for.
 #[derive(Debug)]
@@ -82,8 +82,26 @@ pub fn descendants() -> Vec<Process> {
     found
 }
 
+/// How many children this process has, those among them that have ended and were not asked how.
+pub(crate) fn children() -> usize {
+    let ourselves = std::process::id();
+    every().filter(|(_, _, parent)| *parent == ourselves).count()
+}
+
+/// Buries the orphans that fell to this process and have ended. Only for when nothing that the test itself started runs:
+/// whoever waits for that would not hear of its end.
+pub fn bury_orphans() {
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+}
+
 /// All processes and their parents, without those that have ended and only wait to be asked how.
 fn all() -> Vec<(u32, u32)> {
+    let living = every().filter(|(_, state, _)| state != "Z" && state != "X");
+    living.map(|(pid, _, parent)| (pid, parent)).collect()
+}
+
+/// All processes, with their state and their parent.
+fn every() -> impl Iterator<Item = (u32, String, u32)> {
     let entries = fs::read_dir("/proc").expect("Linux's list of processes");
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     pids.filter_map(|pid| {
@@ -91,11 +109,10 @@ fn all() -> Vec<(u32, u32)> {
         // The name stands in parentheses and may hold anything.
         let (_, fields) = status.rsplit_once(')')?;
         let mut fields = fields.split_whitespace();
-        let state = fields.next()?;
+        let state = fields.next()?.to_owned();
         let parent = fields.next()?.parse().ok()?;
-        (state != "Z" && state != "X").then_some((pid, parent))
+        Some((pid, state, parent))
     })
-    .collect()
 }
 
 #[cfg(test)]
