@@ -26,6 +26,7 @@ pub mod structure;
 mod terminal;
 #[cfg(target_arch = "x86_64")]
 pub mod tiny_guest;
+pub mod whole_machine;
 
 pub use holdings::{Holdings, settles};
 pub use home::TestHome;
@@ -37,7 +38,7 @@ pub use running::Running;
 pub use terminal::Terminal;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a test waits for what must happen before it is called hung. Nothing depends on it but the time that a
 /// failing test takes: the slowest machine under the heaviest load is quicker.
@@ -62,6 +63,15 @@ pub fn program(path: &Path, script: &str) {
 /// How many rounds a repeated test makes: the usual number, or what a soak suite asks for.
 pub fn rounds(usual: usize) -> usize {
     std::env::var("VMM_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// Whether a repeated test makes one more round: the usual number, or for as long as a soak suite asks for.
+pub fn goes_on(round: usize, usual: usize, began: Instant) -> bool {
+    let seconds = std::env::var("VMM_TEST_SECONDS").ok().and_then(|text| text.parse().ok());
+    match seconds.map(Duration::from_secs) {
+        Some(time) => began.elapsed() < time,
+        None => round < rounds(usual),
+    }
 }
 
 /// Whether we run in the laboratory: see `docs/testing.md`.

@@ -32,7 +32,7 @@ use emulator::Parts;
 use initramfs::Initramfs;
 use kept::{make_folder, touch};
 use session::Session;
-pub(crate) use suite::{SELF_TEST, run_tests};
+pub(crate) use suite::{SELF_TEST, run_test, run_tests};
 use terminal::RawTerminal;
 
 const USAGE: &str = "\

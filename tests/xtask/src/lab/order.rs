@@ -1,8 +1,11 @@
 //! What a command finds in the laboratory: its variables and its folder.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use laboratory::{IMAGES, Order, PROGRAMS, Terminal};
+
+/// The variable that tells a test that repeats itself for how long.
+const SECONDS: &str = "VMM_TEST_SECONDS";
 
 /// A command with pipes.
 pub(super) fn with_pipes(command: &[&str]) -> Order {
@@ -14,6 +17,14 @@ pub(super) fn with_pipes(command: &[&str]) -> Order {
         environment: environment(),
         directory: "/lab".to_owned(),
     }
+}
+
+/// A test that repeats itself for so long.
+pub(super) fn repeated(command: &[&str], time: Duration) -> Order {
+    let mut order = with_pipes(command);
+    order.environment.retain(|(name, _)| name != SECONDS);
+    order.environment.push((SECONDS.to_owned(), time.as_secs().to_string()));
+    order
 }
 
 /// A command with a terminal.
@@ -32,8 +43,8 @@ fn environment() -> Vec<(String, String)> {
         ("VMM_TEST_IMAGES", IMAGES.to_owned()),
         ("VMM_TEST_ENGINE", "kvm".to_owned()),
     ];
-    // What the user says about logs and traces is meant for what runs inside.
-    for name in ["RUST_BACKTRACE", "VMM_LOG", "TERM"] {
+    // What the user says about logs, traces and the length of tests is meant for what runs inside.
+    for name in ["RUST_BACKTRACE", "VMM_LOG", "TERM", "VMM_TEST_ROUNDS", SECONDS] {
         variables.extend(std::env::var(name).ok().map(|value| (name, value)));
     }
     variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

@@ -11,7 +11,7 @@ use crate::command;
 use crate::failure::{Failure, Outcome};
 use crate::project;
 use crate::steps::Steps;
-use crate::verify::build::{TestBinary, test_binaries};
+use crate::verify::build::{TestBinary, system_test, test_binaries};
 use crate::verify::pool::{Test, cores, run_each, select, workers};
 use crate::verify::report::Report;
 
@@ -54,12 +54,7 @@ pub(crate) fn run_tests(
         return Ok(Report::default());
     }
     let (own, others): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.name == SELF_TEST);
-    let laboratory = steps.step("prepare the laboratory", || {
-        let _locked = lock()?;
-        let tests = own.iter().chain(&others).map(|test| (name(test), test.path.clone()));
-        let tools = TOOLS.iter().filter_map(|tool| Some((PathBuf::from(tool), command::find(tool)?)));
-        Laboratory::prepare(tests.chain(tools))
-    })?;
+    let laboratory = steps.step("prepare the laboratory", || prepare(own.iter().chain(&others)))?;
     let mut report = steps.step("the laboratory itself", || run_in(&laboratory, &own, None))?;
     if report.failed() == 0 {
         report.add(
@@ -69,26 +64,48 @@ pub(crate) fn run_tests(
     Ok(report)
 }
 
+/// Runs one test that repeats itself for so long in a laboratory of its own; gives what it printed.
+pub(crate) fn run_test(program: &str, function: &str, time: Duration) -> Outcome<String> {
+    let binary = system_test(program)?;
+    let laboratory = prepare([&binary])?;
+    let test = Test { binary: &binary, function: function.to_owned() };
+    match run_one(&laboratory, &test, Some(time)) {
+        (true, said) => Ok(said),
+        (false, said) => Err(Failure::new(format!("{} failed", test.name())).hint(said)),
+    }
+}
+
+/// A laboratory with these tests.
+fn prepare<'a>(binaries: impl IntoIterator<Item = &'a TestBinary>) -> Outcome<Laboratory> {
+    let _locked = lock()?;
+    let tests = binaries.into_iter().map(|test| (name(test), test.path.clone()));
+    let tools = TOOLS.iter().filter_map(|tool| Some((PathBuf::from(tool), command::find(tool)?)));
+    Laboratory::prepare(tests.chain(tools))
+}
+
 fn run_in(laboratory: &Laboratory, binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Report> {
     let logs = project::target().join("test-logs").join("lab");
     make_folder(&logs)?;
     run_each(binaries, filter, ENGINE, workers(cores(), MEMORY), |test| {
-        let (succeeded, said) = run_one(laboratory, test);
+        let (succeeded, said) = run_one(laboratory, test, None);
         // What is lost with the log is printed all the same where the test failed.
         let _ = std::fs::write(logs.join(test.name().replace("::", ".") + ".log"), &said);
         (succeeded, said)
     })
 }
 
-/// Runs a test in a laboratory of its own; says whether it succeeded and what it printed.
-fn run_one(laboratory: &Laboratory, test: &Test<'_>) -> (bool, String) {
+/// Runs a test in a laboratory of its own, perhaps one that repeats itself for so long; says whether it succeeded and
+/// what it printed.
+fn run_one(laboratory: &Laboratory, test: &Test<'_>, time: Option<Duration>) -> (bool, String) {
     let program = Path::new(PROGRAMS).join(name(test.binary));
     let program = program.to_string_lossy();
     let command: Vec<&str> = std::iter::once(&*program).chain(test.arguments()).collect();
+    let order = time.map_or_else(|| order::with_pipes(&command), |time| order::repeated(&command, time));
+    let limit = LIMIT + time.unwrap_or_default();
     let mut said = Vec::new();
-    let outcome = laboratory.start().and_then(|mut session| {
-        session.run_quietly(&order::with_pipes(&command), LIMIT, |bytes| said.extend_from_slice(bytes))
-    });
+    let outcome = laboratory
+        .start()
+        .and_then(|mut session| session.run_quietly(&order, limit, |bytes| said.extend_from_slice(bytes)));
     let said = String::from_utf8_lossy(&said).into_owned();
     match outcome {
         Ok(status) => (status == 0, said),

@@ -3,6 +3,7 @@
 
 mod boots;
 mod fuzz;
+mod laboratory;
 mod power_cut;
 mod progress;
 
@@ -35,7 +36,7 @@ trait Suite: Sync {
     fn run(&self, piece: &str) -> Outcome<String>;
 }
 
-const SUITES: [&dyn Suite; 3] = [&boots::Boots, &power_cut::PowerCut, &fuzz::Fuzz];
+const SUITES: [&dyn Suite; 4] = [&boots::Boots, &laboratory::Laboratory, &power_cut::PowerCut, &fuzz::Fuzz];
 
 /// Says which suites there are.
 pub(crate) fn list() {

@@ -58,6 +58,14 @@ pub(crate) fn test_binaries() -> Outcome<Vec<TestBinary>> {
     built_by(&mut cargo)
 }
 
+/// Builds one program of system tests.
+pub(crate) fn system_test(name: &str) -> Outcome<TestBinary> {
+    let mut cargo = Command::new(project::cargo());
+    cargo.current_dir(project::root()).args(["test", "--package", "vmm-tests", "--test", name, "--no-run"]);
+    let built = built_by(&mut cargo)?.into_iter().next();
+    built.ok_or_else(|| Failure::new(format!("cargo names no program for the tests in {name}")))
+}
+
 /// The test programs that this `cargo test --no-run` builds.
 fn built_by(cargo: &mut Command) -> Outcome<Vec<TestBinary>> {
     let output = cargo
