@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, VsockAddr, getpeername};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -70,9 +71,14 @@ impl AsFd for Listener {
     }
 }
 
+/// For how long we call the host. It has a limit of its own for a boot, and tells its user; ours is only not to be
+/// sooner where the host is busy.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Connects to a port of the host, from a port that no guest user could have if there is one left.
 pub(crate) fn dial_host(port: u32) -> io::Result<OwnedFd> {
     let fd = vsock_socket(SockFlag::empty())?;
+    vmm_sys::vsock::set_connect_timeout(&fd, PATIENCE)?;
     for from in (512..1024).rev() {
         if from != port && socket::bind(fd.as_raw_fd(), &VsockAddr::new(CID_ANY, from)).is_ok() {
             break;

@@ -20,6 +20,9 @@ pub(super) const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// The same when whoever started it is gone.
 const STARTER_GONE_GRACE: Duration = Duration::from_secs(2);
 
+/// How long a machine may take to end whose agent is gone: the console says why.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
 /// What is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
@@ -146,6 +149,12 @@ impl Life {
             BootError::OtherVersion { .. } => Verdict::new(EndReason::AgentVersion, message)
                 .with_hint("create the VM anew, so that it gets this program's agent"),
             BootError::Deadline { .. } => return Action::None,
+            // An agent that dies leaves its reason on the console and takes the machine with it: that is waited for.
+            BootError::Lost => {
+                self.verdict.get_or_insert(Verdict::new(EndReason::AgentFailed, message));
+                self.deadline = now.checked_add(LAST_WORDS).min(self.deadline);
+                return Action::None;
+            }
             _ => Verdict::new(EndReason::AgentFailed, message),
         };
         self.pull_plug(now, verdict)
@@ -408,6 +417,17 @@ mod tests {
             life.machine_ended(Some(MachineEnd::Reset), false, String::new()).reason,
             EndReason::Reset
         );
+    }
+
+    #[test]
+    fn a_machine_whose_agent_is_gone_may_say_why_before_it_ends() {
+        let (now, mut life) = life();
+        assert_eq!(life.boot_failed(now, &BootError::Lost), Action::None);
+        assert_eq!(life.deadline(), Some(now + LAST_WORDS));
+        let progress = Progress { launched: true, console: true, agent: true };
+        assert_eq!(life.deadline_passed(now + LAST_WORDS, progress), Action::PullPlug);
+        let end = life.machine_ended(Some(MachineEnd::Stopped), false, "init: no host".to_owned());
+        assert_eq!((end.reason, end.console_tail.as_str()), (EndReason::AgentFailed, "init: no host"));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub mod system_call_filter;
 #[cfg(target_os = "linux")]
 pub mod thread_wakeup;
 pub mod unix_socket;
+#[cfg(target_os = "linux")]
+pub mod vsock;
 pub mod watch;
 
 pub use event::Event;
