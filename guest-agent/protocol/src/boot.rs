@@ -69,6 +69,9 @@ pub struct Root {
     /// Nothing is written to it.
     #[serde(default)]
     pub read_only: bool,
+    /// Its file system is to take the whole device, which may have become larger.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grow: bool,
 }
 
 /// Who is process 1.

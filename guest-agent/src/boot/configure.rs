@@ -31,6 +31,9 @@ pub(super) fn apply(configuration: &Configuration) {
     if !configuration.entropy.is_empty() {
         warn("give the kernel entropy", vmm_sys::entropy::credit(&configuration.entropy));
     }
+    if configuration.root.grow {
+        warn("make the root as large as its disk", super::root::grow(&configuration.root));
+    }
     warn("set the host name", set_host_name(configuration.host_name.as_deref()));
     if let Some(text) = &configuration.resolv_conf {
         warn("write /etc/resolv.conf", write_resolv_conf(Path::new("/etc/resolv.conf"), text));

@@ -65,6 +65,15 @@ pub(super) fn enter(root: &Root) -> Result<(), Fatal> {
     move_into().map_err(|error| failed("enter", error))
 }
 
+/// Gives the root file system the whole of its device. Called when it is the root.
+pub(super) fn grow(root: &Root) -> io::Result<()> {
+    let mut device = fs::File::open(&root.device)?;
+    let size = io::Seek::seek(&mut device, io::SeekFrom::End(0))?;
+    let root = fs::File::open("/")?;
+    let block_size = u64::try_from(rustix::fs::fstatfs(&root)?.f_bsize).unwrap_or(0).max(1);
+    vmm_sys::ext4::resize(&root, size / block_size)
+}
+
 fn move_into() -> io::Result<()> {
     let devices = Path::new(NEW_ROOT).join("dev");
     if !devices.exists() {

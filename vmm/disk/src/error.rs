@@ -20,6 +20,10 @@ pub enum Error {
     OpenLayer { path: PathBuf, source: io::Error },
     #[snafu(display("the layer {} is neither a file nor a block device", path.display()))]
     NotAFile { path: PathBuf },
+    #[snafu(display("cannot make the disk {} larger", path.display()))]
+    Grow { path: PathBuf, source: io::Error },
+    #[snafu(display("the disk {} has {} MiB: it can become larger and not smaller", path.display(), now >> 20))]
+    Shrink { path: PathBuf, now: u64 },
     #[snafu(display("cannot lock the layer {}", path.display()))]
     LockLayer { path: PathBuf, source: io::Error },
     #[snafu(display("the layer {} is in use by another virtual machine or tool", path.display()))]

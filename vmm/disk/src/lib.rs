@@ -6,6 +6,7 @@
 mod bytes;
 mod chain;
 mod error;
+mod grow;
 mod image;
 mod inspect;
 mod locking;
@@ -18,6 +19,7 @@ pub mod testing;
 
 pub use chain::{Layer, LayerFile, MAX_LAYERS, open_chain, open_chain_files, open_chain_layers};
 pub use error::Error;
+pub use grow::grow;
 pub use image::{DiskImage, Format, LayerSpec};
 pub use inspect::{BackingName, LayerInfo, check_layer, inspect};
 pub use overlay::{create_overlay, create_overlay_on, create_overlay_unsynced, create_raw};

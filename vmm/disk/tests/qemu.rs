@@ -289,3 +289,33 @@ fn images_of_every_layout_that_we_make_are_sound_to_qemu() {
         assert_sound(&path, "written");
     }
 }
+
+#[test]
+fn a_disk_that_grew_is_sound_to_qemu_and_keeps_what_it_had() {
+    if !has_tool("qemu-img") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // The first needs no longer table, the others do; small clusters make tables of several clusters.
+    for (cluster_size, before, after) in
+        [("64k", 1 << 20, 100 << 20), ("64k", 1 << 30, 600 << 30), ("512", 1 << 20, 64 << 20)]
+    {
+        let path = folder.path().join(format!("{cluster_size}-{after}.qcow2"));
+        let options = format!("cluster_size={cluster_size}");
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, text(&path), &before.to_string()]);
+        let chain = [layer(&path, Format::Qcow2)];
+        let disk = open_chain(&chain, false).unwrap();
+        disk.write(&[IoSlice::new(&[7; 4096])], before - 4096).unwrap();
+        disk.flush().unwrap();
+        drop(disk);
+        vmm_disk::grow(&path, Format::Qcow2, after).unwrap();
+        qemu_check(&path);
+        let disk = open_chain(&chain, false).unwrap();
+        assert_eq!(disk.size(), after);
+        assert_eq!(read(&*disk, before - 4096, 8192), [[7; 4096], [0; 4096]].concat());
+        disk.write(&[IoSlice::new(&[8; 4096])], after - 4096).unwrap();
+        drop(disk);
+        qemu_check(&path);
+        assert!(vmm_disk::grow(&path, Format::Qcow2, before).is_err());
+    }
+}

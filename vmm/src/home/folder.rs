@@ -1,6 +1,8 @@
 //! The folder of one VM, and its lock: whoever holds the lock has the VM. The kernel drops it when its holder dies,
 //! so a lock that is free means that nothing of the VM lives.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +16,9 @@ use super::{Home, HomeError, StateRecord, VmId, VmSpec, files};
 
 /// The file that names what goes with a VM.
 const OWNED: &str = "owns.json";
+
+/// The file that names what a VM has given up and is still to be removed.
+const DROPPED: &str = "drops.json";
 
 /// The folder of all layers, beneath the home.
 const LAYERS: &str = "layers";
@@ -198,13 +203,36 @@ impl HeldVm {
         files::write_json(&self.folder.path().join("state.json"), record)
     }
 
-    /// Records a folder beneath the home that goes when the VM goes: a layer of its disk. To be called before the
-    /// folder is there, so that no death between the two leaves it behind.
+    /// Records a folder beneath the home that goes when the last VM goes that owns it: a layer of its disk. To be called
+    /// before the folder is there, so that no death between the two leaves it behind.
     pub fn will_own(&self, path: &Path) -> Result<(), HomeError> {
         let record = self.folder.path().join(OWNED);
-        let mut owned: Vec<PathBuf> = files::read_json(&record)?.unwrap_or_default();
-        owned.push(path.to_owned());
+        let mut owned = self.owned()?;
+        if !owned.iter().any(|owned| owned == path) {
+            owned.push(path.to_owned());
+        }
         files::write_json(&record, &owned)
+    }
+
+    /// What it owns.
+    pub fn owned(&self) -> Result<Vec<PathBuf>, HomeError> {
+        Ok(files::read_json(&self.folder.path().join(OWNED))?.unwrap_or_default())
+    }
+
+    /// Gives up what it owns and does not need any more. What no other VM owns is removed.
+    pub fn disown(&self, needed: impl Fn(&Path) -> bool) -> Result<(), HomeError> {
+        let folder = self.folder.path();
+        let (owned, dropped) = (folder.join(OWNED), folder.join(DROPPED));
+        let (kept, mut gone): (Vec<_>, Vec<_>) = self.owned()?.into_iter().partition(|path| needed(path));
+        // What was given up before a death is still to be removed.
+        gone.extend(files::read_json::<Vec<PathBuf>>(&dropped)?.unwrap_or_default());
+        if gone.is_empty() {
+            return Ok(());
+        }
+        files::write_json(&dropped, &gone)?;
+        files::write_json(&owned, &kept)?;
+        remove_owned(&self.folder.home, &gone)?;
+        fs::remove_file(&dropped).context(WriteSnafu { path: &dropped })
     }
 
     /// Makes the folder of its sockets, empty: what an earlier run left there is dead, for we hold the lock.
@@ -253,20 +281,49 @@ impl HeldVm {
 
 /// Removes what is left of a VM whose folder was set aside: the layers that it owns, then the folder.
 pub(super) fn finish_removal(home: &Home, removed: &Path) -> Result<(), HomeError> {
-    let owned: Option<Vec<PathBuf>> = files::read_json(&removed.join(OWNED)).unwrap_or_else(|error| {
-        // What it owned is lost track of; that must not keep the rest.
-        tracing::warn!(%error, "a VM is removed without what it owned");
-        None
-    });
-    for owned in owned.into_iter().flatten() {
-        // By its name: the home may have been moved since, or have more than one path.
-        let within = owned.parent().and_then(Path::file_name).is_some_and(|folder| folder == LAYERS);
-        if let Some(name) = owned.file_name().filter(|_| within) {
-            let path = home.root().join(LAYERS).join(name);
-            remove_all(&path).context(FolderSnafu { path: &path })?;
-        }
+    for record in [OWNED, DROPPED] {
+        let owned: Option<Vec<PathBuf>> = files::read_json(&removed.join(record)).unwrap_or_else(|error| {
+            // What it owned is lost track of; that must not keep the rest.
+            tracing::warn!(%error, "a VM is removed without what it owned");
+            None
+        });
+        remove_owned(home, &owned.unwrap_or_default())?;
     }
     remove_all(removed).context(FolderSnafu { path: removed })
+}
+
+/// Removes those of the layers that no VM owns.
+///
+/// Of two VMs that give up the same layer at once, each has recorded that before it looks at the other, so the later one
+/// finds it nobody's. None can come to own it meanwhile: it would have it from a VM whose lock is held.
+fn remove_owned(home: &Home, layers: &[PathBuf]) -> Result<(), HomeError> {
+    if layers.is_empty() {
+        return Ok(());
+    }
+    let mut shared = BTreeSet::new();
+    for id in home.ids()? {
+        match files::read_json::<Vec<PathBuf>>(&home.folder(&id).path().join(OWNED)) {
+            Ok(others) => shared.extend(others.into_iter().flatten().filter_map(layer_name)),
+            Err(error) => {
+                // It may own any of them.
+                tracing::warn!(%id, %error, "layers are kept that may be another VM's");
+                return Ok(());
+            }
+        }
+    }
+    for name in layers.iter().filter_map(layer_name).filter(|name| !shared.contains(name)) {
+        let path = home.root().join(LAYERS).join(name);
+        remove_all(&path).context(FolderSnafu { path: &path })?;
+    }
+    Ok(())
+}
+
+/// The name of a layer that a VM owns. By that it is found: the home may have been moved since, or have more than one
+/// path.
+fn layer_name(path: impl AsRef<Path>) -> Option<OsString> {
+    let path = path.as_ref();
+    let within = path.parent().and_then(Path::file_name).is_some_and(|folder| folder == LAYERS);
+    path.file_name().filter(|_| within).map(ToOwned::to_owned)
 }
 
 /// Removes a folder with everything in it, if it is there.

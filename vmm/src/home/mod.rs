@@ -27,7 +27,7 @@ mod tests;
 pub use error::{Danger, HomeError};
 pub use folder::{HeldVm, VmFolder};
 pub use name::{InvalidName, VmId, VmName};
-pub use spec::{Init, UnknownInit, VmSpec};
+pub use spec::{Init, Snapshot, UnknownInit, VmSpec};
 pub use state::{End, EndReason, StateRecord, Timestamp, Timings, VmState};
 
 pub use crate::engine::EngineChoice;

@@ -147,7 +147,7 @@ impl Home {
         folder.path().exists().then_some(folder)
     }
 
-    fn ids(&self) -> Result<Vec<VmId>, HomeError> {
+    pub(super) fn ids(&self) -> Result<Vec<VmId>, HomeError> {
         let vms = self.vms();
         let entries = fs::read_dir(&vms).context(FolderSnafu { path: &vms })?;
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());

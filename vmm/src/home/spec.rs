@@ -105,6 +105,20 @@ pub struct VmSpec {
     pub own_kernel: bool,
     /// The machine.
     pub machine: MachineSpec,
+    /// States of its disk that were kept, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// A state of a VM's disk that was kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// What its user calls it.
+    pub name: VmName,
+    /// When it was taken.
+    pub created: Timestamp,
+    /// The layers that the disk had, from the base up. None of them is written any more.
+    pub layers: Vec<vmm_disk::LayerSpec>,
 }
 
 impl VmSpec {

@@ -303,3 +303,36 @@ fn an_end_of_a_newer_kind_is_read() {
     let end: End = serde_json::from_str(text).unwrap();
     assert_eq!((end.reason, end.at), (EndReason::Unknown, Timestamp(7)));
 }
+
+#[test]
+fn a_layer_of_several_vms_goes_with_the_last() {
+    let (_base, home) = home();
+    let layer = |name: &str| home.root().join("layers").join(name);
+    for name in ["shared", "first", "second"] {
+        fs::create_dir_all(layer(name)).unwrap();
+    }
+    let first = home.create(None).unwrap();
+    let second = home.create(None).unwrap();
+    for (held, own) in [(&first, "first"), (&second, "second")] {
+        held.will_own(&layer("shared")).unwrap();
+        held.will_own(&layer(own)).unwrap();
+    }
+    second.disown(|path| path.ends_with("shared")).unwrap();
+    assert!(!layer("second").exists() && layer("shared").exists());
+    first.remove().unwrap();
+    assert!(!layer("first").exists() && layer("shared").exists());
+    second.disown(|_| false).unwrap();
+    assert!(!layer("shared").exists());
+}
+
+#[test]
+fn what_a_vm_gave_up_before_it_died_is_removed_with_the_next() {
+    let (_base, home) = home();
+    let layer = home.root().join("layers/given-up");
+    fs::create_dir_all(&layer).unwrap();
+    let held = home.create(None).unwrap();
+    let dropped = held.folder().path().join("drops.json");
+    fs::write(&dropped, serde_json::to_vec(&[&layer]).unwrap()).unwrap();
+    held.disown(|_| true).unwrap();
+    assert!(!layer.exists() && !dropped.exists());
+}

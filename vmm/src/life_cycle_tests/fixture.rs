@@ -103,6 +103,7 @@ impl TestHome {
             file_system: "ext4".to_owned(),
             options: String::new(),
             read_only: false,
+            grow: false,
         };
         let spec = VmSpec {
             version: VmSpec::VERSION,
@@ -125,6 +126,7 @@ impl TestHome {
                 mask_services: Vec::new(),
             },
             own_kernel: false,
+            snapshots: Vec::new(),
             machine: MachineSpec {
                 arch: Arch::host().unwrap(),
                 cpus: 1,

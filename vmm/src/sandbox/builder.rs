@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::disk::{DiskSize, ExtraDisk};
 use super::progress::Observer;
 use super::{CancelToken, Error, Progress, Sandbox, start};
 use crate::agent::ByteString;
@@ -115,6 +116,8 @@ pub struct SandboxBuilder {
     pub(super) init: Init,
     pub(super) env: Vec<(ByteString, ByteString)>,
     pub(super) kernel: Option<PathBuf>,
+    pub(super) disk_size: Option<DiskSize>,
+    pub(super) disks: Vec<ExtraDisk>,
     pub(super) command_line: Option<String>,
     pub(super) pull: PullPolicy,
     pub(super) options: StartOptions,
@@ -136,6 +139,8 @@ impl SandboxBuilder {
             init: Init::default(),
             env: Vec::new(),
             kernel: None,
+            disk_size: None,
+            disks: Vec::new(),
             command_line: None,
             pull: PullPolicy::default(),
             options: StartOptions::default(),
@@ -213,6 +218,19 @@ impl SandboxBuilder {
     /// Boots this kernel instead of the image's.
     pub fn kernel(mut self, kernel: impl Into<PathBuf>) -> Self {
         self.kernel = Some(kernel.into());
+        self
+    }
+
+    /// How large its disk is; as large as the image's where nothing is said. The file system on it grows with it, if it
+    /// is ext4 and has the disk for itself.
+    pub fn disk_size(mut self, size: DiskSize) -> Self {
+        self.disk_size = Some(size);
+        self
+    }
+
+    /// Gives it a disk of its user's beside its own, as `/dev/vdb` and so on.
+    pub fn disk(mut self, disk: ExtraDisk) -> Self {
+        self.disks.push(disk);
         self
     }
 

@@ -66,6 +66,12 @@ pub enum Error {
         /// The cause.
         source: vmm_disk::Error,
     },
+    /// A disk file of the user's cannot be made or used.
+    #[snafu(display("cannot use the disk"))]
+    DiskFile {
+        /// The cause.
+        source: vmm_disk::Error,
+    },
     /// What was asked for cannot be.
     #[snafu(display("{message}"))]
     Invalid {
@@ -141,6 +147,14 @@ pub enum Error {
         /// The VM.
         name: String,
     },
+    /// The VM has no such snapshot.
+    #[snafu(display("the VM {vm} has no snapshot {name}"))]
+    NoSnapshot {
+        /// The VM.
+        vm: String,
+        /// What was asked for.
+        name: String,
+    },
     /// The guest has no such program.
     #[snafu(display("{program}: not found in the guest"))]
     CommandNotFound {
@@ -183,7 +197,7 @@ impl Error {
             Self::AgentBinary { .. } => "no_agent",
             Self::Kernel { .. } => "invalid_kernel",
             Self::CommandLine { .. } => "invalid_command_line",
-            Self::Disk { .. } => "disk",
+            Self::Disk { .. } | Self::DiskFile { .. } => "disk",
             Self::Invalid { .. } => "invalid",
             Self::NoMonitor => "no_monitor",
             Self::MonitorStart { .. } => "monitor_start",
@@ -201,6 +215,7 @@ impl Error {
             Self::OldMonitor { .. } => "monitor_version",
             Self::AlreadyRunning { .. } => "already_running",
             Self::Running { .. } => "running",
+            Self::NoSnapshot { .. } => "no_snapshot",
             Self::CommandNotFound { .. } => "command_not_found",
             Self::CommandNotExecutable { .. } => "command_not_executable",
             Self::Agent { source } => agent_code(source),
@@ -226,6 +241,7 @@ impl Error {
             Self::Running { name } => {
                 Some(format!("vmm stop {name}, or remove it by force: vmm rm -f {name}"))
             }
+            Self::NoSnapshot { vm, .. } => Some(format!("see which there are: vmm snapshot list {vm}")),
             Self::NoBalloon { .. } => Some("a VM gets one when it is created: vmm run --balloon".to_owned()),
             Self::OldMonitor { name } => Some(format!("restart it: vmm stop {name} && vmm start {name}")),
             Self::NotReady { name } => Some(format!("see how far it is: vmm logs -f {name}")),

@@ -8,6 +8,7 @@
 mod builder;
 mod cancel;
 mod command;
+mod disk;
 mod error;
 mod info;
 pub(crate) mod launch;
@@ -25,6 +26,7 @@ pub use crate::control::Balloon;
 pub use builder::{PullPolicy, SandboxBuilder, StartOptions};
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
+pub use disk::{DiskCheck, DiskFile, DiskSize, DiskSizeError, ExtraDisk, SnapshotInfo};
 pub use error::Error;
 pub use info::VmInfo;
 pub use logs::ConsoleLog;

@@ -11,6 +11,7 @@ use snafu::{OptionExt, ResultExt};
 use vmm_disk::Format;
 
 use super::builder::{PullPolicy, SandboxBuilder, StartOptions};
+use super::disk::{DiskSize, check_grows};
 use super::error::{AgentBinarySnafu, CommandLineSnafu, KernelSnafu, NoArchSnafu, SystemSnafu};
 use super::launch::launch;
 use super::program::MonitorProgram;
@@ -101,12 +102,17 @@ fn create(
     }
     let BootFiles { kernel, initramfs, layers } = files;
     let mut layers: Vec<_> = layers.iter().map(image::Layer::spec).collect();
-    layers.push(create_top_layer(&store, &image, held, name.is_some())?.spec());
+    layers.push(create_top_layer(&store, &image, held, builder.disk_size, name.is_some())?.spec());
+    let mut disks = vec![DiskSpec { layers, read_only: false, serial: "root".to_owned() }];
+    for (number, disk) in (2..).zip(&builder.disks) {
+        disks.push(disk.spec(number)?);
+    }
     let root = vmm_protocol::Root {
         device: profile.root.device.clone(),
         file_system: profile.root.file_system.clone(),
         options: String::new(),
         read_only: false,
+        grow: builder.disk_size.is_some(),
     };
     let configuration = vmm_protocol::Configuration {
         host_name: Some(name.as_ref().map_or(image.name().as_str(), VmName::as_str).to_owned()),
@@ -126,7 +132,7 @@ fn create(
         console: builder.console,
         balloon: builder.balloon,
         boot: BootSpec { kernel, initramfs, command_line: command_line.to_string() },
-        disks: vec![DiskSpec { layers, read_only: false, serial: "root".to_owned() }],
+        disks,
         vsock: VsockSpec { guest_cid: GUEST_CID, socket: VmFolder::vsock_socket(&folder.sockets()) },
     };
     let spec = VmSpec {
@@ -142,6 +148,7 @@ fn create(
         configuration,
         own_kernel: builder.kernel.is_some(),
         machine,
+        snapshots: Vec::new(),
     };
     held.write_spec(&spec)?;
     Ok(())
@@ -177,10 +184,15 @@ fn create_top_layer(
     store: &ImageStore,
     image: &Image,
     held: &HeldVm,
+    wanted: Option<DiskSize>,
     durable: bool,
 ) -> Result<image::Layer, Error> {
     let base = store.layers().layer(image.layer())?;
     let size = vmm_disk::inspect(&base.path, base.format).context(super::error::DiskSnafu)?.virtual_size;
+    let size = match wanted {
+        Some(wanted) => check_grows(size, wanted).map(|()| wanted.bytes())?,
+        None => size,
+    };
     let new = NewLayer { format: Format::Qcow2, below: Some(image.layer().clone()), durable };
     let id = store.layers().draw_id()?;
     held.will_own(&store.layers().folder_of(&id))?;

@@ -10,6 +10,8 @@ pub mod cycle_counter;
 #[cfg(target_os = "linux")]
 pub mod entropy;
 pub mod event;
+#[cfg(target_os = "linux")]
+pub mod ext4;
 pub mod fd_passing;
 pub mod file;
 #[cfg(target_os = "linux")]

@@ -1,7 +1,9 @@
 //! One file per command.
 
 mod balloon;
+mod clone;
 mod completion;
+mod disk;
 mod doctor;
 mod exec;
 mod images;
@@ -12,6 +14,7 @@ mod ps;
 mod pull;
 mod rm;
 mod run;
+mod snapshot;
 mod start;
 mod stop;
 mod version;
@@ -33,6 +36,9 @@ pub(crate) enum Command {
     Stop(stop::Stop),
     Kill(kill::Kill),
     Rm(rm::Rm),
+    Clone(clone::Clone),
+    Snapshot(snapshot::Snapshot),
+    Disk(disk::Disk),
     Logs(logs::Logs),
     Balloon(balloon::Balloon),
     Pull(pull::Pull),
@@ -52,6 +58,9 @@ impl Command {
             Self::Stop(command) => command.run(),
             Self::Kill(command) => command.run(),
             Self::Rm(command) => command.run(),
+            Self::Clone(command) => command.run(),
+            Self::Snapshot(command) => command.run(),
+            Self::Disk(command) => command.run(),
             Self::Logs(command) => command.run(),
             Self::Balloon(command) => command.run(),
             Self::Pull(command) => command.run(quiet),

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use clap::Args;
 use vmm::engine::{self, EngineOptions};
-use vmm::{CancelToken, ConsoleKind, EngineChoice, Home, Init, MemorySize, Sandbox, Signal, Stdin};
+use vmm::{
+    CancelToken, ConsoleKind, DiskSize, EngineChoice, ExtraDisk, Home, Init, MemorySize, Sandbox, Signal,
+    Stdin,
+};
 
 use super::print;
 use crate::error::Failure;
@@ -83,6 +86,12 @@ pub(crate) struct Run {
     /// Add kernel parameters
     #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
     cmdline: Option<String>,
+    /// How large the disk is; its file system grows with it
+    #[arg(long, value_name = "SIZE")]
+    disk_size: Option<DiskSize>,
+    /// Add a disk file, which the guest finds as /dev/vdb and so on: FILE[,ro][,format=raw|qcow2]
+    #[arg(long = "disk", value_name = "FILE", value_parser = ExtraDisk::parse)]
+    disks: Vec<ExtraDisk>,
     /// For debugging: do not hold the VM's monitor to the system calls that it needs
     #[arg(long)]
     no_seccomp: bool,
@@ -166,6 +175,12 @@ impl Run {
         }
         if let Some(kernel) = &self.kernel {
             builder = builder.kernel(kernel);
+        }
+        if let Some(size) = self.disk_size {
+            builder = builder.disk_size(size);
+        }
+        for disk in &self.disks {
+            builder = builder.disk(disk.clone());
         }
         if let Some(parameters) = &self.cmdline {
             builder = builder.command_line(parameters);

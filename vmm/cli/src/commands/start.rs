@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use vmm::{CancelToken, Home, Sandbox, StartOptions};
+use vmm::{CancelToken, DiskSize, Home, Sandbox, StartOptions};
 
 use super::{for_each, print, run};
 use crate::error::Failure;
@@ -16,6 +16,9 @@ pub(crate) struct Start {
     /// Names, ids or the beginnings of ids
     #[arg(required = true, value_name = "VM")]
     vms: Vec<String>,
+    /// Make their disks this large before; the file systems on them grow with them
+    #[arg(long, value_name = "SIZE")]
+    disk_size: Option<DiskSize>,
     /// For debugging: do not hold the VM's monitor to the system calls that it needs
     #[arg(long)]
     no_seccomp: bool,
@@ -29,6 +32,9 @@ impl Start {
         let status = for_each(&self.vms, |vm| {
             if token.is_cancelled() {
                 return Ok(());
+            }
+            if let Some(size) = self.disk_size {
+                Sandbox::attach(&home, vm)?.resize_disk(size)?;
             }
             let (observer, display) = progress::display(quiet);
             let options = StartOptions::default()

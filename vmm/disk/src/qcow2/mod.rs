@@ -18,6 +18,7 @@ mod metadata;
 mod pages;
 mod read;
 mod refcount;
+mod resize;
 mod table;
 mod write;
 mod zeroes;

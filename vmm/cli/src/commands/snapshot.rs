@@ -1,0 +1,91 @@
+//! `vmm snapshot`: states of a VM's disk.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use vmm::{Home, Sandbox, SnapshotInfo};
+
+use super::{print, print_json, print_table};
+use crate::error::Failure;
+use crate::table;
+
+/// Keep states of a VM's disk, and go back to them
+///
+/// A snapshot takes no time and no space of its own; what is written after it does. The VM must be stopped.
+#[derive(Args)]
+#[command(after_help = "Example:
+  vmm stop box && vmm snapshot create box before-upgrade && vmm start box
+  vmm stop box && vmm snapshot restore box before-upgrade && vmm start box")]
+pub(crate) struct Snapshot {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Keep what is on the disk now
+    Create(Named),
+    /// Go back to a snapshot; what was written since is lost
+    Restore(Named),
+    /// Forget a snapshot
+    Rm(Named),
+    /// List the snapshots, the oldest first
+    List(List),
+}
+
+#[derive(Args)]
+struct Named {
+    /// Name, id or the beginning of an id
+    #[arg(value_name = "VM")]
+    vm: String,
+    /// The snapshot
+    #[arg(value_name = "SNAPSHOT")]
+    name: String,
+}
+
+#[derive(Args)]
+struct List {
+    /// Name, id or the beginning of an id
+    #[arg(value_name = "VM")]
+    vm: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Snapshot {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        match self.action {
+            Action::Create(Named { vm, name }) => {
+                attach(&vm)?.create_snapshot(&name)?;
+                print(&format!("{name}\n"))?;
+            }
+            Action::Restore(Named { vm, name }) => attach(&vm)?.restore_snapshot(&name)?,
+            Action::Rm(Named { vm, name }) => {
+                attach(&vm)?.remove_snapshot(&name)?;
+                print(&format!("{name}\n"))?;
+            }
+            Action::List(list) => list.run()?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl List {
+    fn run(self) -> Result<(), Failure> {
+        let snapshots = attach(&self.vm)?.snapshots()?;
+        if self.json {
+            return print_json(&snapshots);
+        }
+        let row = |snapshot: SnapshotInfo| {
+            vec![snapshot.name, table::age(snapshot.created.elapsed()), table::bytes(snapshot.disk_size)]
+        };
+        let rows: Vec<_> = snapshots.into_iter().map(row).collect();
+        print_table(&["SNAPSHOT", "CREATED", "DISK"], &rows)
+    }
+}
+
+fn attach(vm: &str) -> Result<Sandbox, Failure> {
+    let home = Home::open_default().map_err(vmm::Error::from)?;
+    Ok(Sandbox::attach(&home, vm)?)
+}

@@ -1,0 +1,192 @@
+//! Disk files of the user's: making them, and looking after them while no VM has them.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use snafu::ResultExt;
+use vmm_disk::{Format, LayerInfo, LayerSpec};
+
+use super::DiskSize;
+use crate::sandbox::error::{DiskFileSnafu, Error, SystemSnafu};
+
+/// What a qcow2 file begins with.
+const QCOW2: &[u8] = b"QFI\xfb";
+
+/// A disk file of the user's.
+///
+/// ```no_run
+/// use vmm::DiskFile;
+///
+/// let disk = DiskFile::create("data.qcow2", "20G".parse()?)?;
+/// println!("{} bytes on the host", disk.info()?.allocated_size);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskFile {
+    path: PathBuf,
+    format: Format,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiskCheck {
+    /// What is damaged, in words.
+    pub damage: Vec<String>,
+    /// Space that is lost to the file, without harm.
+    pub lost_clusters: u64,
+}
+
+impl DiskFile {
+    /// Makes an empty disk, of the format that its name tells: `.qcow2`, or `.raw` and `.img`.
+    pub fn create(path: impl Into<PathBuf>, size: DiskSize) -> Result<Self, Error> {
+        let path = path.into();
+        let Some(format) = format_of_name(&path) else {
+            let message = format!("name {} so that it tells its format: .qcow2, or .raw", path.display());
+            return Err(Error::Invalid { message });
+        };
+        let make = match format {
+            Format::Qcow2 => vmm_disk::create_overlay,
+            Format::Raw => vmm_disk::create_raw,
+        };
+        make(&path, size.bytes()).context(DiskFileSnafu)?;
+        Ok(Self { path, format })
+    }
+
+    /// A disk that is there, of the format on which its name and its contents agree.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
+        let path = path.into();
+        let format = find_format(&path)?;
+        Ok(Self { path, format })
+    }
+
+    /// The name of its format.
+    pub fn format_name(&self) -> &'static str {
+        name(self.format)
+    }
+
+    /// How large it is.
+    pub fn info(&self) -> Result<LayerInfo, Error> {
+        vmm_disk::inspect(&self.path, self.format).context(DiskFileSnafu)
+    }
+
+    /// Makes it larger. The file systems on it are the guest's business.
+    pub fn resize(&self, size: DiskSize) -> Result<(), Error> {
+        vmm_disk::grow(&self.path, self.format, size.bytes()).context(DiskFileSnafu)
+    }
+
+    /// Looks for damage. In a raw file everything is what it is.
+    pub fn check(&self) -> Result<DiskCheck, Error> {
+        if self.format == Format::Raw {
+            return Ok(DiskCheck::default());
+        }
+        let report = vmm_disk::check_layer(&self.path).context(DiskFileSnafu)?;
+        let mut damage = report.findings;
+        if report.corruptions > damage.len() as u64 {
+            damage.push(format!("{} errors in all", report.corruptions));
+        }
+        Ok(DiskCheck { damage, lost_clusters: report.leaks })
+    }
+
+    /// Removes it, if no VM uses it.
+    pub fn remove(self) -> Result<(), Error> {
+        let layer = LayerSpec { path: self.path.clone(), format: self.format };
+        // It is ours alone while it is open; a damaged one is locked by nobody.
+        let opened = vmm_disk::open_chain(&[layer], false);
+        if let Err(error @ vmm_disk::Error::InUse { .. }) = opened {
+            return Err(error).context(DiskFileSnafu);
+        }
+        fs::remove_file(&self.path)
+            .with_context(|_| SystemSnafu { what: format!("remove {}", self.path.display()) })
+    }
+}
+
+/// The format of a file, where its name and its contents agree. A guest that writes a raw disk can make it look like any
+/// other format, so its looks alone decide nothing.
+pub(super) fn find_format(path: &Path) -> Result<Format, Error> {
+    let looks = looks_like(path)
+        .with_context(|_| SystemSnafu { what: format!("read the disk {}", path.display()) })?;
+    if format_of_name(path) == Some(looks) || (is_device(path) && looks == Format::Raw) {
+        return Ok(looks);
+    }
+    let (path, looks) = (path.display(), name(looks));
+    let message = format!(
+        "the name of {path} does not tell what its contents look like, which is {looks}: say which format it has, as in \
+         --disk {path},format={looks}"
+    );
+    Err(Error::Invalid { message })
+}
+
+fn name(format: Format) -> &'static str {
+    match format {
+        Format::Raw => "raw",
+        Format::Qcow2 => "qcow2",
+    }
+}
+
+fn format_of_name(path: &Path) -> Option<Format> {
+    match path.extension().and_then(OsStr::to_str)?.to_ascii_lowercase().as_str() {
+        "qcow2" => Some(Format::Qcow2),
+        "raw" | "img" => Some(Format::Raw),
+        _ => None,
+    }
+}
+
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
+}
+
+fn looks_like(path: &Path) -> io::Result<Format> {
+    // A pipe is not waited for.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let mut start = Vec::new();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    file.take(QCOW2.len() as u64).read_to_end(&mut start)?;
+    Ok(if start == QCOW2 { Format::Qcow2 } else { Format::Raw })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_is_taken_where_name_and_contents_agree() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str, start: &[u8]| {
+            let path = folder.path().join(name);
+            fs::write(&path, [start, &[0; 65536]].concat()).unwrap();
+            find_format(&path)
+        };
+        assert_eq!(at("a.raw", b"").unwrap(), Format::Raw);
+        assert_eq!(at("a.IMG", b"").unwrap(), Format::Raw);
+        assert_eq!(at("a.qcow2", QCOW2).unwrap(), Format::Qcow2);
+        let error = at("b.raw", QCOW2).unwrap_err().to_string();
+        assert!(error.ends_with("b.raw,format=qcow2"), "{error}");
+        assert!(at("b.qcow2", b"").is_err() && at("disk", b"").is_err());
+    }
+
+    #[test]
+    fn a_disk_is_made_grown_checked_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, format) in [("a.raw", "raw"), ("a.qcow2", "qcow2")] {
+            let path = folder.path().join(name);
+            let disk = DiskFile::create(&path, "64M".parse().unwrap()).unwrap();
+            assert!(DiskFile::create(&path, "64M".parse().unwrap()).is_err(), "it is there already");
+            assert_eq!((disk.format_name(), disk.info().unwrap().virtual_size), (format, 64 << 20));
+            disk.resize("1G".parse().unwrap()).unwrap();
+            assert!(disk.resize("1M".parse().unwrap()).is_err());
+            assert_eq!(disk.info().unwrap().virtual_size, 1 << 30);
+            assert_eq!(disk.check().unwrap(), DiskCheck::default());
+            let used = vmm_disk::open_chain(&[LayerSpec { path: path.clone(), format: disk.format }], false);
+            assert!(disk.clone().remove().is_err() && disk.resize("2G".parse().unwrap()).is_err());
+            drop(used);
+            disk.remove().unwrap();
+            assert!(!path.exists());
+        }
+        assert!(DiskFile::create(folder.path().join("a"), "64M".parse().unwrap()).is_err());
+    }
+}

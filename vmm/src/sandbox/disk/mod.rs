@@ -1,0 +1,77 @@
+//! The disks of VMs: the root in its layers, and disks of the user's beside it.
+//!
+//! A layer that something lies on is never written again. So a snapshot, a clone and a larger disk are all one thing:
+//! an empty layer upon what is there, which takes no time however much that is.
+
+mod clone;
+mod extra;
+mod file;
+mod size;
+mod snapshot;
+
+pub use extra::ExtraDisk;
+pub use file::{DiskCheck, DiskFile};
+pub use size::{DiskSize, DiskSizeError};
+pub use snapshot::SnapshotInfo;
+pub(super) use snapshot::check_grows;
+
+use std::path::Path;
+
+use snafu::ResultExt;
+use vmm_disk::{Format, LayerSpec};
+
+use super::error::{DiskSnafu, Error};
+use crate::home::{HeldVm, HomeError, VmSpec};
+use crate::image::{ImageStore, LayerId, NewLayer};
+use crate::machine::DiskSpec;
+
+/// A VM's description, to be changed by whoever has its lock.
+fn spec_of(held: &HeldVm) -> Result<VmSpec, Error> {
+    let gone = || HomeError::NoSuchVm { wanted: held.folder().id().to_string(), nearest: None };
+    Ok(held.folder().spec()?.ok_or_else(gone)?)
+}
+
+/// The disk that a VM starts from: it is always the first.
+fn root(spec: &VmSpec) -> Result<&DiskSpec, Error> {
+    spec.machine.disks.first().ok_or_else(|| Error::Invalid { message: "this VM has no disk".to_owned() })
+}
+
+/// How large a chain of layers is for who reads it: what its top layer says.
+fn virtual_size(layers: &[LayerSpec]) -> Result<u64, Error> {
+    let Some(top) = layers.last() else { return Ok(0) };
+    Ok(vmm_disk::inspect(&top.path, top.format).context(DiskSnafu)?.virtual_size)
+}
+
+/// An empty layer of `owner`'s upon these, recorded as its own before it is there.
+fn layer_upon(
+    store: &ImageStore,
+    owner: &HeldVm,
+    layers: &[LayerSpec],
+    size: u64,
+) -> Result<Vec<LayerSpec>, Error> {
+    if layers.len() >= vmm_disk::MAX_LAYERS {
+        let message = format!("the disk has {} layers, which is as many as there can be", layers.len());
+        return Err(Error::Invalid { message });
+    }
+    let below = layers.last().and_then(|layer| layer_id(&layer.path));
+    let new = NewLayer { format: Format::Qcow2, below, durable: true };
+    let id = store.layers().draw_id()?;
+    owner.will_own(&store.layers().folder_of(&id))?;
+    let top = store.layers().create_as(id, new, |path| vmm_disk::create_overlay(path, size))?;
+    Ok(layers.iter().cloned().chain([top.spec()]).collect())
+}
+
+/// The layer whose data this is.
+fn layer_id(data: &Path) -> Option<LayerId> {
+    data.parent()?.file_name()?.to_str()?.parse().ok()
+}
+
+/// Gives up the layers that neither its disk nor a snapshot needs.
+fn drop_unneeded(held: &HeldVm, spec: &VmSpec) -> Result<(), Error> {
+    let snapshots = spec.snapshots.iter().flat_map(|snapshot| &snapshot.layers);
+    let needed: Vec<_> = spec.machine.disks.iter().flat_map(|disk| &disk.layers).chain(snapshots).collect();
+    let folder_name = |path: &Path| path.file_name().map(ToOwned::to_owned);
+    let needed: Vec<_> =
+        needed.iter().filter_map(|layer| layer.path.parent().and_then(folder_name)).collect();
+    Ok(held.disown(|owned| folder_name(owned).is_some_and(|name| needed.contains(&name)))?)
+}

@@ -1,0 +1,109 @@
+//! Snapshots of a VM's disk, and its size: all of it by layers upon layers.
+
+use serde::Serialize;
+
+use super::clone::stop_first;
+use super::{DiskSize, drop_unneeded, layer_upon, root, spec_of, virtual_size};
+use crate::home::{HeldVm, Snapshot, Timestamp, VmName, VmSpec};
+use crate::image::ImageStore;
+use crate::sandbox::error::Error;
+use crate::sandbox::{Sandbox, hold};
+
+/// A state of a VM's disk that was kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SnapshotInfo {
+    /// Its name.
+    pub name: String,
+    /// When it was taken.
+    pub created: Timestamp,
+    /// How large the disk was.
+    pub disk_size: u64,
+}
+
+impl Sandbox {
+    /// The snapshots of its disk, the oldest first.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>, Error> {
+        let spec = self.link.folder().spec()?.ok_or_else(|| self.gone())?;
+        let described = spec.snapshots.iter().map(|snapshot| {
+            Ok(SnapshotInfo {
+                name: snapshot.name.to_string(),
+                created: snapshot.created,
+                disk_size: virtual_size(&snapshot.layers)?,
+            })
+        });
+        described.collect()
+    }
+
+    /// Keeps what is on its disk now. The VM must not run.
+    pub fn create_snapshot(&self, name: &str) -> Result<(), Error> {
+        let name: VmName = name.parse().map_err(crate::home::HomeError::from)?;
+        self.change_disk(|held, store, spec| {
+            if spec.snapshots.iter().any(|snapshot| snapshot.name == name) {
+                return Err(Error::Invalid { message: format!("there is a snapshot {name} already") });
+            }
+            let layers = root(spec)?.layers.clone();
+            spec.machine.disks[0].layers = layer_upon(store, held, &layers, virtual_size(&layers)?)?;
+            spec.snapshots.push(Snapshot { name, created: Timestamp::now(), layers });
+            Ok(())
+        })
+    }
+
+    /// Brings its disk back to what it was at a snapshot; what was written since is lost. The VM must not run.
+    pub fn restore_snapshot(&self, name: &str) -> Result<(), Error> {
+        self.change_disk(|held, store, spec| {
+            let layers = spec.snapshots[self.position(spec, name)?].layers.clone();
+            spec.machine.disks[0].layers = layer_upon(store, held, &layers, virtual_size(&layers)?)?;
+            Ok(())
+        })
+    }
+
+    /// Forgets a snapshot; what only that needed is removed. The VM must not run.
+    pub fn remove_snapshot(&self, name: &str) -> Result<(), Error> {
+        self.change_disk(|_, _, spec| {
+            let position = self.position(spec, name)?;
+            spec.snapshots.remove(position);
+            Ok(())
+        })
+    }
+
+    /// Makes its disk larger. The file system on it grows when the VM starts the next time; it must not run now.
+    pub fn resize_disk(&self, size: DiskSize) -> Result<(), Error> {
+        self.change_disk(|held, store, spec| {
+            let layers = root(spec)?.layers.clone();
+            check_grows(virtual_size(&layers)?, size)?;
+            spec.machine.disks[0].layers = layer_upon(store, held, &layers, size.bytes())?;
+            spec.configuration.root.grow = true;
+            Ok(())
+        })
+    }
+
+    fn position(&self, spec: &VmSpec, name: &str) -> Result<usize, Error> {
+        let position = spec.snapshots.iter().position(|snapshot| snapshot.name.as_str() == name);
+        position.ok_or_else(|| Error::NoSnapshot { vm: self.name().to_owned(), name: name.to_owned() })
+    }
+
+    /// Changes the description of the disk of a VM that does not run, and gives up the layers that are needed no more.
+    fn change_disk(
+        &self,
+        change: impl FnOnce(&HeldVm, &ImageStore, &mut VmSpec) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let held = hold(self.link.folder(), self.name()).map_err(stop_first)?;
+        let store = ImageStore::open(held.folder().home().root())?;
+        let before = spec_of(&held)?;
+        let mut spec = before.clone();
+        let changed = change(&held, &store, &mut spec).and_then(|()| Ok(held.write_spec(&spec)?));
+        // Where that failed, what was made for it is needed by nobody.
+        let kept = if changed.is_ok() { &spec } else { &before };
+        changed.and(drop_unneeded(&held, kept))
+    }
+}
+
+/// A disk becomes larger only: what lies beyond the end of a smaller one would be lost.
+pub(in crate::sandbox) fn check_grows(now: u64, size: DiskSize) -> Result<(), Error> {
+    if size.bytes() >= now {
+        return Ok(());
+    }
+    let message = format!("the disk has {} MiB: it can become larger and not smaller", now >> 20);
+    Err(Error::Invalid { message })
+}
