@@ -123,7 +123,7 @@ pub(super) fn arguments(machine: &MachineShape<'_>) -> Vec<String> {
         let id = format!("device{index}");
         let descriptor = i32::try_from(index).unwrap_or(i32::MAX).saturating_add(FIRST_DEVICE_DESCRIPTOR);
         arguments.socket(&id, descriptor);
-        arguments.option("-device", &device_option(&machine.board, index, device, &id));
+        arguments.option("-device", &device_option(machine, index, device, &id));
     }
     arguments.option("-append", &command_line(machine));
     arguments.list
@@ -152,7 +152,8 @@ fn processor(arch: Arch, nested: bool) -> &'static str {
     }
 }
 
-fn device_option(board: &Board, index: usize, device: &DeviceShape, id: &str) -> String {
+fn device_option(machine: &MachineShape<'_>, index: usize, device: &DeviceShape, id: &str) -> String {
+    let board = &machine.board;
     let bus = if *board == Board::Q35 { "-pci" } else { "" };
     let name = match device.kind {
         DeviceType::Block => format!("vhost-user-blk{bus}"),
@@ -162,10 +163,14 @@ fn device_option(board: &Board, index: usize, device: &DeviceShape, id: &str) ->
         // QEMU has none yet: such a machine is refused before.
         kind @ (DeviceType::Balloon | DeviceType::Console) => format!("vhost-user-{}{bus}", kind.name()),
     };
-    // QEMU fills its transports from the last one down; the kernel finds them from the first one up.
+    // The kernel finds the devices, and so names the disks, in the order of the tables that QEMU describes them by:
+    // microvm's begin with the last transport.
     let place = match board {
         Board::Q35 => format!("addr={:#x}", index + 2),
-        Board::Microvm { .. } => format!("bus=virtio-mmio-bus.{}", index + FIRST_MICROVM_TRANSPORT),
+        Board::Microvm { .. } => {
+            let last = FIRST_MICROVM_TRANSPORT + machine.devices.len() - 1;
+            format!("bus=virtio-mmio-bus.{}", last - index)
+        }
         Board::Virt => format!("bus=virtio-mmio-bus.{index}"),
     };
     let queues = match device.kind {
@@ -251,11 +256,11 @@ mod tests {
             -chardev socket,id=console,fd=101 -serial chardev:console \
             -global virtio-mmio.force-legacy=false \
             -chardev socket,id=device0,fd=102 \
-            -device vhost-user-blk,chardev=device0,bus=virtio-mmio-bus.1,num-queues=2,queue-size=256 \
+            -device vhost-user-blk,chardev=device0,bus=virtio-mmio-bus.3,num-queues=2,queue-size=256 \
             -chardev socket,id=device1,fd=103 \
             -device vhost-user-vsock-device,chardev=device1,bus=virtio-mmio-bus.2 \
             -chardev socket,id=device2,fd=104 \
-            -device vhost-user-rng,chardev=device2,bus=virtio-mmio-bus.3 -append ";
+            -device vhost-user-rng,chardev=device2,bus=virtio-mmio-bus.1 -append ";
         let parameters = "tsc_early_khz=2596096 tsc=reliable no_timer_check lpj=2596096 quiet";
         let mut expected: Vec<&str> = expected.split_whitespace().collect();
         expected.push(parameters);
