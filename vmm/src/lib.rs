@@ -24,9 +24,9 @@ pub use engine::EngineChoice;
 pub use home::{Home, Init, VmId, VmName, VmState};
 pub use machine::{ConsoleKind, MemorySize};
 pub use sandbox::{
-    Balloon, ByteString, CancelToken, Command, ConsoleLog, DEFAULT_STOP_GRACE, Error, ExitStatus, Health,
-    Output, Process, ProcessControl, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Progress,
-    PullPolicy, Sandbox, SandboxBuilder, Signal, StartOptions, Stdin, TerminalSize, VmInfo,
+    Balloon, BootProfileUse, ByteString, CancelToken, Command, ConsoleLog, DEFAULT_STOP_GRACE, Error,
+    ExitStatus, Health, Output, Process, ProcessControl, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin,
+    Progress, PullPolicy, Sandbox, SandboxBuilder, Signal, StartOptions, Stdin, TerminalSize, VmInfo,
 };
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;
 
