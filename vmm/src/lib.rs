@@ -16,6 +16,7 @@ mod life_cycle_tests;
 pub mod machine;
 pub mod memory;
 pub mod monitor;
+pub mod project;
 pub mod sandbox;
 pub mod threads;
 pub mod virtio;
