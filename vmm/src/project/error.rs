@@ -208,6 +208,7 @@ impl ProjectError {
                 Some("if you trust it with them, say so once: vmm up --trust".to_owned())
             }
             Self::Destructive { .. } => Some("if that is meant: vmm up --yes".to_owned()),
+            Self::NoSuchMachine { nearest: None, .. } => Some("vmm status lists those it has".to_owned()),
             Self::NotUp { .. } => Some("start it: vmm up".to_owned()),
             Self::Record { path, .. } => {
                 Some(format!("remove it; vmm ps lists the VMs that it was about: rm {}", path.display()))

@@ -71,8 +71,14 @@ pub(super) fn outside(
     Ok((outside, Digest::of(question.as_bytes())))
 }
 
-/// Reads what a project's machines need from the host. To be called when its user trusts it with what is outside.
-pub(super) fn gather(location: &Location, file: &ProjectFile) -> Result<Vec<ReadyMachine>, ProjectError> {
+/// Reads what a project's machines need from the host: what is in its folder, and what is `outside` with its user's
+/// word.
+pub(super) fn gather(
+    location: &Location,
+    file: &ProjectFile,
+    outside: &[PathBuf],
+) -> Result<Vec<ReadyMachine>, ProjectError> {
+    let reach = Reach { folder: &location.folder, outside };
     let mut problems = Vec::new();
     let machines = file.machines.iter().map(|(name, machine)| {
         let mut compared = match serde_json::to_value(machine) {
@@ -80,7 +86,7 @@ pub(super) fn gather(location: &Location, file: &ProjectFile) -> Result<Vec<Read
             // It is a table of texts and numbers.
             _ => serde_json::Map::new(),
         };
-        let kernel = machine.kernel.as_ref().and_then(|path| match kernel(&location.folder, path) {
+        let kernel = machine.kernel.as_ref().and_then(|path| match kernel(&reach, path) {
             Ok((real, digest)) => {
                 compared.insert("kernel".to_owned(), format!("{} ({digest})", path.path.display()).into());
                 Some(real)
@@ -93,7 +99,7 @@ pub(super) fn gather(location: &Location, file: &ProjectFile) -> Result<Vec<Read
         let mut scripts = Vec::new();
         for (index, script) in machine.provision.iter().enumerate() {
             let title = script.title(index);
-            match script_text(&location.folder, script) {
+            match script_text(&reach, script) {
                 Ok(text) => scripts.push(ReadyScript {
                     title,
                     digest: digest_of(script, &text),
@@ -136,8 +142,26 @@ fn real_path(folder: &Path, path: &Path) -> io::Result<PathBuf> {
     fs::canonicalize(folder.join(path))
 }
 
-fn kernel(folder: &Path, path: &HostPath) -> io::Result<(PathBuf, Digest)> {
-    let real = real_path(folder, &path.path)?;
+/// What may be read.
+struct Reach<'a> {
+    folder: &'a Path,
+    outside: &'a [PathBuf],
+}
+
+impl Reach<'_> {
+    /// Where a path leads in the end, if that may be read: a link may lead elsewhere since its user was asked.
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        let real = real_path(self.folder, path)?;
+        if real.starts_with(self.folder) || self.outside.contains(&real) {
+            return Ok(real);
+        }
+        let message = format!("it leads out of the project, to {}", real.display());
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+    }
+}
+
+fn kernel(reach: &Reach<'_>, path: &HostPath) -> io::Result<(PathBuf, Digest)> {
+    let real = reach.real_path(&path.path)?;
     let file = locate::open(&real)?;
     if file.metadata()?.len() > LARGEST_KERNEL {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than any kernel"));
@@ -146,11 +170,12 @@ fn kernel(folder: &Path, path: &HostPath) -> io::Result<(PathBuf, Digest)> {
     Ok((real, digest))
 }
 
-fn script_text<'a>(folder: &Path, script: &'a Script) -> Result<Vec<u8>, (&'a HostPath, io::Error)> {
+fn script_text<'a>(reach: &Reach<'_>, script: &'a Script) -> Result<Vec<u8>, (&'a HostPath, io::Error)> {
     match &script.source {
         ScriptSource::Missing => Ok(Vec::new()),
         ScriptSource::Inline(text) => Ok(text.clone().into_bytes()),
-        ScriptSource::File(path) => real_path(folder, &path.path)
+        ScriptSource::File(path) => reach
+            .real_path(&path.path)
             .and_then(|real| locate::read_bounded(&real, LONGEST_SCRIPT))
             .map_err(|error| (path, error)),
     }
@@ -195,7 +220,7 @@ mod tests {
         }
 
         fn gather(&self, text: &str) -> Result<Vec<ReadyMachine>, ProjectError> {
-            gather(&self.location, &ProjectFile::parse(text).unwrap())
+            gather(&self.location, &ProjectFile::parse(text).unwrap(), &[])
         }
     }
 
@@ -226,9 +251,15 @@ mod tests {
         let base = project.location.folder.parent().unwrap();
         let absolute = base.join("secret");
         for path in ["../secret", "link.sh", "folder/secret", absolute.to_str().unwrap()] {
-            assert_eq!(project.outside(&provision(path)).0, [absolute.clone()], "{path}");
-            let kernel = format!("kernel = \"{path}\"");
-            assert_eq!(project.outside(&kernel).0, [absolute.clone()], "{path}");
+            for text in [provision(path), format!("kernel = \"{path}\"")] {
+                assert_eq!(project.outside(&text).0, std::slice::from_ref(&absolute), "{text}");
+                let Err(ProjectError::File { problems, .. }) = project.gather(&text) else {
+                    panic!("what nobody was asked about is not read: {text}")
+                };
+                assert!(problems[0].message.contains("leads out"), "{problems:?}");
+                let file = ProjectFile::parse(&text).unwrap();
+                gather(&project.location, &file, std::slice::from_ref(&absolute)).unwrap();
+            }
         }
         assert_eq!(project.outside(&provision("../project-2")).0, [base.join("project-2")]);
     }

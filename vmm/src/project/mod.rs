@@ -62,6 +62,8 @@ use record::{HeldRecord, ProjectRecord};
 pub struct Project {
     home: Home,
     location: Location,
+    engine: Option<EngineChoice>,
+    require_hardware: bool,
 }
 
 /// What a project's file says, and which files beyond its folder it uses.
@@ -83,12 +85,28 @@ pub struct HeldProject {
 impl Project {
     /// The project that a folder is in: the nearest folder upwards with a `vmm.toml`, or else this folder.
     pub fn find(home: &Home, folder: impl AsRef<Path>) -> Result<Self, ProjectError> {
-        Ok(Self { home: home.clone(), location: locate::find(folder.as_ref())? })
+        Ok(Self::at(home, locate::find(folder.as_ref())?))
     }
 
     /// This folder as a project, whatever is above it. It may be gone.
     pub fn exactly(home: &Home, folder: impl AsRef<Path>) -> Result<Self, ProjectError> {
-        Ok(Self { home: home.clone(), location: locate::exactly(folder.as_ref())? })
+        Ok(Self::at(home, locate::exactly(folder.as_ref())?))
+    }
+
+    fn at(home: &Home, location: Location) -> Self {
+        Self { home: home.clone(), location, engine: None, require_hardware: false }
+    }
+
+    /// Overrules the engine that its file asks for, in all machines.
+    pub fn engine(mut self, engine: EngineChoice) -> Self {
+        self.engine = Some(engine);
+        self
+    }
+
+    /// Has all machines refuse an engine that is no hardware boundary.
+    pub fn require_hardware(mut self) -> Self {
+        self.require_hardware = true;
+        self
     }
 
     /// Every project of which something is remembered.
@@ -122,10 +140,14 @@ impl Project {
     pub fn describe(&self) -> Result<Description, ProjectError> {
         let location = self.location.clone();
         let text = locate::read(&location)?;
-        let file = ProjectFile::parse(&text).map_err(|problems| {
+        let mut file = ProjectFile::parse(&text).map_err(|problems| {
             let path = location.file.clone().unwrap_or_else(|| location.folder.clone());
             ProjectError::File { path, problems }
         })?;
+        for (_, machine) in &mut file.machines {
+            machine.engine = self.engine.unwrap_or(machine.engine);
+            machine.require_hardware |= self.require_hardware;
+        }
         let (outside, question) = materials::outside(&location, &text, &file)?;
         Ok(Description { location, file, outside, question })
     }
@@ -190,20 +212,6 @@ impl Description {
         &self.outside
     }
 
-    /// Overrules the engine that the file asks for, in all machines.
-    pub fn override_engine(&mut self, engine: EngineChoice) {
-        for (_, machine) in &mut self.file.machines {
-            machine.engine = engine;
-        }
-    }
-
-    /// Has all machines refuse an engine that is no hardware boundary.
-    pub fn require_hardware(&mut self) {
-        for (_, machine) in &mut self.file.machines {
-            machine.require_hardware = true;
-        }
-    }
-
     fn names(&self) -> Vec<String> {
         self.file.machines.iter().map(|(name, _)| name.clone()).collect()
     }
@@ -234,7 +242,7 @@ impl HeldProject {
         }
         let wanted = |name: &String| machines.is_empty() || machines.contains(name);
         let mut plans = Vec::new();
-        for ready in materials::gather(&description.location, &description.file)? {
+        for ready in materials::gather(&description.location, &description.file, &description.outside)? {
             if !wanted(&ready.name) {
                 continue;
             }

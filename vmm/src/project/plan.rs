@@ -188,7 +188,7 @@ mod tests {
 
     fn ready(text: &str) -> ReadyMachine {
         let location = Location { folder: "/".into(), file: None };
-        materials::gather(&location, &ProjectFile::parse(text).unwrap()).unwrap().remove(0)
+        materials::gather(&location, &ProjectFile::parse(text).unwrap(), &[]).unwrap().remove(0)
     }
 
     /// What is remembered of a machine that was made from a text and has run its scripts.

@@ -54,7 +54,8 @@ pub(super) fn look(project: &Project, record: &ProjectRecord) -> Result<ProjectS
     // What lies outside the project is read only by those who may start it.
     let described = project.describe().and_then(|description| {
         let trusted = description.outside.is_empty() || record.trusted == Some(description.question);
-        let ready = trusted.then(|| materials::gather(&description.location, &description.file));
+        let ready = trusted
+            .then(|| materials::gather(&description.location, &description.file, &description.outside));
         Ok((description.names(), ready.transpose()?))
     });
     let (described, ready, problem) = match described {

@@ -160,6 +160,9 @@ fn bring_up(
         Action::Keep => attach(home, machine)?,
         Action::Create => create(home, held, machine, options)?,
         Action::Recreate => {
+            // What cannot be had is known before a disk goes.
+            let builder = builder(home, held, machine).options(options.start_options(machine));
+            builder.fetch().map_err(failed(machine))?;
             stopping(machine, options);
             attach(home, machine)?.remove(true).map_err(failed(machine))?;
             create(home, held, machine, options)?

@@ -307,6 +307,11 @@ impl SandboxBuilder {
         self
     }
 
+    /// Finds or fetches the image, and creates nothing: whether there can be such a VM is known before an old one goes.
+    pub fn fetch(&self) -> Result<(), Error> {
+        start::fetch(self)
+    }
+
     /// Finds or fetches the image, creates the VM, starts its monitor process and waits until its agent answers.
     pub fn start(self) -> Result<Sandbox, Error> {
         start::new(&self)

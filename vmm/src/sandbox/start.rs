@@ -47,6 +47,14 @@ pub(super) fn existing(home: &Home, name: &str, options: &StartOptions) -> Resul
     Ok(Sandbox::of(folder, (!options.detached).then_some(lifeline)))
 }
 
+/// Finds the image of a VM that is to be, or fetches it.
+pub(super) fn fetch(builder: &SandboxBuilder) -> Result<(), Error> {
+    let arch = Arch::host().context(NoArchSnafu)?;
+    let home = builder.home.clone().map_or_else(Home::open_default, Ok)?;
+    let store = ImageStore::open(home.root())?;
+    find_image(&store, builder, &builder.image.parse()?, arch).map(drop)
+}
+
 /// Creates a VM and starts it.
 pub(super) fn new(builder: &SandboxBuilder) -> Result<Sandbox, Error> {
     let asked_at_us = vmm_sys::clock::monotonic_us();

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use vmm::Home;
 use vmm::project::{MachineStatus, Project, ProjectStatus};
+use vmm::{EngineChoice, Home};
 
 use super::project::{WhichProject, say};
 use super::{print_json, print_table};
@@ -21,6 +21,9 @@ pub(crate) struct Status {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// As `vmm up` is told: what differs is what that would change
+    #[arg(long, value_name = "ENGINE", env = "VMM_ENGINE")]
+    engine: Option<EngineChoice>,
     /// Names of VMs in the project; all of them where none is named
     #[arg(value_name = "VM", conflicts_with = "all")]
     vms: Vec<String>,
@@ -30,6 +33,11 @@ impl Status {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
         let projects = if self.all { Project::list(&home)? } else { vec![self.project.open(&home)?] };
+        let overruled = |project: Project| match self.engine {
+            Some(engine) => project.engine(engine),
+            None => project,
+        };
+        let projects: Vec<Project> = projects.into_iter().map(overruled).collect();
         let mut statuses = projects.iter().map(Project::status).collect::<Result<Vec<_>, _>>()?;
         for vm in &self.vms {
             projects.iter().try_for_each(|project| project.knows(vm))?;

@@ -55,14 +55,14 @@ pub(crate) struct Up {
 impl Up {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        let project = self.project.open(&home)?;
-        let mut description = project.describe()?;
+        let mut project = self.project.open(&home)?;
         if let Some(engine) = self.engine {
-            description.override_engine(engine);
+            project = project.engine(engine);
         }
         if self.require_hardware {
-            description.require_hardware();
+            project = project.require_hardware();
         }
+        let description = project.describe()?;
         let display = Arc::new(EventDisplay::new(quiet));
         let token = CancelToken::new()?;
         let shown = display.clone();

@@ -18,6 +18,9 @@ const MOST_PROBLEMS: usize = 20;
 /// A longer word of the file's is shortened when it is told.
 const LONGEST_TOLD: usize = 60;
 
+/// A longer message is shortened: a type that reads a text may tell all of it.
+const LONGEST_MESSAGE: usize = 300;
+
 /// Something that is wrong in a project's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -45,7 +48,7 @@ impl<'a> Problems<'a> {
         if self.found.len() < MOST_PROBLEMS {
             let (line, column) = self.place(at);
             // What the parser says may have several lines.
-            let message = message.into().replace('\n', " ");
+            let message = cut(&message.into().replace('\n', " "), LONGEST_MESSAGE);
             self.found.push(Problem { line, column, message });
         }
     }
@@ -141,7 +144,8 @@ pub(super) fn read_table_but<T>(
             Some(key) => (key.read)(into, Value { key: key.name, value }, problems),
             None if others.contains(&name.get_ref().as_ref()) => {}
             None => {
-                unknown_key(name, keys.iter().map(|key| key.name).chain(others.iter().copied()), problems)
+                let known = keys.iter().map(|key| key.name).chain(others.iter().copied());
+                unknown_key(name, known, problems);
             }
         }
     }
@@ -333,7 +337,11 @@ impl<'a, 'i> Value<'a, 'i> {
 
 /// A word of the file's, as far as it is told.
 pub(super) fn shortened(text: &str) -> String {
-    match text.char_indices().nth(LONGEST_TOLD) {
+    cut(text, LONGEST_TOLD)
+}
+
+fn cut(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }

@@ -220,6 +220,8 @@ fn what_is_nested_too_deep_or_very_long_is_refused_and_no_more() {
         format!("[{}]", "a.".repeat(100_000)),
         "a".repeat(250_000),
         format!("{} = 1", "a".repeat(250_000)),
+        format!("memory = \"{}\"", "a".repeat(250_000)),
+        format!("managed_image = \"{}\"", "a".repeat(250_000)),
     ] {
         for (_, _, message) in problems(&text) {
             assert!(message.len() < 500, "{} bytes", message.len());
