@@ -180,6 +180,31 @@ fn a_file_that_changes_restarts_the_machine_and_says_why_first() {
 }
 
 #[test]
+fn a_kernel_of_the_projects_own_comes_and_goes_and_the_disk_stays() {
+    let home = TestHome::new();
+    let folder = Folder::with_file(&home, "kernel", "kernel = \"vmlinux\"\nboot_profile = \"native\"\n");
+    let images = home.path().join("images/alpine");
+    let image = fs::read_dir(&images).unwrap().flatten().map(|entry| entry.path().join("vmlinux"));
+    let vmlinux = image.into_iter().find(|path| path.is_file()).expect("Alpine has a kernel");
+    fs::copy(&vmlinux, folder.path.join("vmlinux")).unwrap();
+    folder.up();
+    folder.shell("echo kept > /root/file; sync");
+    let id = folder.machine("default")["vm"]["id"].as_str().unwrap().to_owned();
+    let own = home.path().join("vms").join(id).join("kernel");
+    assert!(own.is_file());
+    assert_eq!(folder.up().stdout(), "default runs already\n");
+
+    // Another content is another kernel, by whatever name.
+    folder.write("vmlinux", "none");
+    let up = folder.vmm(&["up"]).ended_with(125).stderr();
+    assert!(up.contains("restart, for kernel \"vmlinux (") && up.contains("cannot boot the kernel"), "{up}");
+    folder.write("vmm.toml", "");
+    folder.up();
+    assert!(!own.exists());
+    assert_eq!(folder.shell("cat /root/file"), "kept\n");
+}
+
+#[test]
 fn a_disk_goes_only_when_that_is_agreed_and_the_new_image_can_be_had() {
     let home = TestHome::new();
     let folder = Folder::new(&home, "disk");
@@ -271,6 +296,7 @@ fn scripts_run_once_for_a_disk_or_after_each_start() {
             cat < /dev/stdin
             echo once >> /root/log
             echo visible words
+            printf 'and no end'
         \"\"\"
         [[provision]]
         run = \"always\"
@@ -280,9 +306,13 @@ fn scripts_run_once_for_a_disk_or_after_each_start() {
     let folder = Folder::with_file(&home, "provisioned", text);
     folder.write("start.sh", "#!/bin/sh\necho $(id -un) >> /tmp/log\nread line || echo no input\n");
     let up = folder.up();
-    for words in
-        ["→ default: running set up", "default | visible words", "running start.sh", "default | no input"]
-    {
+    for words in [
+        "→ default: running set up",
+        "default | visible words",
+        "default | and no end\n",
+        "running start.sh",
+        "default | no input",
+    ] {
         assert!(up.stderr().contains(words), "{words}: {}", up.stderr());
     }
     let log = "cat /root/log; cat /tmp/log; ls /tmp | grep -c provision || true";

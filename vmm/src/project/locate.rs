@@ -123,6 +123,24 @@ mod tests {
     }
 
     #[test]
+    fn what_another_user_wrote_above_does_not_count() {
+        let (_base, base) = folder();
+        let file = base.join(FILE_NAME);
+        fs::write(&file, "").unwrap();
+        fs::create_dir(base.join("below")).unwrap();
+        if std::os::unix::fs::chown(&file, Some(65534), None).is_err() {
+            println!("skipped: only root can give a file to another user");
+            return;
+        }
+        let refusal = find(&base.join("below")).unwrap_err();
+        assert!(matches!(&refusal, ProjectError::Foreign { .. }), "{refusal}");
+        assert!(refusal.hint().unwrap().contains("--project"));
+        // Who is in that folder has chosen it.
+        assert_eq!(find(&base).unwrap().file, Some(file.clone()));
+        assert_eq!(exactly(&base).unwrap().file, Some(file));
+    }
+
+    #[test]
     fn a_project_has_one_folder_however_it_is_reached() {
         let (_base, base) = folder();
         fs::create_dir(base.join("real")).unwrap();

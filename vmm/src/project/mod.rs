@@ -122,7 +122,11 @@ impl Project {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return ExistsSnafu { path }.fail(),
             file => file.context(WriteSnafu { path: &path })?,
         };
-        file.write_all(TEMPLATE.as_bytes()).context(WriteSnafu { path: &path })?;
+        if let Err(source) = file.write_all(TEMPLATE.as_bytes()) {
+            // Half a file would say something else, and keep the next attempt away.
+            let _ = std::fs::remove_file(&path);
+            return Err(ProjectError::Write { path, source });
+        }
         Ok(path)
     }
 

@@ -30,6 +30,9 @@ const LOCK: &str = "lock";
 /// How often it is seen whether another command is done.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// So many scripts are remembered, the last ones: a machine has no more at a time.
+const MOST_SCRIPTS: usize = 256;
+
 /// So much of a folder's name is in the names of its VMs.
 const LONGEST_SLUG: usize = 24;
 
@@ -64,6 +67,16 @@ pub(super) struct MachineRecord {
     pub(super) run: Option<Timestamp>,
     /// The scripts that need not run again in that run.
     pub(super) run_done: Vec<String>,
+}
+
+impl MachineRecord {
+    /// Remembers a script that has done what it should.
+    pub(super) fn has_run(&mut self, script: &str, once: bool) {
+        let done = if once { &mut self.done } else { &mut self.run_done };
+        done.push(script.to_owned());
+        let surplus = done.len().saturating_sub(MOST_SCRIPTS);
+        done.drain(..surplus);
+    }
 }
 
 /// What a folder is known by wherever it is moved to. Numbers of devices are no part of it: they change when the host
@@ -152,6 +165,7 @@ pub(super) fn all(home: &Home) -> Result<Vec<(PathBuf, ProjectRecord)>, ProjectE
     };
     let mut all: Vec<_> = entries
         .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .filter_map(|entry| {
             let record = read(&entry.path()).unwrap_or_else(|error| {
                 tracing::warn!(%error, "what is remembered of a project cannot be read");
@@ -412,6 +426,17 @@ mod tests {
             let error = find(&fixture.home, &folder).unwrap_err().to_string();
             assert!(error.contains(words) && error.contains(RECORD), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_remembered_of_scripts_is_bounded() {
+        let mut machine = MachineRecord::default();
+        for number in 0..1000 {
+            machine.has_run(&number.to_string(), true);
+        }
+        assert_eq!(machine.done.len(), MOST_SCRIPTS);
+        assert_eq!(machine.done.last().map(String::as_str), Some("999"));
+        assert!(machine.run_done.is_empty());
     }
 
     #[test]

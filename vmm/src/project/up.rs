@@ -55,7 +55,7 @@ pub enum ProjectEvent {
         /// What it wrote.
         bytes: Vec<u8>,
     },
-    /// It is waited for a machine to be healthy.
+    /// A machine is not healthy yet: it is waited for that.
     Checking {
         /// The machine.
         machine: String,
@@ -300,9 +300,7 @@ fn provision(
             let outcome = status.to_string();
             return ScriptSnafu { machine: name, script: title, outcome, output }.fail();
         }
-        let record = remembered(held, machine);
-        let done = if script.runs_once() { &mut record.done } else { &mut record.run_done };
-        done.push(script.digest.clone());
+        remembered(held, machine).has_run(&script.digest, script.runs_once());
         held.save()?;
     }
     Ok(())
@@ -315,7 +313,6 @@ fn wait_until_healthy(
 ) -> Result<(), ProjectError> {
     let Some(check) = &machine.ready.description.health else { return Ok(()) };
     let waiter = options.waiter();
-    options.tell(&ProjectEvent::Checking { machine: machine.name.clone() });
     let mut attempts = 0;
     loop {
         attempts += 1;
@@ -326,6 +323,9 @@ fn wait_until_healthy(
         if attempts > check.retries {
             let (machine, outcome) = (&machine.name, status.to_string());
             return UnhealthySnafu { machine, attempts, outcome, output }.fail();
+        }
+        if attempts == 1 {
+            options.tell(&ProjectEvent::Checking { machine: machine.name.clone() });
         }
         waiter.wait(check.interval)?;
     }

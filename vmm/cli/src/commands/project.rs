@@ -75,6 +75,7 @@ impl EventDisplay {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             ProjectEvent::Starting { machine, progress } => shown.start(machine, progress, self.quiet),
+            ProjectEvent::Output { .. } => {}
             _ => shown.clear(),
         }
         if self.quiet {
@@ -115,6 +116,9 @@ impl Shown {
         if let Some((_, _, display)) = self.starting.take() {
             display.clear();
         }
+        for (machine, line) in self.lines.drain().filter(|(_, line)| !line.is_empty()) {
+            say_line(&machine, &line);
+        }
     }
 
     /// Shows whole lines, each with the machine that wrote it.
@@ -127,8 +131,11 @@ impl Shown {
             .or_else(|| (pending.len() >= LONGEST_LINE).then_some(LONGEST_LINE - 1))
         {
             let line: Vec<u8> = pending.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line);
-            say(&format!("  {machine} | {}", line.trim_end()));
+            say_line(machine, &line);
         }
     }
+}
+
+fn say_line(machine: &str, line: &[u8]) {
+    say(&format!("  {machine} | {}", String::from_utf8_lossy(line).trim_end()));
 }
