@@ -15,9 +15,10 @@ fn help_has_examples_and_each_command_explains_itself() {
     let home = TestHome::empty();
     let help = home.vmm(["--help"]).run().succeeded().stdout();
     assert!(help.contains("vmm run alpine"), "{help}");
-    for command in
-        ["run", "exec", "ps", "stop", "kill", "start", "rm", "logs", "doctor", "pull", "images", "version"]
-    {
+    for command in [
+        "run", "exec", "ps", "stop", "kill", "start", "rm", "logs", "up", "down", "status", "shell",
+        "destroy", "init", "doctor", "pull", "images", "version",
+    ] {
         assert!(help.contains(command), "help does not name {command}");
         let text = home.vmm([command, "--help"]).run().succeeded().stdout();
         assert!(text.contains("Usage: vmm"), "{command}: {text}");

@@ -16,6 +16,7 @@ mod life_cycle_tests;
 pub mod machine;
 pub mod memory;
 pub mod monitor;
+pub mod project;
 pub mod sandbox;
 pub mod threads;
 pub mod virtio;
@@ -24,10 +25,10 @@ pub use engine::EngineChoice;
 pub use home::{Home, Init, VmId, VmName, VmState};
 pub use machine::{ConsoleKind, MemorySize};
 pub use sandbox::{
-    Balloon, ByteString, CancelToken, Command, ConsoleLog, DEFAULT_STOP_GRACE, DiskCheck, DiskFile, DiskSize,
-    Error, ExitStatus, ExtraDisk, Health, Output, Process, ProcessControl, ProcessId, ProcessInfo,
-    ProcessOutput, ProcessStdin, Progress, PullPolicy, Sandbox, SandboxBuilder, Signal, SnapshotInfo,
-    StartOptions, Stdin, TerminalSize, VmInfo,
+    Balloon, BootProfileUse, ByteString, CancelToken, Command, ConsoleLog, DEFAULT_STOP_GRACE, DiskCheck,
+    DiskFile, DiskSize, Error, ExitStatus, ExtraDisk, Health, Output, Process, ProcessControl, ProcessId,
+    ProcessInfo, ProcessOutput, ProcessStdin, Progress, PullPolicy, Sandbox, SandboxBuilder, Signal,
+    SnapshotInfo, StartOptions, Stdin, TerminalSize, VmInfo,
 };
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;
 

@@ -8,7 +8,7 @@ use super::paths::{Use, is_word};
 pub(super) const FOLDERS: [&str; 2] = ["vmm", "guest-agent"];
 
 /// Each module of the library, and the modules that it may use beside itself, `arch` and `threads`.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("arch", &[]),
     ("threads", &[]),
     ("memory", &[]),
@@ -27,6 +27,8 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("monitor", &["agent", "boot", "control", "engine", "home", "machine", "memory", "virtio"]),
     // A kernel of the user's own is read and checked before anything starts.
     ("sandbox", &["agent", "boot", "control", "home", "image", "machine"]),
+    // A project's file is held to the rules of names, sizes and the kernel's command line before anything starts.
+    ("project", &["boot", "home", "image", "machine", "sandbox"]),
 ];
 
 /// What every module may use.

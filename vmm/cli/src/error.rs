@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use vmm::image::{ImageError, ImageRefError};
+use vmm::project::ProjectError;
 
 use crate::sanitise;
 
@@ -12,19 +13,36 @@ pub(crate) const FAILED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
+/// Words of a guest's.
+#[derive(Debug)]
+struct Quoted {
+    title: &'static str,
+    text: String,
+}
+
+impl Quoted {
+    fn console(text: &str) -> Self {
+        Self { title: "the guest's last words on its console", text: text.to_owned() }
+    }
+
+    fn output(text: &str) -> Self {
+        Self { title: "what it wrote", text: text.to_owned() }
+    }
+}
+
 /// A failure that ends the command line.
 #[derive(Debug)]
 pub(crate) struct Failure {
     message: String,
     hint: Option<String>,
-    console: Option<String>,
+    quoted: Option<Quoted>,
     status: u8,
 }
 
 impl Failure {
     /// Something was asked for that cannot be.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, console: None, status: FAILED }
+        Self { message: message.into(), hint: None, quoted: None, status: FAILED }
     }
 
     /// Says what to do.
@@ -33,18 +51,26 @@ impl Failure {
         self
     }
 
+    /// Leaves out what a guest wrote: it was shown already.
+    pub(crate) fn without_quote(mut self) -> Self {
+        self.quoted = None;
+        self
+    }
+
     /// Tells the user, and the shell.
     pub(crate) fn report(&self) -> ExitCode {
         let mut text = String::new();
-        if let Some(console) = &self.console {
-            text.push_str("vmm: the guest's last words on its console:\n");
-            for line in sanitise::text(console).lines() {
+        if let Some(Quoted { title, text: quoted }) = &self.quoted {
+            text.push_str(&format!("vmm: {title}:\n"));
+            for line in sanitise::text(quoted).lines() {
                 text.push_str(&format!("  | {}\n", line.trim_end()));
             }
         }
         text.push_str(&format!("vmm: {}", sanitise::text(&self.message)));
         if let Some(hint) = &self.hint {
-            text.push_str(&format!("; {hint}"));
+            let several_lines = self.message.contains('\n');
+            text.push_str(if several_lines { "\nvmm: " } else { "; " });
+            text.push_str(&sanitise::text(hint));
         }
         text.push('\n');
         // Standard error may be gone; the status still says it.
@@ -62,10 +88,18 @@ impl From<vmm::Error> for Failure {
         };
         Self {
             hint: error.hint(),
-            console: error.console_tail().map(str::to_owned),
+            quoted: error.console_tail().map(Quoted::console),
             message: chain(&error),
             status,
         }
+    }
+}
+
+impl From<ProjectError> for Failure {
+    fn from(error: ProjectError) -> Self {
+        let console = error.console_tail().map(Quoted::console);
+        let quoted = console.or_else(|| error.output().map(Quoted::output));
+        Self { hint: error.hint(), quoted, message: chain(&error), status: FAILED }
     }
 }
 

@@ -31,6 +31,7 @@ use error::FAILED;
   vmm run -d --name box alpine              a VM that stays, with a disk that is kept
   vmm exec box -- uname -a                  a command in it
   vmm stop box && vmm start box             the disk is as it was
+  vmm up && vmm shell                       the VM of this folder, as its vmm.toml says, or plain Alpine
 
 Exit status: the command's own; 124 its time was up, 125 vmm itself failed, 126 not executable,
 127 not found, 128 + n killed by signal n.

@@ -34,7 +34,7 @@ pub(super) fn private_folder_all(path: &Path, marks: &[&str], ours: &[&str]) -> 
 }
 
 /// Makes a folder, ours alone; one that is there is checked and closed to others.
-pub(super) fn private_folder(path: &Path) -> Result<(), HomeError> {
+pub(crate) fn private_folder(path: &Path) -> Result<(), HomeError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -81,7 +81,7 @@ pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Hom
 }
 
 /// Writes `value` as JSON to a file that does not have its name yet.
-pub(super) fn write_partial<T: Serialize>(partial: &Path, value: &T) -> Result<(), HomeError> {
+pub(crate) fn write_partial<T: Serialize>(partial: &Path, value: &T) -> Result<(), HomeError> {
     let write = || -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
         text.push(b'\n');
@@ -92,7 +92,7 @@ pub(super) fn write_partial<T: Serialize>(partial: &Path, value: &T) -> Result<(
 }
 
 /// Sees files and folders on the disk, in this order: what they hold, then the names that lead to them.
-pub(super) fn sync(paths: &[&Path]) -> Result<(), HomeError> {
+pub(crate) fn sync(paths: &[&Path]) -> Result<(), HomeError> {
     for &path in paths {
         File::open(path).and_then(|file| file.sync_all()).context(WriteSnafu { path })?;
     }
@@ -100,7 +100,7 @@ pub(super) fn sync(paths: &[&Path]) -> Result<(), HomeError> {
 }
 
 /// Reads a file of ours. `None`: there is none.
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, HomeError> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, HomeError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -6,6 +6,7 @@
 //!   images/  layers/   the image store's
 //!   cache/             what can be found out again
 //!   names/<name>       symbolic link to ../vms/<id>: made atomically, so a name has one owner
+//!   projects/<id>/     what is remembered of a project: project.json  lock
 //!   vms/<id>/          spec.json  state.json  owns.json  console.log  monitor.log  lock
 //! runtime folder/<home>/<id>/   control, vsock: the sockets of a VM that runs
 //! ```
@@ -25,8 +26,10 @@ mod state;
 mod tests;
 
 pub use error::{Danger, HomeError};
+pub(crate) use files::{private_folder, read_json, sync, write_partial};
 pub use folder::{HeldVm, VmFolder};
 pub use name::{InvalidName, VmId, VmName};
+pub(crate) use registry::nearest;
 pub use spec::{Init, Snapshot, UnknownInit, VmSpec};
 pub use state::{End, EndReason, StateRecord, Timestamp, Timings, VmState};
 
@@ -65,7 +68,11 @@ impl Home {
     pub fn open(root: impl AsRef<Path>) -> Result<Self, HomeError> {
         let root = std::path::absolute(root.as_ref())
             .map_err(|source| HomeError::Folder { path: root.as_ref().to_owned(), source })?;
-        files::private_folder_all(&root, &["vms", "names"], &["images", "layers", "cache", "vms", "names"])?;
+        files::private_folder_all(
+            &root,
+            &["vms", "names"],
+            &["images", "layers", "cache", "vms", "names", "projects"],
+        )?;
         for folder in ["vms", "names"] {
             files::private_folder(&root.join(folder))?;
         }
@@ -81,6 +88,11 @@ impl Home {
     /// Where to remember what can be found out again.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
+    }
+
+    /// What is remembered of projects.
+    pub(crate) fn projects(&self) -> PathBuf {
+        self.root.join("projects")
     }
 
     /// The folders of the VMs.

@@ -96,7 +96,8 @@ impl Home {
             (Some(folder), true) => Ok(folder),
             (Some(_), false) => Err(HomeError::Ambiguous { prefix: wanted.to_owned() }),
             (None, _) => {
-                let nearest = nearest(wanted, &self.all_names()?);
+                let names = self.all_names()?;
+                let nearest = nearest(wanted, names.iter().map(String::as_str)).map(str::to_owned);
                 Err(HomeError::NoSuchVm { wanted: wanted.to_owned(), nearest })
             }
         }
@@ -182,10 +183,10 @@ fn id_at(link: &Path) -> Option<VmId> {
 }
 
 /// The name that takes the fewest changes to become `wanted`, if they are few.
-fn nearest(wanted: &str, names: &[String]) -> Option<String> {
-    let near = names.iter().map(|name| (distance(wanted, name), name));
+pub(crate) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let near = names.into_iter().map(|name| (distance(wanted, name), name));
     let (changes, name) = near.min()?;
-    (changes <= 1 + wanted.chars().count() / 4).then(|| name.clone())
+    (changes <= 1 + wanted.chars().count() / 4).then_some(name)
 }
 
 /// Levenshtein's distance.

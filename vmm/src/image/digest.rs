@@ -25,7 +25,7 @@ impl Digest {
     }
 
     /// The digest and the length of everything that a reader gives. `seen` is told the length so far.
-    pub(super) fn of_reader(mut reader: impl Read, mut seen: impl FnMut(u64)) -> io::Result<(Self, u64)> {
+    pub fn of_reader(mut reader: impl Read, mut seen: impl FnMut(u64)) -> io::Result<(Self, u64)> {
         let mut hasher = Hasher::new();
         let mut buffer = vec![0; 256 << 10];
         loop {

@@ -86,6 +86,13 @@ impl FromStr for ImageName {
     }
 }
 
+impl Default for ImageRef {
+    /// The image of those who name none.
+    fn default() -> Self {
+        Self { name: ImageName("alpine".to_owned()), version: VersionRequest::Any }
+    }
+}
+
 impl ImageRef {
     /// The reference that only this image fits.
     pub fn exact(name: ImageName, version: ImageVersion) -> Self {
@@ -194,6 +201,11 @@ mod tests {
         for text in ["alpine:2", "alpine:3.2", "alpine:3.23.5", "alpine:3.23.6-20261012-1a2b3c5"] {
             assert!(!text.parse::<ImageRef>().unwrap().fits(&version), "{text}");
         }
+    }
+
+    #[test]
+    fn the_image_of_those_who_name_none_is_alpine() {
+        assert_eq!("alpine".parse(), Ok(ImageRef::default()));
     }
 
     #[test]

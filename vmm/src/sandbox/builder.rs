@@ -20,6 +20,27 @@ pub enum PullPolicy {
     Never,
 }
 
+/// Whether what an image says of its boot is heeded: parameters for the kernel, services that must not run. Where its
+/// root file system is must be known in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BootProfileUse {
+    /// It is.
+    #[default]
+    Image,
+    /// It is not: the image boots as if nothing were known of it.
+    Native,
+}
+
+impl BootProfileUse {
+    /// Its name, as project files write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Native => "native",
+        }
+    }
+}
+
 /// How a VM is started, whether it is new or was there before.
 #[derive(Clone, Debug)]
 pub struct StartOptions {
@@ -115,6 +136,8 @@ pub struct SandboxBuilder {
     pub(super) balloon: bool,
     pub(super) init: Init,
     pub(super) env: Vec<(ByteString, ByteString)>,
+    pub(super) host_name: Option<String>,
+    pub(super) boot_profile: BootProfileUse,
     pub(super) kernel: Option<PathBuf>,
     pub(super) disk_size: Option<DiskSize>,
     pub(super) disks: Vec<ExtraDisk>,
@@ -138,6 +161,8 @@ impl SandboxBuilder {
             balloon: false,
             init: Init::default(),
             env: Vec::new(),
+            host_name: None,
+            boot_profile: BootProfileUse::default(),
             kernel: None,
             disk_size: None,
             disks: Vec::new(),
@@ -215,6 +240,18 @@ impl SandboxBuilder {
         self
     }
 
+    /// The name that the guest gives itself; the VM's name, or else its image's, where nothing is said.
+    pub fn host_name(mut self, name: impl Into<String>) -> Self {
+        self.host_name = Some(name.into());
+        self
+    }
+
+    /// Whether what the image says of its boot is heeded; it is where nothing is said.
+    pub fn boot_profile(mut self, profile: BootProfileUse) -> Self {
+        self.boot_profile = profile;
+        self
+    }
+
     /// Boots this kernel instead of the image's.
     pub fn kernel(mut self, kernel: impl Into<PathBuf>) -> Self {
         self.kernel = Some(kernel.into());
@@ -280,6 +317,17 @@ impl SandboxBuilder {
     pub fn seccomp(mut self, wanted: bool) -> Self {
         self.options = self.options.seccomp(wanted);
         self
+    }
+
+    /// How it is started, all at once.
+    pub fn options(mut self, options: StartOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Finds or fetches the image, and creates nothing: whether there can be such a VM is known before an old one goes.
+    pub fn fetch(&self) -> Result<(), Error> {
+        start::fetch(self)
     }
 
     /// Finds or fetches the image, creates the VM, starts its monitor process and waits until its agent answers.

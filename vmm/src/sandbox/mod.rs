@@ -17,13 +17,14 @@ mod logs;
 mod process;
 pub(crate) mod program;
 mod progress;
+mod reconfigure;
 mod start;
 
 pub use crate::agent::{
     ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Signal, TerminalSize,
 };
 pub use crate::control::Balloon;
-pub use builder::{PullPolicy, SandboxBuilder, StartOptions};
+pub use builder::{BootProfileUse, PullPolicy, SandboxBuilder, StartOptions};
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
 pub use disk::{DiskCheck, DiskFile, DiskSize, DiskSizeError, ExtraDisk, SnapshotInfo};
@@ -90,6 +91,12 @@ impl Sandbox {
     #[expect(clippy::needless_pass_by_value, reason = "options are made for one start, in the call")]
     pub fn start(home: &Home, name: &str, options: StartOptions) -> Result<Self, Error> {
         start::existing(home, name, &options)
+    }
+
+    /// Makes a VM that does not run what a builder describes, from its next start on: processors, memory, engine,
+    /// environment, all but its name, its image and its disk, which stay. Fails where the builder's image is another.
+    pub fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> Result<(), Error> {
+        reconfigure::reconfigure(home, name, builder)
     }
 
     /// Takes a handle on a VM, whether it runs or not, by name, id or the beginning of its id. The handle does not

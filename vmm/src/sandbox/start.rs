@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use snafu::{OptionExt, ResultExt};
 use vmm_disk::Format;
 
-use super::builder::{PullPolicy, SandboxBuilder, StartOptions};
+use super::builder::{BootProfileUse, PullPolicy, SandboxBuilder, StartOptions};
 use super::disk::{DiskSize, check_grows};
 use super::error::{AgentBinarySnafu, CommandLineSnafu, KernelSnafu, NoArchSnafu, SystemSnafu};
 use super::launch::launch;
@@ -20,7 +20,9 @@ use crate::agent;
 use crate::arch::Arch;
 use crate::boot::{CommandLine, Kernel};
 use crate::home::{HeldVm, Home, HomeError, Timestamp, VmFolder, VmName, VmSpec};
-use crate::image::{self, BootFiles, Extras, Image, ImageError, ImageRef, ImageStore, NewLayer, PullMode};
+use crate::image::{
+    self, BootFiles, BootProfile, Extras, Image, ImageError, ImageRef, ImageStore, NewLayer, PullMode,
+};
 use crate::machine::{BootSpec, ConsoleKind, DiskSpec, MachineSpec, VsockSpec};
 
 /// The guest's address. Each VM has a device of its own, so one number serves all (0 to 2 are taken).
@@ -28,6 +30,9 @@ const GUEST_CID: u32 = 3;
 
 /// The largest kernel that is read from a file of the user's.
 const LARGEST_KERNEL: u64 = 512 << 20;
+
+/// A kernel of the user's own, in the VM's folder.
+pub(super) const OWN_KERNEL: &str = "kernel";
 
 /// Pulls tell their progress more often than anybody can read.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -43,14 +48,20 @@ pub(super) fn existing(home: &Home, name: &str, options: &StartOptions) -> Resul
     Ok(Sandbox::of(folder, (!options.detached).then_some(lifeline)))
 }
 
+/// Finds the image of a VM that is to be, or fetches it.
+pub(super) fn fetch(builder: &SandboxBuilder) -> Result<(), Error> {
+    let arch = Arch::host().context(NoArchSnafu)?;
+    let home = builder.home.clone().map_or_else(Home::open_default, Ok)?;
+    let store = ImageStore::open(home.root())?;
+    find_image(&store, builder, &builder.image.parse()?, arch).map(drop)
+}
+
 /// Creates a VM and starts it.
 pub(super) fn new(builder: &SandboxBuilder) -> Result<Sandbox, Error> {
     let asked_at_us = vmm_sys::clock::monotonic_us();
     let options = &builder.options;
     let name = builder.name.as_deref().map(str::parse::<VmName>).transpose().map_err(HomeError::from)?;
-    if builder.cpus == 0 {
-        return Err(Error::Invalid { message: "a VM needs at least one processor".to_owned() });
-    }
+    check(builder)?;
     let reference: ImageRef = builder.image.parse()?;
     let arch = Arch::host().context(NoArchSnafu)?;
     let program = MonitorProgram::find(options)?;
@@ -69,6 +80,14 @@ pub(super) fn new(builder: &SandboxBuilder) -> Result<Sandbox, Error> {
             Err(error)
         }
     }
+}
+
+/// What no VM can be.
+pub(super) fn check(builder: &SandboxBuilder) -> Result<(), Error> {
+    if builder.cpus == 0 {
+        return Err(Error::Invalid { message: "a VM needs at least one processor".to_owned() });
+    }
+    Ok(())
 }
 
 /// Makes everything that a new VM is.
@@ -91,15 +110,8 @@ fn create(
         files.initramfs = store.initramfs(&image, &agent, release.as_deref(), extras)?;
         files.kernel = kernel;
     }
-    let profile = image.profile();
-    let mut command_line = match builder.console {
-        ConsoleKind::Serial => CommandLine::new(arch),
-        ConsoleKind::Virtio => CommandLine::on_virtio_console(arch),
-    };
-    let parameters = profile.command_line.iter().chain(&builder.command_line);
-    for parameters in parameters {
-        command_line.append(parameters).context(CommandLineSnafu)?;
-    }
+    let profile = boot_profile(builder, &image);
+    let command_line = command_line(builder, &profile, arch)?;
     let BootFiles { kernel, initramfs, layers } = files;
     let mut layers: Vec<_> = layers.iter().map(image::Layer::spec).collect();
     layers.push(create_top_layer(&store, &image, held, builder.disk_size, name.is_some())?.spec());
@@ -115,14 +127,14 @@ fn create(
         grow: builder.disk_size.is_some(),
     };
     let configuration = vmm_protocol::Configuration {
-        host_name: Some(name.as_ref().map_or(image.name().as_str(), VmName::as_str).to_owned()),
+        host_name: Some(host_name(builder, name.as_ref(), &image)),
         time_ns: None,
         entropy: Vec::new(),
         environment: builder.env.clone(),
         resolv_conf: None,
         root,
         init: builder.init.into(),
-        mask_services: profile.mask_services.clone(),
+        mask_services: profile.mask_services,
     };
     let machine = MachineSpec {
         arch,
@@ -152,6 +164,38 @@ fn create(
     };
     held.write_spec(&spec)?;
     Ok(())
+}
+
+/// What the image says of its boot, as far as the builder wants to hear it.
+pub(super) fn boot_profile(builder: &SandboxBuilder, image: &Image) -> BootProfile {
+    match builder.boot_profile {
+        BootProfileUse::Image => image.profile().clone(),
+        BootProfileUse::Native => {
+            BootProfile { root: image.profile().root.clone(), ..BootProfile::default() }
+        }
+    }
+}
+
+/// The kernel's command line: ours, then the image's, then the user's.
+pub(super) fn command_line(
+    builder: &SandboxBuilder,
+    profile: &BootProfile,
+    arch: Arch,
+) -> Result<CommandLine, Error> {
+    let mut command_line = match builder.console {
+        ConsoleKind::Serial => CommandLine::new(arch),
+        ConsoleKind::Virtio => CommandLine::on_virtio_console(arch),
+    };
+    for parameters in profile.command_line.iter().chain(&builder.command_line) {
+        command_line.append(parameters).context(CommandLineSnafu)?;
+    }
+    Ok(command_line)
+}
+
+/// The name that the guest gives itself.
+pub(super) fn host_name(builder: &SandboxBuilder, name: Option<&VmName>, image: &Image) -> String {
+    let fallback = || name.map_or(image.name().as_str(), VmName::as_str).to_owned();
+    builder.host_name.clone().unwrap_or_else(fallback)
 }
 
 fn find_image(
@@ -221,13 +265,19 @@ fn read_kernel(path: &Path, arch: Arch) -> Result<Kernel, Error> {
 }
 
 /// Brings a kernel of the user's into the form that an engine loads, in the VM's own folder.
-fn take_kernel(path: &Path, arch: Arch, folder: &VmFolder) -> Result<(PathBuf, Option<String>), Error> {
+pub(super) fn take_kernel(
+    path: &Path,
+    arch: Arch,
+    folder: &VmFolder,
+) -> Result<(PathBuf, Option<String>), Error> {
     let kernel = read_kernel(path, arch)?;
-    let own = folder.path().join("kernel");
+    let own = folder.path().join(OWN_KERNEL);
+    let partial = own.with_extension("partial");
     let write = || {
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&own)?;
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
         file.write_all(kernel.bytes())?;
-        file.sync_all()
+        file.sync_all()?;
+        fs::rename(&partial, &own)
     };
     write().with_context(|_| SystemSnafu { what: format!("write {}", own.display()) })?;
     Ok((own, kernel.release()))

@@ -3,20 +3,27 @@
 mod balloon;
 mod clone;
 mod completion;
+mod destroy;
 mod disk;
 mod doctor;
+mod down;
 mod exec;
 mod images;
+mod init;
 pub(crate) mod internal;
 mod kill;
 mod logs;
+mod project;
 mod ps;
 mod pull;
 mod rm;
 mod run;
+mod shell;
 mod snapshot;
 mod start;
+mod status;
 mod stop;
+mod up;
 mod version;
 
 use std::process::ExitCode;
@@ -41,6 +48,12 @@ pub(crate) enum Command {
     Disk(disk::Disk),
     Logs(logs::Logs),
     Balloon(balloon::Balloon),
+    Up(up::Up),
+    Down(down::Down),
+    Status(status::Status),
+    Shell(shell::Shell),
+    Destroy(destroy::Destroy),
+    Init(init::Init),
     Pull(pull::Pull),
     Images(images::Images),
     Doctor(doctor::Doctor),
@@ -63,6 +76,12 @@ impl Command {
             Self::Disk(command) => command.run(),
             Self::Logs(command) => command.run(),
             Self::Balloon(command) => command.run(),
+            Self::Up(command) => command.run(quiet),
+            Self::Down(command) => command.run(quiet),
+            Self::Status(command) => command.run(),
+            Self::Shell(command) => command.run(),
+            Self::Destroy(command) => command.run(quiet),
+            Self::Init(command) => command.run(),
             Self::Pull(command) => command.run(quiet),
             Self::Images(command) => command.run(),
             Self::Doctor(command) => command.run(),

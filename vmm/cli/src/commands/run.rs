@@ -237,7 +237,7 @@ impl CommandOptions<'_> {
 
 /// Says to a person, once for each boot of the host, that there is no hardware virtualization. Programs that read
 /// standard error expect their command's words only.
-fn tell_of_engine(home: &Home, choice: vmm::EngineChoice, quiet: bool) -> Result<(), Failure> {
+pub(super) fn tell_of_engine(home: &Home, choice: vmm::EngineChoice, quiet: bool) -> Result<(), Failure> {
     if quiet || !io::stderr().is_terminal() {
         return Ok(());
     }
