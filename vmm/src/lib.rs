@@ -26,7 +26,8 @@ pub use machine::{ConsoleKind, MemorySize};
 pub use sandbox::{
     Balloon, ByteString, CancelToken, Command, ConsoleLog, DEFAULT_STOP_GRACE, Error, ExitStatus, Health,
     Output, Process, ProcessControl, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Progress,
-    PullPolicy, Sandbox, SandboxBuilder, Signal, StartOptions, Stdin, TerminalSize, VmInfo,
+    PullPolicy, Sandbox, SandboxBuilder, Signal, StartOptions, Stdin, TerminalSize, VmInfo, image_users,
+    prune_images, remove_image,
 };
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! VMM_HOME/            0700
-//!   images/  layers/   the image store's
+//!   images/  layers/  downloads/   the image store's
 //!   cache/             what can be found out again
 //!   names/<name>       symbolic link to ../vms/<id>: made atomically, so a name has one owner
 //!   vms/<id>/          spec.json  state.json  owns.json  console.log  monitor.log  lock
@@ -65,7 +65,11 @@ impl Home {
     pub fn open(root: impl AsRef<Path>) -> Result<Self, HomeError> {
         let root = std::path::absolute(root.as_ref())
             .map_err(|source| HomeError::Folder { path: root.as_ref().to_owned(), source })?;
-        files::private_folder_all(&root, &["vms", "names"], &["images", "layers", "cache", "vms", "names"])?;
+        files::private_folder_all(
+            &root,
+            &["vms", "names"],
+            &["images", "layers", "downloads", "cache", "vms", "names"],
+        )?;
         for folder in ["vms", "names"] {
             files::private_folder(&root.join(folder))?;
         }
