@@ -36,6 +36,7 @@ pub(crate) enum Command {
     Logs(logs::Logs),
     Balloon(balloon::Balloon),
     Pull(pull::Pull),
+    #[command(visible_alias = "image")]
     Images(images::Images),
     Doctor(doctor::Doctor),
     Version(version::Version),
@@ -55,7 +56,7 @@ impl Command {
             Self::Logs(command) => command.run(),
             Self::Balloon(command) => command.run(),
             Self::Pull(command) => command.run(quiet),
-            Self::Images(command) => command.run(),
+            Self::Images(command) => command.run(quiet),
             Self::Doctor(command) => command.run(),
             Self::Version(command) => command.run(),
             Self::Completion(command) => command.run(),
