@@ -12,9 +12,12 @@ use vmm_disk::{Format, LayerSpec};
 use vmm_sys::FileLock;
 
 use super::digest::Digest;
-use super::error::{BusySnafu, CancelledSnafu, DiskSnafu, ExistsSnafu, ReservedSnafu, Result, StorageSnafu};
+use super::error::{
+    BusySnafu, CancelledSnafu, DiskSnafu, ExistsSnafu, NoLayerSnafu, ReservedSnafu, Result, StorageSnafu,
+};
 use super::files;
 use super::image::{Image, METADATA};
+use super::index::Summary;
 use super::layers::{Layer, LayerId};
 use super::profile::BootProfile;
 use super::progress::{Progress, Stage, Step};
@@ -111,22 +114,24 @@ pub struct Removed {
 impl ImageStore {
     /// How large an image is.
     pub fn sizes(&self, image: &Image) -> Result<Sizes> {
-        let layers = self.layers.chain(image.layer())?;
-        let of_layers = layers.iter().filter_map(|layer| layer.path.parent()).map(files::allocated);
-        Ok(Sizes {
-            apparent: self.size(image)?,
-            real: files::allocated(&image.folder) + of_layers.sum::<u64>(),
-            disk: self.disk_size(image, &layers)?,
-        })
+        self.sizes_of(&image.folder, image.layer(), self.size(image)?)
     }
 
-    fn disk_size(&self, image: &Image, layers: &[Layer]) -> Result<u64> {
-        let top = layers.last().with_context(|| super::error::NoLayerSnafu {
-            id: image.layer().as_str(),
-            folder: self.layers.folder_of(image.layer()),
-        })?;
-        let info = vmm_disk::inspect(&top.path, top.format);
-        Ok(info.map_err(Into::into).context(DiskSnafu { path: &top.path })?.virtual_size)
+    /// How large the image is that a line of a list is about.
+    pub fn sizes_of_summary(&self, summary: &Summary) -> Result<Sizes> {
+        let Summary { name, version, arch, layer, bytes, .. } = summary;
+        self.sizes_of(&self.folder_of(name.as_str(), *version, *arch), layer, *bytes)
+    }
+
+    fn sizes_of(&self, folder: &Path, top: &LayerId, apparent: u64) -> Result<Sizes> {
+        let layers = self.layers.chain(top)?;
+        let of_layers = layers.iter().filter_map(|layer| layer.path.parent()).map(files::allocated);
+        let real = files::allocated(folder) + of_layers.sum::<u64>();
+        let Some(Layer { path, format, .. }) = layers.last() else {
+            return NoLayerSnafu { id: top.as_str(), folder: self.layers.folder_of(top) }.fail();
+        };
+        let info = vmm_disk::inspect(path, *format).map_err(Into::into).context(DiskSnafu { path })?;
+        Ok(Sizes { apparent, real, disk: info.virtual_size })
     }
 
     /// All that is known of an image.

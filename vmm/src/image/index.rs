@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Result;
 use super::files;
 use super::image::{Image, METADATA};
+use super::layers::LayerId;
 use super::record;
 use super::reference::ImageName;
 use super::store::ImageStore;
@@ -32,6 +33,8 @@ pub struct Summary {
     pub arch: Arch,
     /// What `uname -r` says in the guest.
     pub kernel: String,
+    /// The topmost layer of its disk.
+    pub layer: LayerId,
     /// The lengths of its files and layers.
     pub bytes: u64,
 }
@@ -96,6 +99,7 @@ impl ImageStore {
             version: image.version(),
             arch: image.arch(),
             kernel: image.kernel_release().to_owned(),
+            layer: image.layer().clone(),
             bytes: self.size(image)?,
         })
     }

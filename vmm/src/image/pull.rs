@@ -137,6 +137,12 @@ fn pull_unlogged(
         && let Some(image) = store.load(&folder)?
     {
         store.verify(&image, Thoroughness::Remembered)?;
+        if store.has_drifted(&image) == Some(true) {
+            tracing::warn!(
+                label,
+                "the catalog has another entry of this version: it is pulled anew with --force"
+            );
+        }
         return Ok(Pulled { image, fetched: false });
     }
     prune_remains(store, false)?;

@@ -179,7 +179,7 @@ impl ImageStore {
                 match self.load(&folder.join(&version)) {
                     Ok(image) => images.extend(image),
                     Err(error) => {
-                        tracing::warn!(folder = %folder.display(), version, %error, "an image cannot be read")
+                        tracing::warn!(folder = %folder.display(), version, %error, "an image cannot be read");
                     }
                 }
             }

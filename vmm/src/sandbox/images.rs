@@ -77,3 +77,35 @@ fn layers_of(folder: &VmFolder) -> Result<Vec<LayerId>, Error> {
     }
     Ok(layers)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_pruned_while_a_vm_is_being_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(folder.path().join("home")).unwrap();
+        let held = home.create(None).unwrap();
+        let error = prune_images(&home, false).unwrap_err();
+        assert!(error.to_string().contains("a VM is being made"), "{error}");
+        held.remove().unwrap();
+        assert_eq!(prune_images(&home, false).unwrap(), []);
+    }
+
+    #[test]
+    fn a_layer_that_a_vm_has_recorded_as_its_own_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(folder.path().join("home")).unwrap();
+        let store = ImageStore::open(home.root()).unwrap();
+        let new = crate::image::NewLayer { format: vmm_disk::Format::Raw, below: None, durable: false };
+        let layer = store.layers().create(new, |path| std::fs::write(path, b"disk")).unwrap();
+        let held = home.create(Some(&"box".parse().unwrap())).unwrap();
+        held.will_own(&store.layers().folder_of(&layer.id)).unwrap();
+        assert_eq!(layers_of(held.folder()).unwrap_err().code(), "invalid");
+        // Whoever made the VM has died: it is cleared away, with its layer.
+        drop(held);
+        assert_eq!(prune_images(&home, false).unwrap(), []);
+        assert_eq!(store.layers().list().unwrap(), []);
+    }
+}

@@ -34,10 +34,7 @@ impl List {
         let (_, store) = open()?;
         let mut rows = Vec::new();
         for summary in store.summaries()? {
-            let reference = vmm::image::ImageRef::exact(summary.name.clone(), summary.version);
-            // Gone meanwhile, perhaps.
-            let Ok(image) = store.find(&reference, summary.arch) else { continue };
-            let Sizes { real, disk, .. } = store.sizes(&image)?;
+            let Sizes { real, disk, .. } = store.sizes_of_summary(&summary)?;
             rows.push(Row { summary, real_bytes: real, disk_bytes: disk });
         }
         if self.json {

@@ -77,7 +77,7 @@ impl Nginx {
         let log = fs::read_to_string(self.folder.path().join("access.log")).unwrap();
         let lines = log.lines().filter_map(|line| {
             let mut words = line.split(' ');
-            (words.next() == Some(path)).then(|| words)
+            (words.next() == Some(path)).then_some(words)
         });
         lines
             .map(|mut words| (words.next().unwrap().parse().unwrap(), words.next().unwrap().to_owned()))
