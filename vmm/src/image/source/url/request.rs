@@ -245,7 +245,7 @@ impl Failure {
                 Self::NoWay("host names cannot be resolved in time".to_owned())
             }
             ureq::Error::Timeout(ureq::Timeout::Connect) => {
-                Self::Broken("the server cannot be reached in time".to_owned())
+                Self::NoWay("the server cannot be reached in time".to_owned())
             }
             ureq::Error::Timeout(_) => Self::Broken("the server does not answer".to_owned()),
             ureq::Error::Io(error) => Self::of_io(&error),
