@@ -168,3 +168,16 @@ fn bar(step: &str, total: Option<u64>) -> ProgressBar {
     }
     bar
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_in_lines_have_no_fractions() {
+        assert_eq!(
+            [0, 999, 1000, 999_999, 45_900_000].map(short),
+            ["0 B", "999 B", "1 kB", "999 kB", "45 MB"]
+        );
+    }
+}

@@ -83,3 +83,18 @@ impl Progress for Named<'_> {
         self.progress.cancelled()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_with_the_image_that_it_is_about() {
+        let step = |stage, subject| Step { stage, subject, done: 0, total: None };
+        let of = |stage, subject| step(stage, subject).describe("alpine 3.23");
+        assert_eq!(of(Stage::Downloading, "rootfs"), "alpine 3.23: downloading rootfs");
+        assert_eq!(of(Stage::Cached, "alpine 3.23"), "alpine 3.23: cache hit");
+        assert_eq!(of(Stage::Waiting, "alpine:3.23.6"), "waiting for another pull of alpine:3.23.6");
+        assert_eq!(step(Stage::Unpacking, "kernel").describe(""), "unpacking kernel");
+    }
+}

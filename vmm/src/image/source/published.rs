@@ -211,6 +211,18 @@ fn write(path: &Path, trusted: &Trusted) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_list_breaks_the_search_and_what_it_finds_is_a_checksum(
+            text in "(\\PC{0,20}|[0-9a-f]{128}|SHA512 \\(|  disk|\\) = |\n){0,8}"
+        ) {
+            if let Ok(found) = find(&text, "disk") {
+                prop_assert!(checksum(&found).is_some());
+            }
+        }
+    }
 
     #[test]
     fn a_checksum_is_found_in_every_form_that_publishers_write() {
