@@ -192,7 +192,7 @@ pub(super) fn hasty_store(home: &Path, catalog: Catalog) -> ImageStore {
 /// No proxies, and little patience.
 pub(super) fn hasty() -> Network {
     let patience = Patience { pause: Duration::from_millis(1), ..Patience::default() };
-    Network { proxies: Proxies::default(), patience }
+    Network { proxies: Proxies::default(), authorities: None, patience }
 }
 
 /// The version of the image `fake`.

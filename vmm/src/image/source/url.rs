@@ -8,7 +8,7 @@ mod partial;
 mod proxies;
 mod request;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ pub(in crate::image) struct Url {
 #[derive(Clone, Debug)]
 pub(in crate::image) struct Network {
     pub(in crate::image) proxies: Proxies,
+    /// A file of certificate authorities that are trusted instead of those that come with the program.
+    pub(in crate::image) authorities: Option<PathBuf>,
     pub(in crate::image) patience: Patience,
 }
 
@@ -67,7 +69,9 @@ pub(in crate::image) struct Patience {
 impl Network {
     /// As this process's environment says.
     pub(in crate::image) fn from_environment() -> Self {
-        Self { proxies: Proxies::from_environment(), patience: Patience::default() }
+        let authorities =
+            std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from);
+        Self { proxies: Proxies::from_environment(), authorities, patience: Patience::default() }
     }
 }
 
@@ -379,7 +383,7 @@ pub(in crate::image) fn key_of(url: &str) -> Digest {
 
 impl Downloads {
     /// Where the bytes of a URL are, and the lock of whoever fetches them.
-    fn places_of(&self, url: &str) -> Result<(std::path::PathBuf, std::path::PathBuf)> {
+    fn places_of(&self, url: &str) -> Result<(PathBuf, PathBuf)> {
         self.places(&key_of(url).to_string())
     }
 }

@@ -30,6 +30,20 @@ struct Nginx {
 impl Nginx {
     /// Starts one whose connections bring so many bytes a second, if any number is given. `None`: there is no nginx.
     fn start(rate: Option<&str>) -> Option<Self> {
+        let rate = rate.map(|rate| format!("limit_rate {rate};"));
+        Self::start_with("", &rate.unwrap_or_default())
+    }
+
+    /// Starts one that proves with this key and certificate who it is.
+    fn start_secure(keys: &Path) -> Option<Self> {
+        let keys = keys.display();
+        Self::start_with(
+            "ssl",
+            &format!("ssl_certificate {keys}/leaf.pem; ssl_certificate_key {keys}/leaf.key;"),
+        )
+    }
+
+    fn start_with(kind: &str, settings: &str) -> Option<Self> {
         let runs = |program: &&&str| Command::new(program).arg("-v").stderr(Stdio::null()).status().is_ok();
         let Some(program) = PROGRAMS.iter().find(runs) else {
             println!("skipped: nginx is not installed");
@@ -40,7 +54,8 @@ impl Nginx {
         // Another process may take the port before nginx does: then nginx ends, and another one is tried.
         for _ in 0..20 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            fs::write(folder.path().join("nginx.conf"), configuration(folder.path(), port, rate)).unwrap();
+            let configuration = configuration(folder.path(), &format!("127.0.0.1:{port} {kind}"), settings);
+            fs::write(folder.path().join("nginx.conf"), configuration).unwrap();
             let mut child = Command::new(program)
                 .arg("-p")
                 .arg(folder.path())
@@ -97,9 +112,8 @@ impl Drop for Nginx {
     }
 }
 
-fn configuration(folder: &Path, port: u16, rate: Option<&str>) -> String {
+fn configuration(folder: &Path, listen: &str, settings: &str) -> String {
     let folder = folder.display();
-    let rate = rate.map(|rate| format!("limit_rate {rate};")).unwrap_or_default();
     let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary: String = kinds.iter().map(|kind| format!("{kind}_temp_path {folder}/{kind};\n")).collect();
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
@@ -113,7 +127,7 @@ http {{
   log_format ranges '$uri $status $http_range';
   access_log {folder}/access.log ranges;
   {temporary}
-  server {{ listen 127.0.0.1:{port}; root {folder}/root; {rate} }}
+  server {{ listen {listen}; root {folder}/root; {settings} }}
 }}
 "
     )
@@ -271,6 +285,53 @@ fn a_file_with_a_wrong_checksum_is_refused_and_not_kept() {
     assert!(error.contains("/disk is not what the catalog promises: its SHA-256 is"), "{error}");
     let (data, _) = store.downloads.places_of(&format!("{}/disk", nginx.base())).unwrap();
     assert!(!data.exists() && store.list().unwrap().is_empty());
+}
+
+/// Makes a certificate authority, and a key and a certificate of it for this machine. `false`: there is no openssl.
+fn make_keys(folder: &Path) -> bool {
+    fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=vmm-test";
+    let orders = [
+        format!("req -x509 {new_key} -keyout authority.key -out authority.pem -days 2"),
+        format!("req {new_key} -keyout leaf.key -out leaf.csr"),
+        "x509 -req -in leaf.csr -CA authority.pem -CAkey authority.key -CAcreateserial -extfile names -days 2 \
+         -out leaf.pem"
+            .to_owned(),
+    ];
+    for order in orders {
+        let Ok(made) = Command::new("openssl").args(order.split_whitespace()).current_dir(folder).output()
+        else {
+            println!("skipped: openssl is not installed");
+            return false;
+        };
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    true
+}
+
+#[test]
+fn a_secure_server_must_prove_who_it_is() {
+    let keys = tempfile::tempdir().unwrap();
+    if !make_keys(keys.path()) {
+        return;
+    }
+    let Some(nginx) = Nginx::start_secure(keys.path()) else { return };
+    let (catalog, files) = on_a_web_server(&format!("https://127.0.0.1:{}", nginx.port));
+    for (name, contents) in &files {
+        nginx.put(name, contents);
+    }
+    let home = tempfile::tempdir().unwrap();
+    let mut store = hasty_store(home.path(), catalog);
+    // Nobody knows its authority.
+    let error = pull(&store, PullMode::IfMissing).unwrap_err();
+    assert!(error.contains("its certificate or encryption is refused"), "{error}");
+    // Unless its user names it.
+    store.network.authorities = Some(keys.path().join("names"));
+    let error = pull(&store, PullMode::IfMissing).unwrap_err();
+    assert!(error.contains("(SSL_CERT_FILE) cannot be used: there are none in it"), "{error}");
+    store.network.authorities = Some(keys.path().join("authority.pem"));
+    let pulled = pull(&store, PullMode::IfMissing).unwrap();
+    store.verify(&pulled.image, Thoroughness::Full).unwrap();
 }
 
 /// The layout of Alpine's disks for clouds.

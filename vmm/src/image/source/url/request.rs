@@ -4,9 +4,11 @@
 //! to any more ends at its next read, or at the latest when that runs into its timeout.
 
 use std::io::{self, Read};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use ureq::http::{Response, Uri};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Proxy};
 
 use super::Network;
@@ -138,7 +140,12 @@ fn ask(url: &str, target: &Target, request: &Request, network: &Network) -> Resu
     };
     let through_proxy = proxy.is_some();
     let patience = &network.patience;
+    let mut tls = TlsConfig::builder();
+    if let Some(path) = network.authorities.as_deref().filter(|_| target.secure || through_proxy) {
+        tls = tls.root_certs(RootCerts::new_with_certs(&authorities(path)?));
+    }
     let config = Agent::config_builder()
+        .tls_config(tls.build())
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
@@ -163,6 +170,24 @@ fn ask(url: &str, target: &Target, request: &Request, network: &Network) -> Resu
         }
         failure => failure,
     })
+}
+
+/// The certificate authorities in a file.
+fn authorities(path: &Path) -> Result<Vec<Certificate<'static>>, Failure> {
+    let refused = |reason: String| {
+        let path = path.display();
+        Failure::Final(format!(
+            "the certificate authorities in {path} (SSL_CERT_FILE) cannot be used: {reason}"
+        ))
+    };
+    let pem = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
+    let items = parse_pem(&pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+        Ok(_) => None,
+        Err(error) => Some(Err(refused(error.to_string()))),
+    });
+    let certificates = items.collect::<Result<Vec<_>, _>>()?;
+    if certificates.is_empty() { Err(refused("there are none in it".to_owned())) } else { Ok(certificates) }
 }
 
 /// Where a URL leads.
@@ -277,7 +302,7 @@ impl Failure {
             ConnectionRefused => Self::NoWay("the server refuses the connection".to_owned()),
             TimedOut => Self::Broken("the server does not answer".to_owned()),
             // How the TLS library tells of certificates, wrapped.
-            InvalidData => Self::Final(text),
+            InvalidData => Self::Final(format!("its certificate or encryption is refused: {text}")),
             _ => Self::Broken("the connection broke".to_owned()),
         }
     }
