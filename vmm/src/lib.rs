@@ -28,7 +28,7 @@ pub use sandbox::{
     Balloon, BootProfileUse, ByteString, CancelToken, Command, ConsoleLog, DEFAULT_STOP_GRACE, DiskCheck,
     DiskFile, DiskSize, Error, ExitStatus, ExtraDisk, Health, Output, Process, ProcessControl, ProcessId,
     ProcessInfo, ProcessOutput, ProcessStdin, Progress, PullPolicy, Sandbox, SandboxBuilder, Signal,
-    SnapshotInfo, StartOptions, Stdin, TerminalSize, VmInfo,
+    SnapshotInfo, StartOptions, Stdin, TerminalSize, VmInfo, image_users, prune_images, remove_image,
 };
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;
 

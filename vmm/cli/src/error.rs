@@ -79,6 +79,12 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&sanitise::text(&self.message))
+    }
+}
+
 impl From<vmm::Error> for Failure {
     fn from(error: vmm::Error) -> Self {
         let status = match &error {

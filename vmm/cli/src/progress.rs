@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use vmm::image::{Stage, Step};
+use vmm::image::Step;
 use vmm::{CancelToken, Progress, image};
 
 /// What is shown at the moment.
 #[derive(Default)]
 struct Shown {
     step: String,
+    /// How many tenths of it were told, where there is no bar.
+    tenths: u64,
     bar: Option<ProgressBar>,
     cleared: bool,
 }
@@ -46,6 +48,7 @@ impl Display {
             Progress::Pulling { step, done, total } => self.bytes(step, *done, *total),
             Progress::Booting if self.terminal => self.bytes("booting", 0, None),
             Progress::Ready => self.clear(),
+            Progress::Warning { message } => self.warn(message),
             _ => {}
         }
     }
@@ -55,20 +58,37 @@ impl Display {
         if self.quiet || shown.cleared {
             return;
         }
+        let tenths = total.filter(|total| *total > 0).map_or(0, |total| done.saturating_mul(10) / total);
         if shown.step != step {
             step.clone_into(&mut shown.step);
+            shown.tenths = tenths;
             if let Some(bar) = shown.bar.take() {
                 bar.finish_and_clear();
             }
             if self.terminal {
                 shown.bar = Some(bar(step, total));
             } else {
-                // Progress is for people; a closed standard error is no reason to fail.
-                let _ = writeln!(io::stderr(), "→ {step}");
+                tell(step, done, total);
             }
+        } else if !self.terminal && tenths > shown.tenths && total.is_some_and(|total| total >= LONG) {
+            shown.tenths = tenths;
+            tell(step, done, total);
         }
         if let Some(bar) = &shown.bar {
             bar.set_position(done);
+        }
+    }
+
+    /// Says something that stays.
+    fn warn(&self, message: &str) {
+        let shown = self.lock();
+        let say = || {
+            // A closed standard error is no reason to fail.
+            let _ = writeln!(io::stderr(), "vmm: {message}");
+        };
+        match &shown.bar {
+            Some(bar) => bar.suspend(say),
+            None => say(),
         }
     }
 
@@ -77,16 +97,40 @@ impl Display {
     }
 }
 
+/// What takes long enough to tell of it more than once, in bytes.
+const LONG: u64 = 10_000_000;
+
+/// A line for where there is no terminal.
+fn tell(step: &str, done: u64, total: Option<u64>) {
+    let amount = match total {
+        Some(total) => format!(" ({} / {})", short(done), short(total)),
+        None => String::new(),
+    };
+    // Progress is for people; a closed standard error is no reason to fail.
+    let _ = writeln!(io::stderr(), "→ {step}{amount}");
+}
+
+/// An amount of bytes without a fraction: `45 MB`.
+fn short(bytes: u64) -> String {
+    match bytes {
+        0..1000 => format!("{bytes} B"),
+        1000..1_000_000 => format!("{} kB", bytes / 1000),
+        _ => format!("{} MB", bytes / 1_000_000),
+    }
+}
+
 /// The display of a pull, which the token cancels.
 pub(crate) struct PullDisplay {
     display: Display,
     token: CancelToken,
+    /// The image, as in `alpine 3.23`.
+    image: Mutex<String>,
 }
 
 impl PullDisplay {
     /// A display with nothing on it yet.
     pub(crate) fn new(quiet: bool, token: &CancelToken) -> Self {
-        Self { display: display(quiet).1, token: token.clone() }
+        Self { display: display(quiet).1, token: token.clone(), image: Mutex::default() }
     }
 
     /// Takes everything off the terminal again.
@@ -96,15 +140,13 @@ impl PullDisplay {
 }
 
 impl image::Progress for PullDisplay {
+    fn image(&self, image: &str) {
+        image.clone_into(&mut self.image.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn step(&self, step: Step<'_>) {
-        let doing = match step.stage {
-            Stage::Waiting => "waiting for another pull of",
-            Stage::Downloading => "downloading",
-            Stage::Verifying => "verifying",
-            Stage::Unpacking => "unpacking",
-            _ => "preparing",
-        };
-        self.display.bytes(&format!("{doing} {}", step.subject), step.done, step.total);
+        let image = self.image.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.display.bytes(&step.describe(&image), step.done, step.total);
     }
 
     fn cancelled(&self) -> bool {
@@ -125,4 +167,17 @@ fn bar(step: &str, total: Option<u64>) -> ProgressBar {
         bar.enable_steady_tick(Duration::from_millis(100));
     }
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_in_lines_have_no_fractions() {
+        assert_eq!(
+            [0, 999, 1000, 999_999, 45_900_000].map(short),
+            ["0 B", "999 B", "1 kB", "999 kB", "45 MB"]
+        );
+    }
 }

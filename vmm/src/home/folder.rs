@@ -94,6 +94,11 @@ impl VmFolder {
         files::read_json(&self.path().join("state.json"))
     }
 
+    /// The folders beneath the home that go when the VM goes.
+    pub fn owned(&self) -> Result<Vec<PathBuf>, HomeError> {
+        Ok(files::read_json(&self.path().join(OWNED))?.unwrap_or_default())
+    }
+
     /// Takes the VM's lock. Fails where another process has it, and where the VM is gone.
     pub fn hold(&self) -> Result<HeldVm, HomeError> {
         self.try_hold()?.context(BusySnafu { name: self.id.as_str() })

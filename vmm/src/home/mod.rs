@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! VMM_HOME/            0700
-//!   images/  layers/   the image store's
+//!   images/  layers/  downloads/   the image store's
 //!   cache/             what can be found out again
 //!   names/<name>       symbolic link to ../vms/<id>: made atomically, so a name has one owner
 //!   projects/<id>/     what is remembered of a project: project.json  lock
@@ -71,7 +71,7 @@ impl Home {
         files::private_folder_all(
             &root,
             &["vms", "names"],
-            &["images", "layers", "cache", "vms", "names", "projects"],
+            &["images", "layers", "downloads", "cache", "vms", "names", "projects"],
         )?;
         for folder in ["vms", "names"] {
             files::private_folder(&root.join(folder))?;

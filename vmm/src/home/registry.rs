@@ -84,6 +84,11 @@ impl Home {
         Ok(folders.filter(|folder| folder.path().join("spec.json").exists()).collect())
     }
 
+    /// Every VM of this home, complete or not.
+    pub fn all_folders(&self) -> Result<Vec<VmFolder>, HomeError> {
+        Ok(self.ids()?.iter().map(|id| self.folder(id)).collect())
+    }
+
     /// Finds a VM by its name, its id or the beginning of its id.
     pub fn find(&self, wanted: &str) -> Result<VmFolder, HomeError> {
         let named = VmName::from_str(wanted).ok().and_then(|name| self.named(&name));
@@ -138,7 +143,9 @@ impl Home {
         self.vms().join(".lock")
     }
 
-    fn lock(&self) -> Result<FileLock, HomeError> {
+    /// Waits until nobody begins to make a VM, and keeps it so while the lock is held. VMs that were begun before are made
+    /// further.
+    pub fn lock(&self) -> Result<FileLock, HomeError> {
         let path = self.lock_path();
         FileLock::exclusive(&path).context(WriteSnafu { path })
     }

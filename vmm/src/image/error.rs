@@ -32,6 +32,31 @@ pub enum ImageError {
         /// For which machines.
         arch: Arch,
     },
+    /// The image is gone, and none that could stand in for it is here.
+    #[snafu(display(
+        "the image {wanted} is gone, and {found} is another release: another MAJOR.MINOR does not go with its disk"
+    ))]
+    Incompatible {
+        /// What state was made with.
+        wanted: ImageRef,
+        /// The newest of that name.
+        found: String,
+    },
+    /// A name that users cannot give.
+    #[snafu(display("{name} is a name of the catalog: choose another one"))]
+    Reserved {
+        /// The name.
+        name: String,
+    },
+    /// What is to be written is there already.
+    #[snafu(display("{} is there already: remove it, or choose another name", path.display()))]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Images are being made, and what they will need cannot be known.
+    #[snafu(display("an image is being pulled or made at this moment: try again when that is done"))]
+    Busy,
     /// A file of the store cannot be read, written, or given another name.
     #[snafu(display("cannot {action} {}", path.display()))]
     Storage {
@@ -55,6 +80,14 @@ pub enum ImageError {
     /// The record of a layer that belongs to no image is not what was put there.
     #[snafu(display("{} is damaged ({what}), and with it the disk that it belongs to", path.display()))]
     DamagedLayer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The record of what is trusted is not what was put there.
+    #[snafu(display("{} is damaged ({what}): if you remove it, what comes next is trusted anew", path.display()))]
+    DamagedTrust {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -117,6 +150,51 @@ pub enum ImageError {
         tool: String,
         /// Why not.
         source: io::Error,
+    },
+    /// A web server does not give what was asked for.
+    #[snafu(display("cannot download {url}: {reason}"))]
+    Download {
+        /// What was asked for.
+        url: String,
+        /// Why it did not come.
+        reason: String,
+    },
+    /// A publisher's file of checksums does not tell one.
+    #[snafu(display("cannot find the checksum of {name} in {url}: {reason}"))]
+    NoChecksum {
+        /// The file that it should be of.
+        name: String,
+        /// The file of checksums.
+        url: String,
+        /// What is wrong with that.
+        reason: &'static str,
+    },
+    /// What was fetched is something else than its publisher promises.
+    #[snafu(display(
+        "{url} is not what its publisher promises: its checksum is {found} instead of {expected}"
+    ))]
+    NotPublished {
+        /// What was fetched.
+        url: String,
+        /// The checksum of what came.
+        found: String,
+        /// That of the publisher's file.
+        expected: String,
+    },
+    /// A publisher promises another file than at first use.
+    #[snafu(display(
+        "the publisher of {url} promises another file than when it was first fetched here: the checksum was {trusted} \
+         and is {published}; if you know why, remove {} to trust the new one", record.display()
+    ))]
+    TrustChanged {
+        /// The file.
+        url: String,
+        /// The checksum that is trusted.
+        trusted: String,
+        /// The one that is promised now.
+        published: String,
+        /// Where the trusted one is recorded.
+        record: PathBuf,
     },
     /// What was fetched is something else than the catalog promises.
     #[snafu(display(

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::digest::Digest;
 use super::layers::LayerId;
 use super::profile::BootProfile;
 use super::record::FileRecord;
@@ -43,6 +44,12 @@ pub(super) struct Metadata {
     pub(super) profile: BootProfile,
     /// What it was made from: a line and a digest for each artifact.
     pub(super) origin: Vec<FileRecord>,
+    /// When it was pulled, in milliseconds since 1970.
+    #[serde(default)]
+    pub(super) pulled_ms: Option<u64>,
+    /// The digest of the catalog's entry that it was made by.
+    #[serde(default)]
+    pub(super) catalog: Option<Digest>,
 }
 
 impl Image {

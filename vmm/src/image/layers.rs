@@ -277,6 +277,18 @@ impl LayerStore {
         Ok(layers.into_keys().filter(|id| !needed.contains(id)).collect())
     }
 
+    /// Removes what others had begun when they died, or only tells of it. Gives each folder with what it takes.
+    pub(super) fn prune_partials(&self, dry_run: bool) -> Result<Vec<(PathBuf, u64)>> {
+        let _lock = self.lock()?;
+        let names = files::names_in(&self.folder)?.into_iter().filter(|name| name.ends_with(files::PARTIAL));
+        let paths = names.map(|name| self.folder.join(name));
+        let found: Vec<_> = paths.map(|path| (path.clone(), files::allocated(&path))).collect();
+        if !dry_run {
+            self.remove_partials()?;
+        }
+        Ok(found)
+    }
+
     fn described(&self, record: LayerRecord) -> Layer {
         let LayerRecord { id, disk_format: format, below, content } = record;
         let path = self.folder.join(&id.0).join(data_file(format));

@@ -2,17 +2,21 @@
 //!
 //! May depend on: `boot`, `arch`, `vmm-disk`, `vmm-sys`. Prints nothing; whoever pulls is told of the progress.
 
+mod care;
 mod catalog;
 mod digest;
+mod downloads;
 mod error;
 mod files;
 #[expect(clippy::module_inception, reason = "it is the image of an image store")]
 mod image;
+mod index;
 mod kernel_modules;
 mod layers;
 mod profile;
 mod progress;
 mod pull;
+mod pull_log;
 mod record;
 mod reference;
 mod root;
@@ -23,16 +27,19 @@ mod testing;
 mod transform;
 mod verify;
 mod version;
+mod waiting;
 
+pub use care::{ImageDetails, LayerDetails, Origin, Removed, Sizes};
 pub use digest::{Digest, DigestError};
 pub use error::ImageError;
 pub use image::Image;
+pub use index::Summary;
 pub use kernel_modules::Extras;
 pub use layers::{Layer, LayerId, LayerIdError, LayerStore, NewLayer};
 pub use profile::{BootProfile, RootFileSystem};
 pub use progress::{Progress, Stage, Step};
-pub use pull::{PullMode, Pulled};
+pub use pull::{Downloaded, PullMode, Pulled};
 pub use reference::{ImageName, ImageRef, ImageRefError};
 pub use store::{BootFiles, ImageStore};
 pub use verify::Thoroughness;
-pub use version::{ImageVersion, ImageVersionError};
+pub use version::{Compatibility, ImageVersion, ImageVersionError};

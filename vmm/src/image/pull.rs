@@ -3,27 +3,30 @@
 //! Everything is made in `<image>.partial`, next to where it will be, and gets its name when it is complete and on the
 //! disk. The base layer is taken into the layers' folder before: if the pull dies then, the next one finds it there.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::slice;
-use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use snafu::{OptionExt, ResultExt};
 use vmm_sys::FileLock;
 
-use super::catalog::{Artifact, ImageSpec};
-use super::error::{CancelledSnafu, DamagedSnafu, KernelSnafu, Result, RootContentsSnafu, StorageSnafu};
+use super::catalog::{Artifact, DiskFrom, ImageSpec, KernelFrom, Pin};
+use super::digest::Digest;
+use super::error::{DamagedSnafu, KernelSnafu, Result, RootContentsSnafu, StorageSnafu};
 use super::files;
 use super::image::{Image, KERNEL, METADATA, MODULES, Metadata};
 use super::kernel_modules;
 use super::layers::Layer;
-use super::progress::{Progress, Stage, Step};
+use super::progress::{Named, Progress, Stage, Step};
+use super::pull_log::{self, Account, Outcome};
 use super::record::{self, FileRecord};
 use super::root::RootFileSystem;
-use super::source::{Workshop, with_cached};
+use super::source::{Published, Workshop, with_cached};
 use super::store::ImageStore;
 use super::transform;
 use super::verify::{self, Damage, Thoroughness};
+use super::waiting::{lock_patiently, share_patiently};
 use crate::boot::Kernel;
 
 /// When an image is fetched.
@@ -44,8 +47,17 @@ pub struct Pulled {
     pub fetched: bool,
 }
 
-/// How often a pull that waits for another one looks whether it should give up.
-const GLANCE: Duration = Duration::from_millis(50);
+/// What a download without a pull did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Downloaded {
+    /// The image, by the name that only that has.
+    pub image: String,
+    /// Whether anything was fetched; if not, it was here already.
+    pub fetched: bool,
+}
+
+/// What a disk is called while it comes.
+const ROOTFS: &str = "rootfs";
 
 /// A kernel that was unpacked here was smaller.
 const LARGEST_KERNEL: u64 = 512 << 20;
@@ -56,29 +68,87 @@ pub(super) fn pull(
     mode: PullMode,
     progress: &dyn Progress,
 ) -> Result<Pulled> {
+    logged(store, spec, progress, |account| pull_unlogged(store, spec, mode, progress, account))
+}
+
+/// Fetches what an image is made from, and makes nothing of it yet.
+pub(super) fn download(
+    store: &ImageStore,
+    spec: &'static ImageSpec,
+    progress: &dyn Progress,
+) -> Result<Downloaded> {
+    let fetched = logged(store, spec, progress, |account| download_unlogged(store, spec, progress, account))?;
+    Ok(Downloaded { image: label_of(spec), fetched })
+}
+
+/// What work on an image did.
+trait Worked {
+    fn outcome(&self) -> Outcome;
+}
+
+impl Worked for Pulled {
+    fn outcome(&self) -> Outcome {
+        if self.fetched { Outcome::Pulled } else { Outcome::Cached }
+    }
+}
+
+impl Worked for bool {
+    fn outcome(&self) -> Outcome {
+        if *self { Outcome::Downloaded } else { Outcome::Cached }
+    }
+}
+
+/// Does it, tells of which image it is, and writes a line of it into the log.
+fn logged<T: Worked>(
+    store: &ImageStore,
+    spec: &ImageSpec,
+    progress: &dyn Progress,
+    work: impl FnOnce(&RefCell<Account>) -> Result<T>,
+) -> Result<T> {
+    let [major, minor, _] = spec.version.release();
+    let short = format!("{} {major}.{minor}", spec.name);
+    progress.image(&short);
+    let account = RefCell::new(Account::new());
+    let worked = work(&account);
+    let ended = worked.as_ref().map(T::outcome);
+    if let Ok(Outcome::Cached) = ended {
+        progress.step(Step { stage: Stage::Cached, subject: &short, done: 0, total: None });
+    }
+    let entry = account.into_inner().close(&label_of(spec), &spec.arch.to_string(), ended);
+    pull_log::append(&store.images, &entry);
+    worked
+}
+
+fn label_of(spec: &ImageSpec) -> String {
+    format!("{}:{}", spec.name, spec.version)
+}
+
+fn pull_unlogged(
+    store: &ImageStore,
+    spec: &'static ImageSpec,
+    mode: PullMode,
+    progress: &dyn Progress,
+    account: &RefCell<Account>,
+) -> Result<Pulled> {
     let folder = store.folder_of(spec.name, spec.version, spec.arch);
-    let label = format!("{}:{}", spec.name, spec.version);
-    let _lock = lock_patiently(store, &folder, &label, progress)?;
+    let label = label_of(spec);
+    let _locks = lock_for_work(store, &folder, &label, progress)?;
     if mode == PullMode::IfMissing
         && let Some(image) = store.load(&folder)?
     {
         store.verify(&image, Thoroughness::Remembered)?;
+        if store.has_drifted(&image) == Some(true) {
+            tracing::warn!(
+                label,
+                "the catalog has another entry of this version: it is pulled anew with --force"
+            );
+        }
         return Ok(Pulled { image, fetched: false });
     }
-    remove_remains(store)?;
-    // Under the lock, what another pull had begun is what a dead one left.
-    let partial = files::partial_of(&folder);
-    files::remove_folder(&partial)?;
-    files::make_folder(&partial)?;
-    let pull = Pull { store, spec, mode, progress, label: &label, partial: &partial };
-    let made = pull.make().and_then(|()| {
-        if folder.exists() {
-            files::exchange(&partial, &folder)?;
-            files::remove_folder(&partial)
-        } else {
-            files::rename(&partial, &folder)
-        }
-    });
+    prune_remains(store, false)?;
+    let partial = fresh_partial(&folder)?;
+    let pull = Pull { store, spec, mode, progress, label: &label, partial: &partial, account };
+    let made = pull.make().and_then(|()| publish(&partial, &folder));
     if let Err(error) = made {
         // The first error is the one to tell.
         let _ = files::remove_folder(&partial);
@@ -89,53 +159,82 @@ pub(super) fn pull(
     Ok(Pulled { image, fetched: true })
 }
 
+fn download_unlogged(
+    store: &ImageStore,
+    spec: &'static ImageSpec,
+    progress: &dyn Progress,
+    account: &RefCell<Account>,
+) -> Result<bool> {
+    let folder = store.folder_of(spec.name, spec.version, spec.arch);
+    let label = label_of(spec);
+    let _locks = lock_for_work(store, &folder, &label, progress)?;
+    if store.load(&folder)?.is_some() {
+        return Ok(false);
+    }
+    let partial = fresh_partial(&folder)?;
+    let mode = PullMode::IfMissing;
+    let pull = Pull { store, spec, mode, progress, label: &label, partial: &partial, account };
+    let fetched = pull.fetch_all();
+    let removed = files::remove_folder(&partial);
+    let fetched = fetched.map_err(|error| with_cached(error, pull.cached()))?;
+    removed.map(|()| fetched)
+}
+
+/// What whoever changes an image holds: the image's lock, and a share of that against pruning.
+pub(super) fn lock_for_work(
+    store: &ImageStore,
+    folder: &Path,
+    label: &str,
+    progress: &dyn Progress,
+) -> Result<[FileLock; 2]> {
+    let shared = share_patiently(&store.work_lock(), label, progress)?;
+    Ok([shared, lock_patiently(&lock_path(store, folder)?, label, progress)?])
+}
+
+/// An empty folder to make an image in. Under the image's lock, what another pull had begun is what a dead one left.
+pub(super) fn fresh_partial(folder: &Path) -> Result<PathBuf> {
+    let partial = files::partial_of(folder);
+    files::remove_folder(&partial)?;
+    files::make_folder(&partial)?;
+    Ok(partial)
+}
+
+/// Gives a complete image its place.
+pub(super) fn publish(partial: &Path, folder: &Path) -> Result<()> {
+    if folder.exists() {
+        files::exchange(partial, folder)?;
+        files::remove_folder(partial)
+    } else {
+        files::rename(partial, folder)
+    }
+}
+
 /// Locks an image against pulls and removals, waiting for whoever has it.
 pub(super) fn lock(store: &ImageStore, folder: &Path) -> Result<FileLock> {
     let path = lock_path(store, folder)?;
     FileLock::exclusive(&path).context(StorageSnafu { action: "lock", path })
 }
 
-fn lock_patiently(
-    store: &ImageStore,
-    folder: &Path,
-    label: &str,
-    progress: &dyn Progress,
-) -> Result<FileLock> {
-    let path = lock_path(store, folder)?;
-    let storage = StorageSnafu { action: "lock", path: &path };
-    if let Some(lock) = FileLock::try_exclusive(&path).context(storage)? {
-        return Ok(lock);
-    }
-    // A thread waits for the lock, so that we can tell whom we wait for and give up. If we do, it lets the lock go when
-    // it gets it.
-    let (sender, locked) = mpsc::channel();
-    let waited_for = path.clone();
-    std::thread::spawn(move || sender.send(FileLock::exclusive(&waited_for)));
-    loop {
-        progress.step(Step { stage: Stage::Waiting, subject: label, done: 0, total: None });
-        match locked.recv_timeout(GLANCE) {
-            Ok(lock) => return lock.context(storage),
-            Err(_) if progress.cancelled() => return CancelledSnafu { image: label }.fail(),
-            Err(_) => {}
-        }
-    }
-}
-
-/// Removes what pulls of other images had begun when they died: whoever can lock it is alone with it.
-fn remove_remains(store: &ImageStore) -> Result<()> {
-    for name in files::names_in(&store.images)? {
-        let parent = store.images.join(name);
+/// Removes what pulls had begun when they died, or only tells of it: whoever can lock it is alone with it. Gives each
+/// folder with what it takes.
+pub(super) fn prune_remains(store: &ImageStore, dry_run: bool) -> Result<Vec<(PathBuf, u64)>> {
+    let mut found = Vec::new();
+    for parent in store.folders()? {
         for name in files::names_in(&parent)? {
             let Some(image) = name.strip_suffix(files::PARTIAL) else { continue };
             let path = lock_path(store, &parent.join(image))?;
             let lock =
                 FileLock::try_exclusive(&path).context(StorageSnafu { action: "lock", path: &path })?;
             if lock.is_some() {
-                files::remove_folder(&parent.join(&name))?;
+                let remains = parent.join(&name);
+                found.push((remains.clone(), files::allocated(&remains)));
+                if !dry_run {
+                    files::remove_folder(&remains)?;
+                }
             }
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// The lock lies beside the image's folder, which is replaced as a whole, and is never removed.
@@ -154,23 +253,17 @@ struct Pull<'a> {
     progress: &'a dyn Progress,
     label: &'a str,
     partial: &'a Path,
+    account: &'a RefCell<Account>,
 }
 
 impl Pull<'_> {
     /// Makes everything that an image is, in the partial folder.
     fn make(&self) -> Result<()> {
         let spec = self.spec;
-        let workshop_folder = self.partial.join("fetched");
-        files::make_folder(&workshop_folder)?;
-        let workshop = Workshop {
-            folder: &workshop_folder,
-            image: self.label,
-            search_path: self.store.search_path.clone(),
-            progress: self.progress,
-        };
+        let workshop_folder = self.workshop_folder()?;
         let kernel_path = self.partial.join(KERNEL);
-        let layer = self.layer(&workshop)?;
-        self.artifact(&spec.kernel, &workshop, &kernel_path)?;
+        let layer = self.layer(&workshop_folder)?;
+        self.kernel(&layer, &workshop_folder, &kernel_path)?;
         files::remove_folder(&workshop_folder)?;
 
         let profile = (spec.profile)();
@@ -186,8 +279,7 @@ impl Pull<'_> {
             &modules,
             (&layer.path, self.label),
         )?;
-        let kernel = spec.kernel.result;
-        files.insert(0, FileRecord { name: KERNEL.to_owned(), size: kernel.size, sha256: kernel.sha256 });
+        files.insert(0, self.kernel_record(&kernel_path)?);
         self.tell("records");
         if let Some(Damage { path, what }) = verify::verify(self.partial, &files, Thoroughness::Full)? {
             return DamagedSnafu { path, what, image: self.label }.fail();
@@ -200,7 +292,9 @@ impl Pull<'_> {
             layer: layer.id.clone(),
             files,
             profile,
-            origin: [&spec.kernel, &spec.disk].into_iter().filter_map(origin).collect(),
+            origin: self.origin(&layer),
+            pulled_ms: Some(now_ms()),
+            catalog: Some(spec.digest()),
         };
         let bytes = record::to_bytes(&metadata)
             .map_err(std::io::Error::from)
@@ -214,36 +308,151 @@ impl Pull<'_> {
         Ok(())
     }
 
+    /// Fetches all artifacts, and keeps them for the pull that is to come. Whether there was anything to fetch.
+    fn fetch_all(&self) -> Result<bool> {
+        let workshop_folder = self.workshop_folder()?;
+        let mut any = false;
+        if let DiskFrom::Artifact(disk) = &self.spec.disk {
+            any |= self.fetch_and_keep(disk, ROOTFS, &workshop_folder)?;
+        }
+        if let DiskFrom::Published(disk) = &self.spec.disk {
+            any |= self.fetch_published_and_keep(disk, &workshop_folder)?;
+        }
+        if let KernelFrom::Artifact(kernel) = &self.spec.kernel {
+            any |= self.fetch_and_keep(kernel, "kernel", &workshop_folder)?;
+        }
+        Ok(any)
+    }
+
+    fn fetch_and_keep(&self, artifact: &Artifact, subject: &str, folder: &Path) -> Result<bool> {
+        let downloads = &self.store.downloads;
+        if downloads.has(artifact.fetched.sha256) {
+            return Ok(false);
+        }
+        let fetched = self.fetched(artifact, subject, folder)?;
+        downloads.keep(&fetched, artifact.fetched.sha256)?;
+        Ok(true)
+    }
+
+    fn fetch_published_and_keep(&self, disk: &Published, folder: &Path) -> Result<bool> {
+        let downloads = &self.store.downloads;
+        if disk.trusted(&self.store.trust())?.is_some_and(|pin| downloads.has(pin.sha256)) {
+            return Ok(false);
+        }
+        let fetched = folder.join("disk");
+        let pin = self.published(disk, folder, &fetched)?;
+        downloads.keep(&fetched, pin.sha256)?;
+        Ok(true)
+    }
+
+    fn workshop_folder(&self) -> Result<PathBuf> {
+        let folder = self.partial.join("fetched");
+        files::make_folder(&folder)?;
+        Ok(folder)
+    }
+
+    fn workshop<'a>(&'a self, folder: &'a Path, progress: &'a dyn Progress) -> Workshop<'a> {
+        Workshop {
+            folder,
+            downloads: &self.store.downloads,
+            network: &self.store.network,
+            image: self.label,
+            search_path: self.store.search_path.clone(),
+            progress,
+        }
+    }
+
     /// The disk, as a layer of the store. One that is there and good is not fetched again.
-    fn layer(&self, workshop: &Workshop<'_>) -> Result<Layer> {
-        let content = (self.spec.disk.result.sha256, self.spec.disk.result.size);
-        let layers = &self.store.layers;
+    fn layer(&self, workshop_folder: &Path) -> Result<Layer> {
+        let disk = self.partial.join("disk");
+        let content = match &self.spec.disk {
+            DiskFrom::Artifact(artifact) => {
+                if let Some(layer) = self.layer_that_is_here(artifact.result.sha256)? {
+                    return Ok(layer);
+                }
+                self.artifact(artifact, ROOTFS, workshop_folder, &disk)?;
+                artifact.result
+            }
+            DiskFrom::Published(published) => {
+                if let Some(trusted) = published.trusted(&self.store.trust())?
+                    && let Some(layer) = self.layer_that_is_here(trusted.sha256)?
+                {
+                    return Ok(layer);
+                }
+                self.published(published, workshop_folder, &disk)?
+            }
+        };
+        self.store.layers.adopt(&disk, self.spec.disk_format, (content.sha256, content.size))
+    }
+
+    fn layer_that_is_here(&self, sha256: Digest) -> Result<Option<Layer>> {
         if self.mode == PullMode::IfMissing
-            && let Some(there) = layers.base(content.0)
+            && let Some(there) = self.store.layers.base(sha256)
             && let (Some(record), Some(folder)) = (&there.content, there.path.parent())
             && verify::verify(folder, slice::from_ref(record), Thoroughness::Full)?.is_none()
         {
-            return Ok(there);
+            return Ok(Some(there));
         }
-        let disk = self.partial.join("disk");
-        self.artifact(&self.spec.disk, workshop, &disk)?;
-        layers.adopt(&disk, self.spec.disk_format, content)
+        Ok(None)
     }
 
-    /// Fetches an artifact from the first source that has it, and brings it into its final form.
-    fn artifact(&self, artifact: &Artifact, workshop: &Workshop<'_>, to: &Path) -> Result<()> {
-        let fetched = workshop.folder.join("artifact");
+    /// A disk that its publisher vouches for.
+    fn published(&self, published: &Published, workshop_folder: &Path, to: &Path) -> Result<Pin> {
+        let named = Named { progress: self.progress, subject: ROOTFS };
+        let workshop = self.workshop(workshop_folder, &named);
+        let pin = published.fetch(&workshop, &self.store.trust(), to)?;
+        self.account.borrow_mut().add(published.url.to_owned(), pin.size);
+        Ok(pin)
+    }
+
+    /// The kernel, in the form that an engine loads.
+    fn kernel(&self, layer: &Layer, workshop_folder: &Path, to: &Path) -> Result<()> {
+        match &self.spec.kernel {
+            KernelFrom::Artifact(artifact) => self.artifact(artifact, "kernel", workshop_folder, to),
+            KernelFrom::Root(inside) => {
+                self.tell("kernel");
+                let root = RootFileSystem::open(&[layer.spec()])?;
+                let packed = root.read(inside, transform::LARGEST_KERNEL_FILE)?;
+                let kernel = Kernel::from_file_contents(&packed, self.spec.arch)
+                    .context(KernelSnafu { image: self.label })?;
+                files::write_new(to, kernel.bytes())
+            }
+        }
+    }
+
+    /// Fetches an artifact, and brings it into its final form.
+    fn artifact(&self, artifact: &Artifact, subject: &str, folder: &Path, to: &Path) -> Result<()> {
+        let fetched = self.fetched(artifact, subject, folder)?;
+        self.tell(subject);
+        transform::apply_all(artifact.transforms, &fetched, to, self.label)?;
+        if artifact.transforms.is_empty() {
+            return Ok(());
+        }
+        artifact.result.check(to, &to.display().to_string(), self.progress)
+    }
+
+    /// Fetches an artifact from the first source that has it, unless it was fetched before.
+    fn fetched(&self, artifact: &Artifact, subject: &str, folder: &Path) -> Result<PathBuf> {
+        let named = Named { progress: self.progress, subject };
+        let workshop = self.workshop(folder, &named);
+        let fetched = folder.join("artifact");
+        if self.store.downloads.take(artifact.fetched.sha256, &fetched)? {
+            if artifact.fetched.check(&fetched, "what was downloaded before", &named).is_ok() {
+                return Ok(fetched);
+            }
+            tracing::warn!(subject, "what was downloaded before is damaged: it is fetched again");
+        }
         let mut last = None;
         for source in artifact.sources {
             files::remove_file(&fetched)?;
             let what = source.describe();
             let attempt = source
-                .fetch(workshop, &artifact.fetched, &fetched)
-                .and_then(|()| artifact.fetched.check(&fetched, &what, self.progress));
+                .fetch(&workshop, &artifact.fetched, &fetched)
+                .and_then(|()| artifact.fetched.check(&fetched, &what, &named));
             match attempt {
                 Ok(()) => {
-                    last = None;
-                    break;
+                    self.account.borrow_mut().add(what, artifact.fetched.size);
+                    return Ok(fetched);
                 }
                 Err(error) if self.progress.cancelled() => return Err(error),
                 Err(error) => {
@@ -252,15 +461,36 @@ impl Pull<'_> {
                 }
             }
         }
-        if let Some(error) = last {
-            return Err(error);
+        Err(last.unwrap_or_else(|| self.impossible("an artifact without a source").build()))
+    }
+
+    fn kernel_record(&self, path: &Path) -> Result<FileRecord> {
+        let (sha256, size) = match &self.spec.kernel {
+            KernelFrom::Artifact(kernel) => (kernel.result.sha256, kernel.result.size),
+            KernelFrom::Root(_) => {
+                let storage = StorageSnafu { action: "read", path };
+                let file = std::fs::File::open(path).context(storage)?;
+                Digest::of_reader(file, |_| ()).context(storage)?
+            }
+        };
+        Ok(FileRecord { name: KERNEL.to_owned(), size, sha256 })
+    }
+
+    /// What it was made from.
+    fn origin(&self, layer: &Layer) -> Vec<FileRecord> {
+        let mut origin = Vec::new();
+        if let KernelFrom::Artifact(kernel) = &self.spec.kernel {
+            origin.extend(origin_of(kernel));
         }
-        self.tell(&to.file_name().unwrap_or_default().to_string_lossy());
-        transform::apply_all(artifact.transforms, &fetched, to, self.label)?;
-        if artifact.transforms.is_empty() {
-            return Ok(());
+        match (&self.spec.disk, &layer.content) {
+            (DiskFrom::Artifact(disk), _) => origin.extend(origin_of(disk)),
+            (DiskFrom::Published(disk), Some(content)) => {
+                let FileRecord { size, sha256, .. } = *content;
+                origin.push(FileRecord { name: disk.url.to_owned(), size, sha256 });
+            }
+            (DiskFrom::Published(_), None) => {}
         }
-        artifact.result.check(to, &to.display().to_string(), self.progress)
+        origin
     }
 
     fn kernel_release(&self, path: &Path) -> Result<String> {
@@ -291,9 +521,15 @@ impl Pull<'_> {
     }
 }
 
-fn origin(artifact: &Artifact) -> Option<FileRecord> {
+fn origin_of(artifact: &Artifact) -> Option<FileRecord> {
     let name = artifact.sources.first()?.describe();
     Some(FileRecord { name, size: artifact.fetched.size, sha256: artifact.fetched.sha256 })
+}
+
+/// Now, in milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

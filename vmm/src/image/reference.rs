@@ -112,6 +112,21 @@ impl ImageRef {
         }
     }
 
+    /// The version that this names for a build that has one already: its release, where one is given, or all of it.
+    pub(super) fn version_for(&self, build: ImageVersion) -> ImageVersion {
+        match &self.version {
+            VersionRequest::Any => build,
+            VersionRequest::Exact(exact) => *exact,
+            VersionRequest::Release(numbers) => {
+                let mut release = [0; 3];
+                for (part, number) in release.iter_mut().zip(numbers) {
+                    *part = *number;
+                }
+                build.with_release(release)
+            }
+        }
+    }
+
     /// Whether an image of this version will do.
     pub fn fits(&self, version: &ImageVersion) -> bool {
         match &self.version {

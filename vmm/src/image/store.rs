@@ -6,18 +6,23 @@ use std::slice;
 use snafu::OptionExt;
 
 use super::catalog::Catalog;
-use super::error::{DamagedSnafu, ImageError, NewerSnafu, NotPulledSnafu, Result, UnknownSnafu};
+use super::downloads::Downloads;
+use super::error::{
+    CancelledSnafu, DamagedSnafu, ImageError, IncompatibleSnafu, NewerSnafu, NotPulledSnafu, Result,
+    UnknownSnafu,
+};
 use super::files;
 use super::image::{Image, KERNEL, METADATA, Metadata};
 use super::kernel_modules::{self, Extras};
 use super::layers::{Layer, LayerStore};
 use super::progress::Progress;
-use super::pull::{self, PullMode, Pulled};
+use super::pull::{self, Downloaded, PullMode, Pulled};
 use super::record::{self, FileRecord, Refusal};
 use super::reference::ImageRef;
 use super::root::RootFileSystem;
+use super::source::Network;
 use super::verify::{self, Damage, Thoroughness};
-use super::version::ImageVersion;
+use super::version::{Compatibility, ImageVersion};
 use crate::arch::Arch;
 
 /// All images and layers of a folder. Several processes may use it at once.
@@ -44,6 +49,9 @@ pub struct ImageStore {
     pub(super) catalog: Catalog,
     /// Where the programs that fetch things are looked for; the environment's `PATH` unless a test says otherwise.
     pub(super) search_path: std::ffi::OsString,
+    pub(super) downloads: Downloads,
+    /// How web servers are reached.
+    pub(super) network: Network,
 }
 
 /// What a machine boots from, found good.
@@ -70,7 +78,14 @@ impl ImageStore {
     ) -> Result<Self> {
         let images = root.join("images");
         files::make_folder(&images)?;
-        Ok(Self { images, layers: LayerStore::open(root.join("layers"))?, catalog, search_path })
+        Ok(Self {
+            images,
+            layers: LayerStore::open(root.join("layers"))?,
+            catalog,
+            search_path,
+            downloads: Downloads::new(root.join("downloads")),
+            network: Network::from_environment(),
+        })
     }
 
     /// The data of all disks.
@@ -97,6 +112,32 @@ impl ImageStore {
         found.with_context(|| UnknownSnafu { image: image.clone(), arch, known: self.known(arch) })
     }
 
+    /// The image that state of a machine goes with, which was made with this one: itself, or, where it is gone, the newest
+    /// in the store that is near to it. Says how the two go together.
+    pub fn find_for(&self, exact: &ImageRef, arch: Arch) -> Result<(Image, Compatibility)> {
+        let error = match (self.find(exact, arch), exact.exact_version()) {
+            (Ok(image), _) => return Ok((image, Compatibility::Same)),
+            (Err(error @ (ImageError::Unknown { .. } | ImageError::NotPulled { .. })), Some(version)) => {
+                let mut others = self.list()?;
+                others.retain(|other| other.name() == exact.name() && other.arch() == arch);
+                let near = |other: &Image| other.version().compatibility(&version) == Compatibility::Near;
+                if let Some(image) =
+                    others.iter().filter(|other| near(other)).max_by_key(|near| near.version())
+                {
+                    return Ok((image.clone(), Compatibility::Near));
+                }
+                match others.iter().max_by_key(|other| other.version()) {
+                    Some(other) => {
+                        return IncompatibleSnafu { wanted: exact.clone(), found: other.to_string() }.fail();
+                    }
+                    None => error,
+                }
+            }
+            (Err(error), _) => error,
+        };
+        Err(error)
+    }
+
     /// Fetches an image, verifies it and makes it ready to boot. One that is here already is left as it is, unless
     /// `mode` says otherwise. Of several that pull the same image at once, one fetches and the others wait for it.
     ///
@@ -118,19 +159,28 @@ impl ImageStore {
         }
     }
 
+    /// Fetches what an image is made from, and makes nothing of it yet: a pull that comes later needs no network.
+    pub fn download(&self, image: &ImageRef, arch: Arch, progress: &dyn Progress) -> Result<Downloaded> {
+        match self.catalog.find(image, arch) {
+            Some(spec) => pull::download(self, spec, progress),
+            None => Ok(Downloaded { image: self.find(image, arch)?.to_string(), fetched: false }),
+        }
+    }
+
     /// All images, by name, version and architecture. Those whose record cannot be read are left out, with a warning
     /// in the log.
     pub fn list(&self) -> Result<Vec<Image>> {
         let mut images = Vec::new();
-        for name in files::names_in(&self.images)? {
-            let folder = self.images.join(&name);
+        for folder in self.folders()? {
             for version in files::names_in(&folder)? {
                 if version.starts_with('.') || version.ends_with(files::PARTIAL) {
                     continue;
                 }
                 match self.load(&folder.join(&version)) {
                     Ok(image) => images.extend(image),
-                    Err(error) => tracing::warn!(name, version, %error, "an image cannot be read"),
+                    Err(error) => {
+                        tracing::warn!(folder = %folder.display(), version, %error, "an image cannot be read");
+                    }
                 }
             }
         }
@@ -171,16 +221,33 @@ impl ImageStore {
     /// Whether the image's kernel, modules and layers are still what was pulled. Gives the layers of its disk, from the
     /// base up.
     pub fn verify(&self, image: &Image, thoroughness: Thoroughness) -> Result<Vec<Layer>> {
-        self.check(image, &image.folder, &image.metadata.files, thoroughness)?;
+        self.verify_told(image, thoroughness, &())
+    }
+
+    /// The same, telling how far it is. It ends early when the progress says so.
+    pub fn verify_told(
+        &self,
+        image: &Image,
+        thoroughness: Thoroughness,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Layer>> {
+        let check = |folder: &Path, records: &[FileRecord]| {
+            if progress.cancelled() {
+                return CancelledSnafu { image: image.to_string() }.fail();
+            }
+            let damage = verify::verify_named(folder, records, thoroughness, verify::INDEX, progress)?;
+            damage.map_or(Ok(()), |damage| self.damaged(damage, image))
+        };
+        check(&image.folder, &image.metadata.files)?;
         let layers = self.layers.chain(image.layer()).map_err(|error| self.in_image(error, image))?;
         for layer in &layers {
             if let (Some(record), Some(folder)) = (&layer.content, layer.path.parent()) {
-                self.check(image, folder, slice::from_ref(record), thoroughness)?;
+                check(folder, slice::from_ref(record))?;
             }
         }
         if thoroughness == Thoroughness::Full {
             for record in kernel_modules::initramfs_records(&image.folder)? {
-                self.check(image, &image.folder, slice::from_ref(&record), thoroughness)?;
+                check(&image.folder, slice::from_ref(&record))?;
             }
         }
         Ok(layers)
@@ -212,18 +279,8 @@ impl ImageStore {
             slice::from_ref(record),
             Thoroughness::Remembered,
             ".verified-initramfs",
+            &(),
         )?;
-        damage.map_or(Ok(()), |damage| self.damaged(damage, image))
-    }
-
-    fn check(
-        &self,
-        image: &Image,
-        folder: &Path,
-        records: &[FileRecord],
-        thoroughness: Thoroughness,
-    ) -> Result<()> {
-        let damage = verify::verify(folder, records, thoroughness)?;
         damage.map_or(Ok(()), |damage| self.damaged(damage, image))
     }
 
@@ -249,6 +306,22 @@ impl ImageStore {
         let short = exact.name().as_str();
         let newest = short.parse().ok().and_then(|short| self.catalog.find(&short, arch));
         if newest.is_some_and(|spec| spec.version == version) { short.to_owned() } else { exact.to_string() }
+    }
+
+    /// The folders of all names.
+    pub(super) fn folders(&self) -> Result<Vec<PathBuf>> {
+        let names = files::names_in(&self.images)?.into_iter().filter(|name| !name.starts_with('.'));
+        Ok(names.map(|name| self.images.join(name)).filter(|path| path.is_dir()).collect())
+    }
+
+    /// Where it is recorded what is trusted on first use.
+    pub(super) fn trust(&self) -> PathBuf {
+        self.images.join(".trusted")
+    }
+
+    /// The lock that whoever makes images shares, and that whoever removes what no image needs has alone.
+    pub(super) fn work_lock(&self) -> PathBuf {
+        self.images.join(".work.lock")
     }
 
     /// Where an image is, or would be.

@@ -4,17 +4,18 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use vmm_disk::Format;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use super::catalog::{Artifact, Catalog, ImageSpec, Pin};
+use super::catalog::{Artifact, Catalog, DiskFrom, ImageSpec, KernelFrom, Pin};
 use super::digest::Digest;
 use super::profile::{BootProfile, RootFileSystem};
 use super::reference::ImageRef;
-use super::source::{PythonMember, PythonPackage, Source};
+use super::source::{Network, Patience, Proxies, Published, PythonMember, PythonPackage, Source, Url};
 use super::store::ImageStore;
 use super::transform::Transform;
 use super::version::ImageVersion;
@@ -51,6 +52,7 @@ impl Fake {
             platform: "any",
             file: WHEEL,
             pin: pin(&wheel),
+            url: None,
         });
         let source = |member| -> &'static [&'static dyn Source] {
             leak([leak(PythonMember { package, member }) as &dyn Source])
@@ -59,18 +61,18 @@ impl Fake {
             name: "fake",
             version: VERSION,
             arch: Arch::X86_64,
-            kernel: Artifact {
+            kernel: KernelFrom::Artifact(Artifact {
                 sources: source("fake/kernel"),
                 fetched: pin(&packed),
                 transforms: &[Transform::UnpackKernel(Arch::X86_64)],
                 result: pin(&elf),
-            },
-            disk: Artifact {
+            }),
+            disk: DiskFrom::Artifact(Artifact {
                 sources: source("fake/disk"),
                 fetched: pin(&disk),
                 transforms: &[],
                 result: pin(&disk),
-            },
+            }),
             disk_format: Format::Raw,
             profile: || BootProfile {
                 command_line: vec!["fake=1".to_owned()],
@@ -123,8 +125,74 @@ impl Fake {
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         collect(self.home.path(), &mut files);
+        // Neither the log nor the index is of an image.
+        files.retain(|path| path.parent() != Some(&self.home.path().join("images")));
         files
     }
+}
+
+/// The same image in files on a web server, at `base`, and these files. Its disk has bytes enough to be cut anywhere.
+pub(super) fn on_a_web_server(base: &str) -> (Catalog, [(&'static str, Vec<u8>); 2]) {
+    let elf = elf_kernel(RELEASE);
+    let packed = bzimage(&gzip(&elf));
+    let mut disk = root_file_system();
+    // Behind the file system, and the same each time.
+    let mut number = 1_u32;
+    disk.resize_with(8 << 20, || {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        number.to_be_bytes()[0]
+    });
+    let source = |name: &str| -> &'static [&'static dyn Source] {
+        leak([leak(Url { url: leak(format!("{base}/{name}")) }) as &dyn Source])
+    };
+    let spec = ImageSpec {
+        name: "fake",
+        version: VERSION,
+        arch: Arch::X86_64,
+        kernel: KernelFrom::Artifact(Artifact {
+            sources: source("kernel"),
+            fetched: pin(&packed),
+            transforms: &[Transform::UnpackKernel(Arch::X86_64)],
+            result: pin(&elf),
+        }),
+        disk: DiskFrom::Artifact(Artifact {
+            sources: source("disk"),
+            fetched: pin(&disk),
+            transforms: &[],
+            result: pin(&disk),
+        }),
+        disk_format: Format::Raw,
+        profile: BootProfile::default,
+    };
+    (Catalog { images: leak([spec]) }, [("kernel", packed), ("disk", disk)])
+}
+
+/// An image of which nothing is pinned, as Alpine's project publishes its disks for clouds.
+pub(super) fn published(url: String) -> Catalog {
+    let checksums = leak(format!("{url}.sha512"));
+    let spec = ImageSpec {
+        name: "fake",
+        version: VERSION,
+        arch: Arch::X86_64,
+        kernel: KernelFrom::Root("/boot/vmlinuz-virt"),
+        disk: DiskFrom::Published(Published { url: leak(url), checksums, largest: 64 << 20 }),
+        disk_format: Format::Qcow2,
+        profile: BootProfile::default,
+    };
+    Catalog { images: leak([spec]) }
+}
+
+/// A store that reaches servers directly and is soon out of patience.
+pub(super) fn hasty_store(home: &Path, catalog: Catalog) -> ImageStore {
+    let mut store = ImageStore::with_catalog(home, catalog, std::ffi::OsString::new()).unwrap();
+    store.network = hasty();
+    store
+}
+
+/// No proxies, and little patience.
+pub(super) fn hasty() -> Network {
+    let patience = Patience { pause: Duration::from_millis(1), ..Patience::default() };
+    Network { proxies: Proxies::default(), authorities: None, patience }
 }
 
 /// The version of the image `fake`.

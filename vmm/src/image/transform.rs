@@ -18,7 +18,7 @@ pub(super) enum Transform {
 }
 
 /// A kernel file as distributions ship it is smaller.
-const LARGEST_KERNEL_FILE: u64 = 256 << 20;
+pub(super) const LARGEST_KERNEL_FILE: u64 = 256 << 20;
 
 impl Transform {
     /// Makes the new file `to` from `from`. `image` is what it is for.

@@ -18,9 +18,10 @@ use snafu::ResultExt;
 use super::digest::Digest;
 use super::error::{Result, StorageSnafu};
 use super::files;
+use super::progress::{Progress, Stage, Step};
 use super::record::{self, FileRecord};
 
-const INDEX: &str = ".verified";
+pub(super) const INDEX: &str = ".verified";
 
 /// How much older than the look at it a file's last change must be, in nanoseconds. The kernel's clock for files ticks
 /// every few milliseconds: a change within the tick of another one is not seen in the times.
@@ -80,15 +81,17 @@ pub(super) fn verify(
     records: &[FileRecord],
     thoroughness: Thoroughness,
 ) -> Result<Option<Damage>> {
-    verify_named(folder, records, thoroughness, INDEX)
+    verify_named(folder, records, thoroughness, INDEX, &())
 }
 
-/// The same, remembering it under a name of its own: for files that come and go beside the others.
+/// The same, remembering it under a name of its own, for files that come and go beside the others, and telling how far
+/// it is.
 pub(super) fn verify_named(
     folder: &Path,
     records: &[FileRecord],
     thoroughness: Thoroughness,
     index: &str,
+    progress: &dyn Progress,
 ) -> Result<Option<Damage>> {
     let index = folder.join(index);
     let known = match thoroughness {
@@ -120,7 +123,9 @@ pub(super) fn verify_named(
             }
         }
         let checked_ns = now();
-        let (sha256, _) = Digest::of_reader(&file, |_| ()).context(storage)?;
+        let (subject, total) = (record.name.as_str(), Some(record.size));
+        let tell = |done| progress.step(Step { stage: Stage::Verifying, subject, done, total });
+        let (sha256, _) = Digest::of_reader(&file, tell).context(storage)?;
         if sha256 != record.sha256 {
             return damage("its contents have changed");
         }

@@ -28,7 +28,35 @@ pub struct ImageVersionError {
     text: String,
 }
 
+/// Whether something that was made with one version of an image works with another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compatibility {
+    /// It is the same.
+    Same,
+    /// It should: only the patch, the date or the build differ. Whoever goes on says so to the user.
+    Near,
+    /// It is another release, and nobody can tell.
+    Other,
+}
+
 impl ImageVersion {
+    /// Whether state that was made with `other` goes with this version.
+    pub fn compatibility(&self, other: &Self) -> Compatibility {
+        if self == other {
+            Compatibility::Same
+        } else if (self.major, self.minor) == (other.major, other.minor) {
+            Compatibility::Near
+        } else {
+            Compatibility::Other
+        }
+    }
+
+    /// The same build under another release's numbers: what a user calls a version of their own.
+    pub(super) fn with_release(self, release: [u32; 3]) -> Self {
+        let [major, minor, patch] = release;
+        Self { major, minor, patch, ..self }
+    }
+
     /// The largest revision: seven hexadecimal digits.
     const LAST_REVISION: u32 = 0x0fff_ffff;
 
@@ -139,6 +167,25 @@ mod tests {
         ];
         let versions: Vec<ImageVersion> = ordered.iter().map(|text| text.parse().unwrap()).collect();
         assert!(versions.is_sorted());
+    }
+
+    #[test]
+    fn another_minor_release_is_refused_and_another_patch_is_near() {
+        let compatibility = |one: &str, other: &str| {
+            one.parse::<ImageVersion>().unwrap().compatibility(&other.parse().unwrap())
+        };
+        let version = "3.23.6-20261012-1a2b3c4";
+        for (other, expected) in [
+            (version, Compatibility::Same),
+            ("3.23.5-20261012-1a2b3c4", Compatibility::Near),
+            ("3.23.6-20261013-1a2b3c4", Compatibility::Near),
+            ("3.23.6-20261012-1a2b3c5", Compatibility::Near),
+            ("3.24.6-20261012-1a2b3c4", Compatibility::Other),
+            ("4.23.6-20261012-1a2b3c4", Compatibility::Other),
+        ] {
+            assert_eq!(compatibility(version, other), expected, "{other}");
+            assert_eq!(compatibility(other, version), expected, "{other}");
+        }
     }
 
     #[test]

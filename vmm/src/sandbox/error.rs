@@ -30,6 +30,14 @@ pub enum Error {
         #[snafu(source(from(ImageError, Box::new)))]
         source: Box<ImageError>,
     },
+    /// VMs boot from the image.
+    #[snafu(display("the image {image} is used by {}", users.join(", ")))]
+    ImageInUse {
+        /// The image.
+        image: String,
+        /// The VMs.
+        users: Vec<String>,
+    },
     /// What was asked for names no image.
     #[snafu(context(false), display("{source}"))]
     ImageRef {
@@ -192,6 +200,7 @@ impl Error {
         match self {
             Self::Home { source } => source.code(),
             Self::Image { source } => image_code(source),
+            Self::ImageInUse { .. } => "image_in_use",
             Self::ImageRef { .. } => "invalid_image",
             Self::NoArch => "no_arch",
             Self::AgentBinary { .. } => "no_agent",
@@ -227,6 +236,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Home { source } => source.hint(),
+            Self::ImageInUse { users, .. } => Some(format!("remove first: vmm rm {}", users.join(" "))),
             Self::NoMonitor => {
                 Some("put it beside your program or on PATH, or name it by VMM_BIN".to_owned())
             }
@@ -266,6 +276,13 @@ fn image_code(error: &ImageError) -> &'static str {
         ImageError::Offline { .. } => "offline",
         ImageError::NoPip { .. } => "no_pip",
         ImageError::Cancelled { .. } => "cancelled",
+        ImageError::Download { .. } => "download",
+        ImageError::NotPublished { .. } | ImageError::NoChecksum { .. } | ImageError::Mismatch { .. } => {
+            "image_checksum"
+        }
+        ImageError::TrustChanged { .. } => "image_untrusted",
+        ImageError::Incompatible { .. } => "image_incompatible",
+        ImageError::Busy => "busy",
         _ => "image",
     }
 }

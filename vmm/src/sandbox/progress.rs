@@ -21,6 +21,11 @@ pub enum Progress {
         /// Bytes in all, where that is known.
         total: Option<u64>,
     },
+    /// Something is not as it was, and the start goes on.
+    Warning {
+        /// What, in a sentence.
+        message: String,
+    },
     /// The monitor process starts.
     StartingMonitor,
     /// The machine runs and its guest boots.

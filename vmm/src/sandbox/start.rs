@@ -21,7 +21,8 @@ use crate::arch::Arch;
 use crate::boot::{CommandLine, Kernel};
 use crate::home::{HeldVm, Home, HomeError, Timestamp, VmFolder, VmName, VmSpec};
 use crate::image::{
-    self, BootFiles, BootProfile, Extras, Image, ImageError, ImageRef, ImageStore, NewLayer, PullMode,
+    self, BootFiles, BootProfile, Compatibility, Extras, Image, ImageError, ImageRef, ImageStore, NewLayer,
+    PullMode,
 };
 use crate::machine::{BootSpec, ConsoleKind, DiskSpec, MachineSpec, VsockSpec};
 
@@ -43,7 +44,7 @@ pub(super) fn existing(home: &Home, name: &str, options: &StartOptions) -> Resul
     let program = MonitorProgram::find(options)?;
     let folder = home.find(name)?;
     let held = hold(&folder, name)?;
-    refresh_boot_files(&held)?;
+    refresh_boot_files(&held, options)?;
     let lifeline = launch(&program, held, false, asked_at_us, options)?;
     Ok(Sandbox::of(folder, (!options.detached).then_some(lifeline)))
 }
@@ -212,6 +213,7 @@ fn find_image(
                 tell: &|progress| observer.tell(progress),
                 cancel: cancel.as_ref(),
                 last: Mutex::new(None),
+                image: Mutex::default(),
             };
             match store.pull(reference, arch, PullMode::IfMissing, &progress) {
                 Ok(pulled) => Ok(pulled.image),
@@ -284,13 +286,17 @@ pub(super) fn take_kernel(
 }
 
 /// A VM that starts again boots what its image's kernel and this program's agent are now.
-fn refresh_boot_files(held: &HeldVm) -> Result<(), Error> {
+fn refresh_boot_files(held: &HeldVm, options: &StartOptions) -> Result<(), Error> {
     let gone = || HomeError::NoSuchVm { wanted: held.folder().id().to_string(), nearest: None };
     let mut spec = held.folder().spec()?.ok_or_else(gone)?;
     let arch = spec.machine.arch;
     let store = ImageStore::open(held.folder().home().root())?;
     let reference: ImageRef = spec.image_reference.parse()?;
-    let image = store.find(&reference, arch)?;
+    let (image, compatibility) = store.find_for(&reference, arch)?;
+    if compatibility == Compatibility::Near {
+        let message = format!("the image {reference} is gone: the VM boots the kernel of {image}");
+        options.observer.tell(&Progress::Warning { message });
+    }
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
     let extras = Extras { nested: spec.machine.nested, balloon: spec.machine.balloon };
     let files = store.prepare(&image, &agent, extras)?;
@@ -333,9 +339,17 @@ pub(super) struct PullProgress<'a> {
     pub(super) tell: &'a (dyn Fn(&Progress) + Sync),
     pub(super) cancel: Option<&'a CancelToken>,
     pub(super) last: Mutex<Option<(image::Stage, Instant)>>,
+    /// The image that is pulled, as in `alpine 3.23`.
+    pub(super) image: Mutex<String>,
 }
 
 impl image::Progress for PullProgress<'_> {
+    fn image(&self, image: &str) {
+        if let Ok(mut label) = self.image.lock() {
+            image.clone_into(&mut label);
+        }
+    }
+
     fn step(&self, step: image::Step<'_>) {
         let now = Instant::now();
         let Ok(mut last) = self.last.lock() else { return };
@@ -345,17 +359,8 @@ impl image::Progress for PullProgress<'_> {
             return;
         }
         *last = Some((step.stage, now));
-        let verb = match step.stage {
-            image::Stage::Waiting => "waiting for another pull of",
-            image::Stage::Downloading => "downloading",
-            image::Stage::Verifying => "verifying",
-            image::Stage::Unpacking => "unpacking",
-        };
-        let step = Progress::Pulling {
-            step: format!("{verb} {}", step.subject),
-            done: step.done,
-            total: step.total,
-        };
+        let image = self.image.lock().map(|image| image.clone()).unwrap_or_default();
+        let step = Progress::Pulling { step: step.describe(&image), done: step.done, total: step.total };
         (self.tell)(&step);
     }
 

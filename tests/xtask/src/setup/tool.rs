@@ -17,6 +17,8 @@ pub(crate) enum Tool {
     QemuImg,
     /// Makes and checks the file systems of the tests.
     Ext4,
+    /// Serves images to the tests of downloads.
+    Nginx,
     /// Links the fuzzer.
     Cxx,
     /// Runs the peer of the comparison.
@@ -27,7 +29,8 @@ pub(crate) enum Tool {
 pub(crate) const TO_RUN: &[Tool] = &[Tool::Qemu, Tool::Pip, Tool::StaticLibc];
 
 /// What the tests need beside that.
-pub(crate) const TO_TEST: &[Tool] = &[Tool::Qemu, Tool::Pip, Tool::StaticLibc, Tool::QemuImg, Tool::Ext4];
+pub(crate) const TO_TEST: &[Tool] =
+    &[Tool::Qemu, Tool::Pip, Tool::StaticLibc, Tool::QemuImg, Tool::Ext4, Tool::Nginx];
 
 /// What fuzzing needs beside that.
 pub(crate) const TO_FUZZ: &[Tool] = &[Tool::Cxx];
@@ -48,6 +51,7 @@ impl Tool {
             Self::StaticLibc => "the static C library".to_owned(),
             Self::QemuImg => "qemu-img".to_owned(),
             Self::Ext4 => "the tools of ext4".to_owned(),
+            Self::Nginx => "nginx".to_owned(),
             Self::Cxx => "a C++ compiler".to_owned(),
             Self::PythonVenv => "Python's venv".to_owned(),
         }
@@ -63,6 +67,7 @@ impl Tool {
             }
             Self::QemuImg => command::exists("qemu-img"),
             Self::Ext4 => command::exists("mkfs.ext4") && command::exists("e2fsck"),
+            Self::Nginx => command::exists("nginx"),
             Self::Cxx => command::exists("c++"),
             // Debian's Python has the module but not what it installs.
             Self::PythonVenv => command::output("python3", &["-c", "import venv, ensurepip"]).is_some(),
@@ -101,6 +106,8 @@ impl Tool {
             (Self::QemuImg, Manager::Dnf | Manager::Pacman) => &["qemu-img"],
             (Self::QemuImg, Manager::Brew) => &["qemu"],
             (Self::Ext4, _) => &["e2fsprogs"],
+            (Self::Nginx, Manager::Apt) => &["nginx-light"],
+            (Self::Nginx, _) => &["nginx"],
             (Self::Cxx, Manager::Apt) => &["g++"],
             (Self::Cxx, Manager::Dnf) => &["gcc-c++"],
             (Self::Cxx, Manager::Pacman) => &["gcc"],

@@ -55,6 +55,7 @@ pub(crate) enum Command {
     Destroy(destroy::Destroy),
     Init(init::Init),
     Pull(pull::Pull),
+    #[command(visible_alias = "image")]
     Images(images::Images),
     Doctor(doctor::Doctor),
     Version(version::Version),
@@ -83,7 +84,7 @@ impl Command {
             Self::Destroy(command) => command.run(quiet),
             Self::Init(command) => command.run(),
             Self::Pull(command) => command.run(quiet),
-            Self::Images(command) => command.run(),
+            Self::Images(command) => command.run(quiet),
             Self::Doctor(command) => command.run(),
             Self::Version(command) => command.run(),
             Self::Completion(command) => command.run(),

@@ -1,16 +1,23 @@
 //! Where the artifacts of images come from. Each kind of source is one file in this folder.
 
 mod pip;
+mod published;
 mod python;
+mod url;
 
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::path::Path;
 
 pub(super) use pip::with_cached;
+pub(super) use published::Published;
 pub(super) use python::{PythonMember, PythonPackage};
+pub(super) use url::{Network, is_partial};
+#[cfg(test)]
+pub(super) use url::{Patience, Proxies, Url, key_of};
 
 use super::catalog::Pin;
+use super::downloads::Downloads;
 use super::error::Result;
 use super::progress::Progress;
 
@@ -31,6 +38,10 @@ pub(super) struct Workshop<'a> {
     /// A folder that all artifacts of a pull share, removed when the pull is over: what is fetched once for one of them
     /// is there for the next.
     pub(super) folder: &'a Path,
+    /// What outlives a pull: files that have not come whole.
+    pub(super) downloads: &'a Downloads,
+    /// How servers are reached.
+    pub(super) network: &'a Network,
     /// The image that is pulled, as the user named it.
     pub(super) image: &'a str,
     /// Where programs are looked for.

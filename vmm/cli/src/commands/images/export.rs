@@ -1,0 +1,44 @@
+//! `vmm images export`: an image's disk in one file.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use vmm::CancelToken;
+use vmm::image::ImageError;
+
+use super::super::{print, run};
+use super::{Named, open};
+use crate::error::Failure;
+use crate::progress::PullDisplay;
+use crate::signals::SignalForwarder;
+
+/// Write an image's disk into one qcow2 file that needs no other
+///
+/// The kernel is in it only if the image has one in its root file system: `vmm images inspect` names the folder with the
+/// kernel that VMs boot.
+#[derive(Args)]
+pub(super) struct Export {
+    #[command(flatten)]
+    image: Named,
+    /// The file to write, such as alpine.qcow2
+    file: PathBuf,
+}
+
+impl Export {
+    pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
+        let (_, store) = open()?;
+        let image = self.image.find(&store)?;
+        let token = CancelToken::new()?;
+        let signals = SignalForwarder::install(&token)?;
+        let display = PullDisplay::new(quiet, &token);
+        let exported = store.export(&image, &self.file, &display);
+        display.clear();
+        if let Err(ImageError::Cancelled { .. }) = exported {
+            return Ok(run::cancelled(&signals));
+        }
+        exported?;
+        print(&format!("{}\n", self.file.display()))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,61 @@
+//! `vmm images list`: the images that are here.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+use vmm::image::{Sizes, Summary};
+
+use super::super::{print_json, print_table};
+use super::open;
+use crate::error::Failure;
+use crate::table;
+
+/// List the images that are here
+#[derive(Args)]
+pub(super) struct List {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    #[serde(flatten)]
+    summary: Summary,
+    /// What it takes of the host's disk; images that share layers each count them.
+    real_bytes: u64,
+    /// The size of its disk, as a guest sees it.
+    disk_bytes: u64,
+}
+
+impl List {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let (_, store) = open()?;
+        let mut rows = Vec::new();
+        for summary in store.summaries()? {
+            let Sizes { real, disk, .. } = store.sizes_of_summary(&summary)?;
+            rows.push(Row { summary, real_bytes: real, disk_bytes: disk });
+        }
+        if self.json {
+            print_json(&rows)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let rows: Vec<_> = rows
+            .into_iter()
+            .map(|Row { summary, real_bytes, disk_bytes }| {
+                vec![
+                    summary.name.to_string(),
+                    summary.version.to_string(),
+                    summary.arch.to_string(),
+                    summary.kernel,
+                    table::bytes(summary.bytes),
+                    table::bytes(real_bytes),
+                    table::bytes(disk_bytes),
+                ]
+            })
+            .collect();
+        print_table(&["NAME", "VERSION", "ARCH", "KERNEL", "SIZE", "ON DISK", "GUEST DISK"], &rows)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
