@@ -15,7 +15,7 @@ use super::catalog::{Artifact, ImageSpec};
 use super::error::{CancelledSnafu, DamagedSnafu, KernelSnafu, Result, RootContentsSnafu, StorageSnafu};
 use super::files;
 use super::image::{Image, KERNEL, METADATA, MODULES, Metadata};
-use super::kernel_modules;
+use super::kernel_modules::{self, Extras};
 use super::layers::Layer;
 use super::progress::{Progress, Stage, Step};
 use super::record::{self, FileRecord};
@@ -95,7 +95,7 @@ pub(super) fn lock(store: &ImageStore, folder: &Path) -> Result<FileLock> {
     FileLock::exclusive(&path).context(StorageSnafu { action: "lock", path })
 }
 
-fn lock_patiently(
+pub(super) fn lock_patiently(
     store: &ImageStore,
     folder: &Path,
     label: &str,
@@ -122,7 +122,7 @@ fn lock_patiently(
 }
 
 /// Removes what pulls of other images had begun when they died: whoever can lock it is alone with it.
-fn remove_remains(store: &ImageStore) -> Result<()> {
+pub(super) fn remove_remains(store: &ImageStore) -> Result<()> {
     for name in files::names_in(&store.images)? {
         let parent = store.images.join(name);
         for name in files::names_in(&parent)? {
@@ -176,13 +176,13 @@ impl Pull<'_> {
         let profile = (spec.profile)();
         let kernel_release = self.kernel_release(&kernel_path)?;
         self.tell("kernel modules");
-        let root = RootFileSystem::open(&[layer.spec()])?;
+        let root = RootFileSystem::open(&[layer.spec()], &profile.root.device)?;
         let modules = self.partial.join(MODULES);
         let file_system = &profile.root.file_system;
         let mut files = kernel_modules::extract(
             &root,
             &kernel_release,
-            file_system,
+            (file_system, Extras::default()),
             &modules,
             (&layer.path, self.label),
         )?;
@@ -256,7 +256,8 @@ impl Pull<'_> {
             return Err(error);
         }
         self.tell(&to.file_name().unwrap_or_default().to_string_lossy());
-        transform::apply_all(artifact.transforms, &fetched, to, self.label)?;
+        let size = artifact.result.size;
+        transform::apply_all(artifact.transforms, &fetched, to, size, (self.label, self.progress))?;
         if artifact.transforms.is_empty() {
             return Ok(());
         }

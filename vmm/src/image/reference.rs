@@ -105,6 +105,16 @@ impl ImageRef {
         }
     }
 
+    /// The numbers of a release, if that is what is asked for.
+    pub(super) fn release(&self) -> Option<[u32; 3]> {
+        match &self.version {
+            VersionRequest::Release(numbers) => {
+                Some(std::array::from_fn(|place| numbers.get(place).copied().unwrap_or(0)))
+            }
+            VersionRequest::Any | VersionRequest::Exact(_) => None,
+        }
+    }
+
     /// Whether an image of this version will do.
     pub fn fits(&self, version: &ImageVersion) -> bool {
         match &self.version {

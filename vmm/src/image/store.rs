@@ -198,7 +198,8 @@ impl ImageStore {
         let extras = (kernel_release == Some(image.kernel_release())).then_some(extras);
         let root = || {
             let layers = self.layers.chain(image.layer()).map_err(|error| self.in_image(error, image))?;
-            RootFileSystem::open(&layers.iter().map(Layer::spec).collect::<Vec<_>>())
+            let layers: Vec<_> = layers.iter().map(Layer::spec).collect();
+            RootFileSystem::open(&layers, &image.profile().root.device)
         };
         let (path, record) = kernel_modules::initramfs(image, agent, extras, &root)?;
         self.check_initramfs(image, &record)?;

@@ -2,21 +2,30 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use vmm::Home;
 use vmm::image::{Image, ImageError, ImageStore};
 
+use super::import::ImportImage;
 use super::{print_json, print_table};
 use crate::error::Failure;
 use crate::table;
 
-/// List the images that are here
+/// List the images that are here, or bring another one
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Images {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(subcommand)]
+    command: Option<ImagesCommand>,
+}
+
+#[derive(Subcommand)]
+enum ImagesCommand {
+    Import(ImportImage),
 }
 
 #[derive(Serialize)]
@@ -29,7 +38,10 @@ struct Row {
 }
 
 impl Images {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
+        if let Some(ImagesCommand::Import(import)) = self.command {
+            return import.run(quiet);
+        }
         let home = Home::open_default().map_err(vmm::Error::from)?;
         let store = ImageStore::open(home.root())?;
         let rows: Vec<Row> =

@@ -5,6 +5,7 @@ mod completion;
 mod doctor;
 mod exec;
 mod images;
+mod import;
 pub(crate) mod internal;
 mod kill;
 mod logs;
@@ -55,7 +56,7 @@ impl Command {
             Self::Logs(command) => command.run(),
             Self::Balloon(command) => command.run(),
             Self::Pull(command) => command.run(quiet),
-            Self::Images(command) => command.run(),
+            Self::Images(command) => command.run(quiet),
             Self::Doctor(command) => command.run(),
             Self::Version(command) => command.run(),
             Self::Completion(command) => command.run(),
