@@ -25,7 +25,7 @@ pub mod structure;
 mod terminal;
 
 pub use home::TestHome;
-pub use images::binary;
+pub use images::{binary, cached};
 pub use invocation::{Finished, Invocation};
 pub use machine::TestVm;
 pub use processes::{Process, descendants};

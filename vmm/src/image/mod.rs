@@ -6,6 +6,8 @@ mod catalog;
 mod digest;
 mod error;
 mod files;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 #[expect(clippy::module_inception, reason = "it is the image of an image store")]
 mod image;
 mod import;

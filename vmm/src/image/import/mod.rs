@@ -319,5 +319,30 @@ fn date_of(days: u64) -> u32 {
     u32::try_from(year * 10_000 + month * 100 + day).unwrap_or(19_700_101)
 }
 
+/// For the fuzz targets: finds a system, and the kernels in it.
+#[cfg(feature = "testing")]
+pub(super) fn look_around(disk: &std::sync::Arc<dyn vmm_disk::DiskImage>) -> bool {
+    let path = Path::new("disk");
+    let Ok(system) = system::find(disk, path) else { return false };
+    let import = Import {
+        file: path.to_owned(),
+        name: None,
+        arch: Arch::X86_64,
+        kernel: None,
+        initrd: None,
+        modules: None,
+    };
+    let _ = kernel::find(&import, &system, None);
+    true
+}
+
+/// For the fuzz targets: lists the files of an initial file system.
+#[cfg(feature = "testing")]
+pub(super) fn list_initial_files(path: &Path) {
+    if let Ok(file) = std::fs::File::open(path) {
+        let _ = cpio::members(&file);
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -72,7 +72,7 @@ type Rank = (bool, bool, u64);
 /// Whether a file system looks like a root, and how much.
 fn rank(found: &RootFileSystem, partition: Option<&Partition>) -> Result<Option<Rank>> {
     let named = found.has("/etc/os-release")? || found.has("/usr/lib/os-release")?;
-    let folders = found.has("/etc")? && (found.has("/usr")? || found.has("/bin")?);
+    let folders = found.has("/etc")? && (found.has("/usr")? || found.has("/lib")?);
     let is_root = partition.is_some_and(|found| found.kind.is_root());
     let length = partition.map_or(0, |found| found.length);
     Ok((named || folders).then_some((is_root, named, length)))
