@@ -9,7 +9,7 @@ use super::super::transform::tar::{Piece, TarMember};
 /// An initial file system is not made of more archives.
 pub(super) const MOST_ARCHIVES: usize = 8;
 
-const HEADER: u64 = 110;
+const HEADER: usize = 110;
 const MOST_MEMBERS: usize = 1 << 17;
 const LONGEST_NAME: u64 = 4096;
 /// The bits of a mode that tell a kind of file, and the kind that is wanted.
@@ -28,7 +28,7 @@ pub(super) fn members(file: &File) -> io::Result<(Vec<TarMember>, u64)> {
     let mut found = Vec::new();
     let mut at = 0;
     for _ in 0..MOST_MEMBERS {
-        let mut header = [0; HEADER as usize];
+        let mut header = [0; HEADER];
         file.read_exact_at(&mut header, at)?;
         if !is_cpio(&header) {
             return Err(damaged("a member has the wrong mark"));
@@ -38,9 +38,9 @@ pub(super) fn members(file: &File) -> io::Result<(Vec<TarMember>, u64)> {
             return Err(damaged("a name is too long"));
         }
         let mut name = vec![0; usize::try_from(name_length).unwrap_or_default()];
-        file.read_exact_at(&mut name, at + HEADER)?;
+        file.read_exact_at(&mut name, at + HEADER as u64)?;
         let name = String::from_utf8_lossy(name.strip_suffix(b"\0").unwrap_or(&name)).into_owned();
-        let data = (at + HEADER + name_length).next_multiple_of(4);
+        let data = (at + HEADER as u64 + name_length).next_multiple_of(4);
         if data + size > length {
             return Err(damaged("a member reaches past its end"));
         }
