@@ -52,6 +52,16 @@ pub enum ImageError {
         /// The image that it belongs to.
         image: String,
     },
+    /// A file of an image that was imported is not what was put there.
+    #[snafu(display("{} is damaged ({what}): import {image} again", path.display()))]
+    DamagedImport {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// The image that it belongs to.
+        image: String,
+    },
     /// The record of a layer that belongs to no image is not what was put there.
     #[snafu(display("{} is damaged ({what}), and with it the disk that it belongs to", path.display()))]
     DamagedLayer {

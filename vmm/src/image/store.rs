@@ -6,7 +6,9 @@ use std::slice;
 use snafu::OptionExt;
 
 use super::catalog::Catalog;
-use super::error::{DamagedSnafu, ImageError, NewerSnafu, NotPulledSnafu, Result, UnknownSnafu};
+use super::error::{
+    DamagedImportSnafu, DamagedSnafu, ImageError, NewerSnafu, NotPulledSnafu, Result, UnknownSnafu,
+};
 use super::files;
 use super::image::{Image, KERNEL, METADATA, Metadata};
 use super::kernel_modules::{self, Extras};
@@ -230,8 +232,16 @@ impl ImageStore {
 
     fn damaged<T>(&self, damage: Damage, image: &Image) -> Result<T> {
         let Damage { path, what } = damage;
+        Err(self.damage(path, what, image))
+    }
+
+    /// Says what is damaged, and how it is mended.
+    fn damage(&self, path: PathBuf, what: String, image: &Image) -> ImageError {
+        if self.catalog.find(&image.reference(), image.arch()).is_none() {
+            return DamagedImportSnafu { path, what, image: image.to_string() }.build();
+        }
         DamagedSnafu { path, what, image: self.label(&image.reference(), image.version(), image.arch()) }
-            .fail()
+            .build()
     }
 
     /// The damage of a layer's record, where the layer belongs to an image and can be fetched again.
@@ -241,8 +251,7 @@ impl ImageStore {
             ImageError::NoLayer { id, folder } => (folder.join(id), "it is missing".to_owned()),
             other => return other,
         };
-        let image = self.label(&image.reference(), image.version(), image.arch());
-        DamagedSnafu { path, what, image }.build()
+        self.damage(path, what, image)
     }
 
     /// The shortest name by which the image is pulled again.

@@ -105,6 +105,15 @@ fn a_disk_becomes_an_image_that_boots() {
 }
 
 #[test]
+fn a_damaged_import_is_told_as_such() {
+    let fixture = Fixture::new();
+    let image = fixture.import(&fixture.request("disk.raw", &root_file_system())).unwrap().image;
+    fs::write(image.kernel(), b"something else").unwrap();
+    let refusal = fixture.home.store().verify(&image, Thoroughness::Remembered).unwrap_err().to_string();
+    assert!(refusal.contains("vmlinux is damaged") && refusal.ends_with("again"), "{refusal}");
+}
+
+#[test]
 fn the_name_and_the_version_are_those_that_are_asked_for() {
     let fixture = Fixture::new();
     let request = fixture.request("disk.raw", &root_file_system());
