@@ -146,7 +146,12 @@ impl TestHome {
 
     /// Starts a machine that stays, with options for `vmm run` (such as `--memory`).
     pub fn machine<'a>(&'a self, name: &str, options: &[&str]) -> TestVm<'a> {
-        TestVm::start(self, name, options)
+        self.machine_of(name, "alpine", options)
+    }
+
+    /// The same with another image.
+    pub fn machine_of<'a>(&'a self, name: &str, image: &str, options: &[&str]) -> TestVm<'a> {
+        TestVm::start(self, name, image, options)
     }
 
     /// What `vmm ps --json` says.

@@ -19,6 +19,13 @@ pub(crate) fn target() -> PathBuf {
     test.ancestors().nth(3).expect("a test lies in cargo's folder").to_path_buf()
 }
 
+/// A file of this name that is made once per machine and serves all tests.
+pub fn cached(name: &str) -> PathBuf {
+    let folder = target().join("test-cache");
+    fs::create_dir_all(&folder).expect("a folder for what is made once");
+    folder.join(name)
+}
+
 /// The `vmm` under test.
 pub fn binary() -> PathBuf {
     let path = std::env::var_os("VMM_BIN").map_or_else(|| target().join("release/vmm"), PathBuf::from);

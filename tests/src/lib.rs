@@ -30,7 +30,7 @@ pub mod whole_machine;
 
 pub use holdings::{Holdings, settles};
 pub use home::TestHome;
-pub use images::binary;
+pub use images::{binary, cached};
 pub use invocation::{Finished, Invocation};
 pub use machine::TestVm;
 pub use processes::{Process, bury_orphans, descendants};

@@ -13,10 +13,10 @@ pub struct TestVm<'a> {
 }
 
 impl<'a> TestVm<'a> {
-    pub(crate) fn start(home: &'a TestHome, name: &str, options: &[&str]) -> Self {
+    pub(crate) fn start(home: &'a TestHome, name: &str, image: &str, options: &[&str]) -> Self {
         let mut arguments = vec!["run", "-d", "--name", name];
         arguments.extend(options);
-        arguments.push("alpine");
+        arguments.push(image);
         home.vmm(arguments).run().succeeded();
         Self { home, name: name.to_owned() }
     }

@@ -1,5 +1,7 @@
 //! What the fuzz targets of the virtio devices share: a driver that does what the fuzzer says.
 
+pub mod scratch;
+
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use vmm::virtio::testing::{Buffer, GuestQueue, RawDescriptor, ServedQueue, TestMemory};
 use vmm::virtio::{QueueHandler, RING_EVENT_INDEX, RING_INDIRECT_DESCRIPTORS};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use snafu::Snafu;
 
+use crate::foreign::ForeignError;
 use crate::qcow2::{CheckError, HeaderError};
 
 /// Why a disk is not opened or made.
@@ -40,6 +41,14 @@ pub enum Error {
     Publish { what: &'static str, path: PathBuf, source: io::Error },
     #[snafu(display("cannot inspect {}", path.display()))]
     Inspect { path: PathBuf, source: io::Error },
+    #[snafu(display("cannot use the disk {}", path.display()))]
+    Foreign { path: PathBuf, source: ForeignError },
+    #[snafu(display("cannot read the disk at {offset}"))]
+    CopyRead { offset: u64, source: io::Error },
+    #[snafu(display("the copy was stopped"))]
+    CopyStopped,
+    #[snafu(display("the disk holds more than the {limit} bytes that there is room for"))]
+    CopyTooLarge { limit: u64 },
     #[snafu(display("cannot check {}", path.display()))]
     Check { path: PathBuf, source: CheckError },
 }

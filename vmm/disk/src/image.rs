@@ -52,6 +52,12 @@ pub trait DiskImage: Send + Sync {
 
     /// The range reads as zeroes afterwards. With `unmap`, its space may be given back.
     fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
+
+    /// From `offset` on, the first place that may hold anything but zeroes; the disk's size if there is none. What
+    /// copies a disk skips what lies before.
+    fn data_from(&self, offset: u64) -> io::Result<u64> {
+        Ok(offset.min(self.size()))
+    }
 }
 
 /// Refuses what reaches past the end of a disk.

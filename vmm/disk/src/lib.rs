@@ -5,12 +5,15 @@
 
 mod bytes;
 mod chain;
+mod copy;
 mod error;
+mod foreign;
 mod grow;
 mod image;
 mod inspect;
 mod locking;
 mod overlay;
+mod partitions;
 mod publish;
 pub mod qcow2;
 mod raw;
@@ -18,11 +21,16 @@ mod storage;
 pub mod testing;
 
 pub use chain::{Layer, LayerFile, MAX_LAYERS, open_chain, open_chain_files, open_chain_layers};
+pub use copy::{Copied, copy_disk};
 pub use error::Error;
+pub use foreign::{
+    ForeignDisk, ForeignError, ForeignFormat, LARGEST_FOREIGN_DISK, open_foreign, open_foreign_storage, probe,
+};
 pub use grow::grow;
 pub use image::{DiskImage, Format, LayerSpec};
 pub use inspect::{BackingName, LayerInfo, check_layer, inspect};
 pub use overlay::{create_overlay, create_overlay_on, create_overlay_unsynced, create_raw};
+pub use partitions::{MAX_PARTITIONS, Partition, PartitionError, PartitionKind, PartitionTable, partitions};
 pub use publish::{FileSystem, HostFileSystem, publish};
 pub use raw::RawImage;
 pub use storage::{FileStorage, Storage};

@@ -40,6 +40,10 @@ impl DiskImage for RawImage {
         self.storage.read(buffers, offset)
     }
 
+    fn data_from(&self, offset: u64) -> io::Result<u64> {
+        Ok(self.storage.data_from(offset)?.min(self.size))
+    }
+
     fn write(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         check_writable(self.read_only)?;
         check_bounds(offset, scattered::length(buffers), self.size)?;

@@ -159,7 +159,15 @@ fn compressed_images_read_right_and_are_written_over() {
         (0..3_000_320_u32).map(|at| (at / 900).to_le_bytes()[0] ^ (at / 7000).to_le_bytes()[0]).collect();
     std::fs::write(&plain, &bytes).unwrap();
     let mut random = Random::new(5);
-    for cluster_size in ["512", "4096", "65536", "2097152"] {
+    for cluster_size in [
+        "512",
+        "4096",
+        "65536",
+        "2097152",
+        "4096,compression_type=zstd",
+        "65536,compression_type=zstd",
+        "2097152,compression_type=zstd",
+    ] {
         let path = folder.path().join("compressed.qcow2");
         let options = format!("cluster_size={cluster_size}");
         run(
@@ -179,12 +187,6 @@ fn compressed_images_read_right_and_are_written_over() {
         assert_same(&std::fs::read(&reference).unwrap(), &our_bytes(&layers), cluster_size);
         assert_sound(&path, cluster_size);
     }
-    let zstd = folder.path().join("zstd.qcow2");
-    let options = ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type=zstd"];
-    run("qemu-img", &[&options[..], &[text(&plain), text(&zstd)]].concat());
-    let error = open_chain(&[layer(&zstd, Format::Qcow2)], true).err().unwrap();
-    let cause = std::error::Error::source(&error).unwrap().to_string();
-    assert!(cause.contains("zstd"), "{cause}");
 }
 
 #[test]

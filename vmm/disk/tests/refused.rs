@@ -53,10 +53,10 @@ fn every_absurd_header_is_refused_by_name() {
     assert_refused!(HeaderError::ExternalData, set(79, &[4]));
     assert_refused!(HeaderError::ExtendedL2, set(79, &[16]));
     assert_refused!(HeaderError::Compression { .. }, set(79, &[8]));
-    assert_refused!(HeaderError::Compression { method: 1 }, |image| {
+    assert_refused!(HeaderError::Compression { method: 2 }, |image| {
         set(79, &[8])(image);
         set(103, &[112])(image);
-        set(104, &[1])(image);
+        set(104, &[2])(image);
     });
     assert_refused!(HeaderError::Features { bits: 0x20 }, set(79, &[0x20]));
     assert_refused!(HeaderError::Features { .. }, set(72, &[0x80]));

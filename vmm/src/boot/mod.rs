@@ -6,6 +6,7 @@
 //! May depend on: `memory`, `arch`.
 
 mod command_line;
+pub(crate) mod compression;
 mod cpio;
 mod initramfs;
 mod kernel;
@@ -16,6 +17,7 @@ pub(crate) mod testing;
 mod x86_64;
 
 pub use command_line::{CommandLine, CommandLineError};
+pub use compression::Compression;
 pub use initramfs::{Initramfs, InitramfsError, Stage};
 pub use kernel::{Kernel, KernelError};
 pub use load_plan::{EntryPoint, FilePiece, LoadError, LoadPlan};

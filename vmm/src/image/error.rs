@@ -77,6 +77,16 @@ pub enum ImageError {
         /// The image that it belongs to.
         image: String,
     },
+    /// A file of an image that was imported is not what was put there.
+    #[snafu(display("{} is damaged ({what}): import {image} again", path.display()))]
+    DamagedImport {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// The image that it belongs to.
+        image: String,
+    },
     /// The record of a layer that belongs to no image is not what was put there.
     #[snafu(display("{} is damaged ({what}), and with it the disk that it belongs to", path.display()))]
     DamagedLayer {
@@ -220,6 +230,44 @@ pub enum ImageError {
         /// Why not.
         source: zip::result::ZipError,
     },
+    /// A tar archive cannot be read.
+    #[snafu(display("cannot read the archive {}", path.display()))]
+    Tar {
+        /// The archive.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An archive has no file of this name.
+    #[snafu(display("there is no {name} in the archive {}", path.display()))]
+    NoMember {
+        /// The file in it.
+        name: String,
+        /// The archive.
+        path: PathBuf,
+    },
+    /// A footer was to be taken off, and there is none.
+    #[snafu(display("{} is no fixed VHD", path.display()))]
+    NotVhd {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What was to be imported cannot become an image as it is.
+    #[snafu(display("cannot import {}: {why}", path.display()))]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The partition table of what was to be imported cannot be read.
+    #[snafu(display("cannot import {}", path.display()))]
+    ImportPartitions {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: vmm_disk::PartitionError,
+    },
     /// What the catalog has fetched cannot be decompressed.
     #[snafu(display("cannot decompress {what}"))]
     Decompress {
@@ -287,7 +335,7 @@ pub enum ImageError {
         source: InitramfsError,
     },
     /// The caller wanted it.
-    #[snafu(display("pulling {image} was given up"))]
+    #[snafu(display("getting {image} was given up"))]
     Cancelled {
         /// The image.
         image: String,

@@ -3,7 +3,7 @@
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use snafu::{OptionExt, ResultExt};
+use snafu::ResultExt;
 
 use super::digest::{Digest, Hasher};
 use super::error::{DamagedSnafu, InitramfsSnafu, ModulesSnafu, Result, RootContentsSnafu, StorageSnafu};
@@ -30,6 +30,11 @@ pub struct Extras {
     pub balloon: bool,
 }
 
+impl Extras {
+    /// Everything that a machine may have.
+    pub(super) const ALL: Self = Self { nested: true, balloon: true };
+}
+
 /// What a machine loads, in order. The transports come first, where they are no part of the kernel: devices are found
 /// through them.
 fn wanted(extras: Extras, file_system: &str) -> Vec<(Stage, Want<'_>)> {
@@ -38,6 +43,8 @@ fn wanted(extras: Extras, file_system: &str) -> Vec<(Stage, Want<'_>)> {
         (Stage::Vsock, Want::Optional("virtio_pci")),
         (Stage::Vsock, Want::Required("vmw_vsock_virtio_transport")),
         (Stage::Root, Want::Required("virtio_blk")),
+        // Kernels before 6.14 have ext4 ask for this by another name than its own, which no list of needs shows.
+        (Stage::Root, Want::Optional("crc32c_generic")),
         (Stage::Root, Want::Required(file_system)),
     ];
     if extras.nested {
@@ -52,12 +59,31 @@ fn wanted(extras: Extras, file_system: &str) -> Vec<(Stage, Want<'_>)> {
     wanted
 }
 
-/// Puts the modules that every machine loads, and `depmod`'s lists, into a new folder, and gives a record of each file as
-/// seen from the folder above. `disk` and `image` are for messages.
+/// Where the modules of a kernel come from. Paths begin with [`modules_of`] the kernel's release.
+pub(super) trait ModuleFiles {
+    /// Whether there is something of this name.
+    fn has(&self, path: &str) -> Result<bool>;
+
+    /// A whole file, unpacked. Neither form may be larger than `limit`.
+    fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>>;
+}
+
+impl ModuleFiles for RootFileSystem {
+    fn has(&self, path: &str) -> Result<bool> {
+        RootFileSystem::has(self, path)
+    }
+
+    fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
+        RootFileSystem::read(self, path, limit)
+    }
+}
+
+/// Puts the modules that machines with these extras load, and `depmod`'s lists, into a new folder, and gives a record of
+/// each file as seen from the folder above. `disk` and `image` are for messages.
 pub(super) fn extract(
-    root: &RootFileSystem,
+    root: &dyn ModuleFiles,
     release: &str,
-    file_system: &str,
+    (file_system, extras): (&str, Extras),
     folder: &Path,
     (disk, image): (&Path, &str),
 ) -> Result<Vec<FileRecord>> {
@@ -75,14 +101,22 @@ pub(super) fn extract(
     };
     let mut lists = Vec::new();
     for list in LISTS {
-        let text = root.read_text(&format!("{source}/{list}"), LARGEST_LIST)?;
+        let text = root.read(&format!("{source}/{list}"), LARGEST_LIST)?;
+        let what = format!("no text in {source}/{list}");
+        let text = String::from_utf8(text).or_else(|_| RootContentsSnafu { path: disk, what }.fail())?;
         keep(list, text.as_bytes())?;
         lists.push(text);
     }
     let modules = || ModulesSnafu { image };
-    let wanted = wanted(Extras::default(), file_system);
-    for module in plan(&lists[0], &lists[1], &wanted).with_context(|_| modules())?.modules() {
-        let contents = root.read(&format!("{source}/{}", module.path), LARGEST_MODULE)?;
+    let plan = |extras| plan(&lists[0], &lists[1], &wanted(extras, file_system)).with_context(|_| modules());
+    let usual = plan(Extras::default())?;
+    for module in plan(extras)?.modules() {
+        let path = format!("{source}/{}", module.path);
+        // A machine does without what only extras want.
+        if !usual.modules().iter().any(|usual| usual.path == module.path) && !root.has(&path)? {
+            continue;
+        }
+        let contents = root.read(&path, LARGEST_MODULE)?;
         check_release(&module.file_name, &contents, release).with_context(|_| modules())?;
         keep(&module.file_name, &contents)?;
     }
@@ -91,7 +125,7 @@ pub(super) fn extract(
 }
 
 /// Where a root file system has the modules of a kernel.
-fn modules_of(release: &str) -> String {
+pub(super) fn modules_of(release: &str) -> String {
     format!("/lib/modules/{release}")
 }
 
@@ -100,6 +134,8 @@ fn plan(
     built_in: &str,
     wanted: &[(Stage, Want<'_>)],
 ) -> Result<ModulePlan, crate::boot::ModuleError> {
+    // Lists that are both empty are those of a kernel that needs no modules.
+    let wanted = if dependencies.is_empty() && built_in.is_empty() { &[] } else { wanted };
     ModuleIndex::parse(dependencies, built_in)?.plan(wanted)
 }
 
@@ -206,14 +242,20 @@ fn add_modules(
     };
     let usual = plan(Extras::default())?;
     let is_usual = |module: &PlannedModule| usual.modules().iter().any(|usual| usual.path == module.path);
-    let root = (extras != Extras::default()).then(root).transpose()?;
+    let mut opened = None;
     for module in plan(extras)?.modules() {
-        let contents = match &root {
-            Some(root) if !is_usual(module) => from_root(root, image, module)?,
-            _ => {
-                let path = folder.join(&module.file_name);
-                let missing = DamagedSnafu { path: &path, what: "it is missing", image: name.clone() };
-                Some(files::read(&path, LARGEST_MODULE)?.context(missing)?)
+        let path = folder.join(&module.file_name);
+        let contents = match files::read(&path, LARGEST_MODULE)? {
+            Some(contents) => Some(contents),
+            None if is_usual(module) => {
+                return DamagedSnafu { path, what: "it is missing", image: name }.fail();
+            }
+            None => {
+                let root = match &opened {
+                    Some(root) => root,
+                    None => opened.insert(root()?),
+                };
+                from_root(root, image, module)?
             }
         };
         if let Some(contents) = contents {

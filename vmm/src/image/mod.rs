@@ -8,8 +8,11 @@ mod digest;
 mod downloads;
 mod error;
 mod files;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 #[expect(clippy::module_inception, reason = "it is the image of an image store")]
 mod image;
+mod import;
 mod index;
 mod kernel_modules;
 mod layers;
@@ -33,6 +36,7 @@ pub use care::{ImageDetails, LayerDetails, Origin, Removed, Sizes};
 pub use digest::{Digest, DigestError};
 pub use error::ImageError;
 pub use image::Image;
+pub use import::{Import, Imported, SystemFound};
 pub use index::Summary;
 pub use kernel_modules::Extras;
 pub use layers::{Layer, LayerId, LayerIdError, LayerStore, NewLayer};
@@ -41,5 +45,6 @@ pub use progress::{Progress, Stage, Step};
 pub use pull::{Downloaded, PullMode, Pulled};
 pub use reference::{ImageName, ImageRef, ImageRefError};
 pub use store::{BootFiles, ImageStore};
+pub use transform::Transform;
 pub use verify::Thoroughness;
 pub use version::{Compatibility, ImageVersion, ImageVersionError};

@@ -16,7 +16,7 @@ use super::digest::Digest;
 use super::error::{DamagedSnafu, KernelSnafu, Result, RootContentsSnafu, StorageSnafu};
 use super::files;
 use super::image::{Image, KERNEL, METADATA, MODULES, Metadata};
-use super::kernel_modules;
+use super::kernel_modules::{self, Extras};
 use super::layers::Layer;
 use super::progress::{Named, Progress, Stage, Step};
 use super::pull_log::{self, Account, Outcome};
@@ -269,13 +269,13 @@ impl Pull<'_> {
         let profile = (spec.profile)();
         let kernel_release = self.kernel_release(&kernel_path)?;
         self.tell("kernel modules");
-        let root = RootFileSystem::open(&[layer.spec()])?;
+        let root = RootFileSystem::open(&[layer.spec()], &profile.root.device)?;
         let modules = self.partial.join(MODULES);
         let file_system = &profile.root.file_system;
         let mut files = kernel_modules::extract(
             &root,
             &kernel_release,
-            file_system,
+            (file_system, Extras::default()),
             &modules,
             (&layer.path, self.label),
         )?;
@@ -411,7 +411,8 @@ impl Pull<'_> {
             KernelFrom::Artifact(artifact) => self.artifact(artifact, "kernel", workshop_folder, to),
             KernelFrom::Root(inside) => {
                 self.tell("kernel");
-                let root = RootFileSystem::open(&[layer.spec()])?;
+                let device = (self.spec.profile)().root.device;
+                let root = RootFileSystem::open(&[layer.spec()], &device)?;
                 let packed = root.read(inside, transform::LARGEST_KERNEL_FILE)?;
                 let kernel = Kernel::from_file_contents(&packed, self.spec.arch)
                     .context(KernelSnafu { image: self.label })?;
@@ -424,7 +425,8 @@ impl Pull<'_> {
     fn artifact(&self, artifact: &Artifact, subject: &str, folder: &Path, to: &Path) -> Result<()> {
         let fetched = self.fetched(artifact, subject, folder)?;
         self.tell(subject);
-        transform::apply_all(artifact.transforms, &fetched, to, self.label)?;
+        let size = artifact.result.size;
+        transform::apply_all(artifact.transforms, &fetched, to, size, (self.label, self.progress))?;
         if artifact.transforms.is_empty() {
             return Ok(());
         }

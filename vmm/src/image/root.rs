@@ -1,19 +1,22 @@
 //! The root file system of an image, read on the host, without mounting it.
 
-use std::io::{IoSliceMut, Read};
+use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ext4_view::{Ext4, Ext4Read};
-use flate2::read::GzDecoder;
+use ext4_view::{Ext4, Ext4Read, FileType};
 use snafu::ResultExt;
-use vmm_disk::{DiskImage, LayerSpec, open_chain};
+use vmm_disk::{DiskImage, LayerSpec, Partition, open_chain, partitions};
 
 use super::error::{
     DecompressSnafu, DiskSnafu, Result, RootContentsSnafu, RootFileSystemSnafu, TooLargeSnafu,
 };
+use crate::boot::Compression;
 
-/// The ext4 file system on a disk without partitions.
+/// The first disk, as the guest names it. The number of a partition comes behind it.
+pub(super) const DISK: &str = "/dev/vda";
+
+/// The ext4 file system on a disk, or on one of its partitions.
 pub(super) struct RootFileSystem {
     ext4: Ext4,
     /// The disk, for messages.
@@ -21,12 +24,30 @@ pub(super) struct RootFileSystem {
 }
 
 impl RootFileSystem {
-    /// Opens the one on a disk of these layers, from the base up. Names of other files in their headers are not
-    /// followed.
-    pub(super) fn open(layers: &[LayerSpec]) -> Result<Self> {
+    /// Opens the one on a disk of these layers, from the base up, that the guest finds at `device`. Names of other files
+    /// in their headers are not followed.
+    pub(super) fn open(layers: &[LayerSpec], device: &str) -> Result<Self> {
         let path = layers.last().map(|layer| layer.path.as_path()).unwrap_or(Path::new(""));
         let disk = open_chain(layers, true).map_err(Into::into).context(DiskSnafu { path })?;
-        let reader: Box<dyn Ext4Read> = Box::new(DiskReader(disk));
+        let number = device.strip_prefix(DISK).and_then(|number| match number {
+            "" => Some(None),
+            number => number.parse::<u32>().ok().map(Some),
+        });
+        let what = || format!("its root on {device}, which is no part of the first disk");
+        let Some(number) = number else { return RootContentsSnafu { path, what: what() }.fail() };
+        let Some(number) = number else { return Self::on(disk, None, path) };
+        let table = partitions(&*disk).map_err(Into::into).context(DiskSnafu { path })?;
+        let partition = table.partitions().iter().find(|partition| partition.number == number);
+        match partition {
+            Some(partition) => Self::on(Arc::clone(&disk), Some(partition), path),
+            None => RootContentsSnafu { path, what: what() }.fail(),
+        }
+    }
+
+    /// Opens the one on a disk or a partition of it. `path` is for messages.
+    pub(super) fn on(disk: Arc<dyn DiskImage>, partition: Option<&Partition>, path: &Path) -> Result<Self> {
+        let (start, length) = partition.map_or((0, disk.size()), |found| (found.start, found.length));
+        let reader: Box<dyn Ext4Read> = Box::new(PartReader { disk, start, length });
         let ext4 = Ext4::load(reader).context(RootFileSystemSnafu { path, inside: "the superblock" })?;
         Ok(Self { ext4, disk: path.to_owned() })
     }
@@ -53,48 +74,66 @@ impl RootFileSystem {
                 break;
             }
         }
-        match inside.rsplit('.').next() {
-            Some("gz") => {
-                let mut unpacked = Vec::new();
-                GzDecoder::new(contents.as_slice())
-                    .take(limit + 1)
-                    .read_to_end(&mut unpacked)
-                    .context(DecompressSnafu { what: inside })?;
-                if unpacked.len() as u64 > limit {
-                    return too_large();
-                }
-                Ok(unpacked)
-            }
-            Some("xz" | "zst") => {
-                let what = format!("{inside}, packed in a way that is not read here (only gzip is)");
-                RootContentsSnafu { path: &self.disk, what }.fail()
-            }
-            _ => Ok(contents),
-        }
-    }
-
-    /// A whole file of text.
-    pub(super) fn read_text(&self, inside: &str, limit: u64) -> Result<String> {
-        let what = format!("no text in {inside}");
-        String::from_utf8(self.read(inside, limit)?)
-            .or_else(|_| RootContentsSnafu { path: &self.disk, what }.fail())
+        unpack(inside, contents, limit)
     }
 
     /// Whether there is something of this name.
     pub(super) fn has(&self, inside: &str) -> Result<bool> {
         self.ext4.exists(inside).context(RootFileSystemSnafu { path: &self.disk, inside })
     }
+
+    /// The names of the files in a folder, without links and folders; none if it is not there. No more than `most`.
+    pub(super) fn files_in(&self, folder: &str, most: usize) -> Result<Vec<String>> {
+        self.names_in(folder, most, |kind| kind.is_regular_file())
+    }
+
+    /// The names of the folders in a folder.
+    pub(super) fn folders_in(&self, folder: &str, most: usize) -> Result<Vec<String>> {
+        self.names_in(folder, most, |kind| kind.is_dir())
+    }
+
+    fn names_in(&self, folder: &str, most: usize, wanted: impl Fn(FileType) -> bool) -> Result<Vec<String>> {
+        let context = || RootFileSystemSnafu { path: &self.disk, inside: folder };
+        if !self.has(folder)? {
+            return Ok(Vec::new());
+        }
+        let mut names = Vec::new();
+        for entry in self.ext4.read_dir(folder).with_context(|_| context())?.take(most) {
+            let entry = entry.with_context(|_| context())?;
+            let name = entry.file_name().as_str().map(str::to_owned);
+            if let (Ok(name), true) = (name, wanted(entry.file_type().with_context(|_| context())?)) {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
 }
 
-/// A disk, as the reader of file systems wants it.
-struct DiskReader(Arc<dyn DiskImage>);
+/// A disk or a part of it, as the reader of file systems wants it.
+struct PartReader {
+    disk: Arc<dyn DiskImage>,
+    start: u64,
+    length: u64,
+}
 
-impl Ext4Read for DiskReader {
+impl Ext4Read for PartReader {
     fn read(
         &mut self,
         start_byte: u64,
         dst: &mut [u8],
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
-        Ok(self.0.read(&mut [IoSliceMut::new(dst)], start_byte)?)
+        let end = start_byte.checked_add(dst.len() as u64).filter(|end| *end <= self.length);
+        end.ok_or("the file system is larger than its partition")?;
+        Ok(self.disk.read(&mut [IoSliceMut::new(dst)], self.start + start_byte)?)
+    }
+}
+
+/// What a file holds, unpacked if its name says that it is packed.
+pub(super) fn unpack(name: &str, contents: Vec<u8>, limit: u64) -> Result<Vec<u8>> {
+    let packed = matches!(name.rsplit('.').next(), Some("gz" | "xz" | "zst"));
+    match Compression::of(&contents).filter(|_| packed) {
+        Some(compression) => compression.unpack(&contents, limit).context(DecompressSnafu { what: name }),
+        None => Ok(contents),
     }
 }

@@ -8,8 +8,8 @@ use snafu::OptionExt;
 use super::catalog::Catalog;
 use super::downloads::Downloads;
 use super::error::{
-    CancelledSnafu, DamagedSnafu, ImageError, IncompatibleSnafu, NewerSnafu, NotPulledSnafu, Result,
-    UnknownSnafu,
+    CancelledSnafu, DamagedImportSnafu, DamagedSnafu, ImageError, IncompatibleSnafu, NewerSnafu,
+    NotPulledSnafu, Result, UnknownSnafu,
 };
 use super::files;
 use super::image::{Image, KERNEL, METADATA, Metadata};
@@ -265,7 +265,8 @@ impl ImageStore {
         let extras = (kernel_release == Some(image.kernel_release())).then_some(extras);
         let root = || {
             let layers = self.layers.chain(image.layer()).map_err(|error| self.in_image(error, image))?;
-            RootFileSystem::open(&layers.iter().map(Layer::spec).collect::<Vec<_>>())
+            let layers: Vec<_> = layers.iter().map(Layer::spec).collect();
+            RootFileSystem::open(&layers, &image.profile().root.device)
         };
         let (path, record) = kernel_modules::initramfs(image, agent, extras, &root)?;
         self.check_initramfs(image, &record)?;
@@ -286,8 +287,16 @@ impl ImageStore {
 
     fn damaged<T>(&self, damage: Damage, image: &Image) -> Result<T> {
         let Damage { path, what } = damage;
+        Err(self.damage(path, what, image))
+    }
+
+    /// Says what is damaged, and how it is mended.
+    fn damage(&self, path: PathBuf, what: String, image: &Image) -> ImageError {
+        if self.catalog.find(&image.reference(), image.arch()).is_none() {
+            return DamagedImportSnafu { path, what, image: image.to_string() }.build();
+        }
         DamagedSnafu { path, what, image: self.label(&image.reference(), image.version(), image.arch()) }
-            .fail()
+            .build()
     }
 
     /// The damage of a layer's record, where the layer belongs to an image and can be fetched again.
@@ -297,8 +306,7 @@ impl ImageStore {
             ImageError::NoLayer { id, folder } => (folder.join(id), "it is missing".to_owned()),
             other => return other,
         };
-        let image = self.label(&image.reference(), image.version(), image.arch());
-        DamagedSnafu { path, what, image }.build()
+        self.damage(path, what, image)
     }
 
     /// The shortest name by which the image is pulled again.

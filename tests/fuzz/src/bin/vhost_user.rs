@@ -118,7 +118,8 @@ fuzz_target!(|steps: Vec<Step>| {
 /// Sends what a step says. The server may have closed the connection long ago.
 fn run(step: &Step, front_end: &FrontEnd, queues: &[GuestQueue; 2], files: &Files) {
     let send = |code: u32, payload: &[u8], kinds: &[FileKind]| {
-        let sent: Vec<_> = kinds.iter().take(fd_passing::MAX_DESCRIPTORS).map(|kind| files.file(*kind)).collect();
+        let sent: Vec<_> =
+            kinds.iter().take(fd_passing::MAX_DESCRIPTORS).map(|kind| files.file(*kind)).collect();
         let _ended = front_end.send_with_flags(code, 1, payload, &sent);
     };
     let queue = |ring: u8| &queues[usize::from(ring) % 2];

@@ -319,7 +319,9 @@ impl<'a> World<'a> {
             return;
         }
         let bytes = self.memory.read(pieces[0].address, written);
-        assert!(written >= HEADER && written <= pieces.iter().map(|piece| piece.length as usize).sum::<usize>());
+        assert!(
+            written >= HEADER && written <= pieces.iter().map(|piece| piece.length as usize).sum::<usize>()
+        );
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let (host, guest, length) = (word(16), word(20), word(24));
         let operation = word(28) >> 16;

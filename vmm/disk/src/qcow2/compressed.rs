@@ -1,10 +1,11 @@
 //! Compressed clusters: read, never written.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 
 use flate2::{Decompress, FlushDecompress, Status};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::entry::{CompressedCluster, invalid};
 use crate::bytes::index;
@@ -16,6 +17,15 @@ const CACHE_BYTES: u64 = 1 << 20;
 /// And in how many clusters at most, since they are searched one by one.
 const CACHE_CLUSTERS: u64 = 16;
 
+/// How the clusters of an image are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compression {
+    /// Raw deflate.
+    Deflate,
+    /// A zstd frame.
+    Zstd,
+}
+
 /// Reads compressed clusters and remembers the last ones.
 ///
 /// What a compressed cluster holds never changes while something refers to it, so there is nothing to invalidate: a
@@ -23,13 +33,14 @@ const CACHE_CLUSTERS: u64 = 16;
 #[derive(Debug)]
 pub(crate) struct CompressedReader {
     cluster_size: u64,
+    compression: Compression,
     recent: Mutex<VecDeque<(CompressedCluster, Arc<[u8]>)>>,
 }
 
 impl CompressedReader {
     /// A reader of clusters of this size.
-    pub(crate) fn new(cluster_size: u64) -> Self {
-        Self { cluster_size, recent: Mutex::default() }
+    pub(crate) fn new(cluster_size: u64, compression: Compression) -> Self {
+        Self { cluster_size, compression, recent: Mutex::default() }
     }
 
     /// The bytes of a whole guest cluster.
@@ -39,7 +50,12 @@ impl CompressedReader {
         }
         let mut compressed = vec![0; index(cluster.length)];
         read_at(storage, &mut compressed, cluster.offset)?;
-        let bytes: Arc<[u8]> = inflate(&compressed, index(self.cluster_size))?.into();
+        let length = index(self.cluster_size);
+        let bytes: Arc<[u8]> = match self.compression {
+            Compression::Deflate => inflate(&compressed, length)?,
+            Compression::Zstd => decode_zstd(&compressed, length)?,
+        }
+        .into();
         let mut recent = lock(&self.recent);
         let limit = (CACHE_BYTES / self.cluster_size).clamp(1, CACHE_CLUSTERS);
         recent.truncate(index(limit - 1));
@@ -55,6 +71,28 @@ impl CompressedReader {
         recent.push_front(entry);
         Some(bytes)
     }
+}
+
+/// The first `length` bytes of a zstd frame. What follows the frame in its last sector is not looked at.
+fn decode_zstd(compressed: &[u8], length: usize) -> io::Result<Vec<u8>> {
+    let corrupt = || invalid("a compressed cluster does not decompress to a cluster");
+    let mut frame = compressed;
+    let mut decoder = FrameDecoder::new();
+    decoder.reset(&mut frame).map_err(|_| corrupt())?;
+    let mut bytes = vec![0; length];
+    let mut filled = 0;
+    while filled < length {
+        let wanted = BlockDecodingStrategy::UptoBytes(length - filled);
+        let finished = decoder.is_finished();
+        if !finished {
+            decoder.decode_blocks(&mut frame, wanted).map_err(|_| corrupt())?;
+        }
+        match decoder.read(&mut bytes[filled..])? {
+            0 if finished => return Err(corrupt()),
+            count => filled += count,
+        }
+    }
+    Ok(bytes)
 }
 
 /// Inflates to exactly `length` bytes. What follows the compressed data in its last sector is not looked at.
@@ -87,6 +125,21 @@ mod tests {
         let mut compressed = deflate(&bytes);
         compressed.extend([0xff; 100]);
         assert_eq!(inflate(&compressed, 512).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_zstd_cluster_is_decoded_whatever_follows_it() {
+        let bytes: Vec<u8> = (0..65536_u32).map(|n| (n / 7).to_le_bytes()[0]).collect();
+        let encode = |bytes: &[u8]| {
+            ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+        };
+        let mut compressed = encode(&bytes);
+        compressed.extend([0; 100]);
+        assert_eq!(decode_zstd(&compressed, bytes.len()).unwrap(), bytes);
+        assert!(decode_zstd(&encode(&[1; 511]), 512).is_err());
+        assert!(decode_zstd(&compressed[..compressed.len() / 2], bytes.len()).is_err());
+        assert!(decode_zstd(&[0xff; 64], 512).is_err());
+        assert!(decode_zstd(&[], 512).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io;
 
 use snafu::{ResultExt, Snafu, ensure};
 
+use super::compressed::Compression;
 use super::geometry::{Geometry, MAX_CLUSTER_BITS, MIN_CLUSTER_BITS};
 use crate::storage::{Storage, read_at};
 
@@ -63,7 +64,9 @@ pub enum HeaderError {
     ExternalData,
     #[snafu(display("the image has extended L2 entries (subclusters), which are not supported"))]
     ExtendedL2,
-    #[snafu(display("the image is compressed with method {method} (zstd is 1), only deflate is supported"))]
+    #[snafu(display(
+        "the image is compressed with method {method}: only deflate (0) and zstd (1) are known"
+    ))]
     Compression { method: u8 },
     #[snafu(display("the image needs features that are not known (bits {bits:#x})"))]
     Features { bits: u64 },
@@ -116,6 +119,7 @@ pub(crate) struct Header {
     pub(crate) snapshots: u32,
     pub(crate) snapshots_offset: u64,
     pub(crate) autoclear: u64,
+    pub(crate) compression: Compression,
     incompatible: u64,
     /// The name of the backing file. It is never followed.
     pub(crate) backing_name: Option<Vec<u8>>,
@@ -141,6 +145,7 @@ impl Header {
         ensure!(fixed.u32(32) == 0, EncryptedSnafu);
 
         let (mut incompatible, mut autoclear, mut refcount_order) = (0, 0, 4);
+        let mut compression = Compression::Deflate;
         let mut length = VERSION_2_LENGTH;
         if version == 3 {
             ensure!(file_length >= VERSION_3_LENGTH, TooShortSnafu { length: file_length });
@@ -151,7 +156,7 @@ impl Header {
             let possible = length >= VERSION_3_LENGTH && length <= 1 << cluster_bits;
             ensure!(possible, LengthSnafu { length: fixed.u32(100) });
             let method = if length > VERSION_3_LENGTH { fixed.0[104] } else { 0 };
-            check_features(incompatible, method)?;
+            compression = check_features(incompatible, method)?;
         }
         ensure!(refcount_order <= 6, RefcountWidthSnafu { order: refcount_order });
 
@@ -168,6 +173,7 @@ impl Header {
             snapshots: fixed.u32(60),
             snapshots_offset: fixed.u64(64),
             autoclear,
+            compression,
             incompatible,
             backing_name: backing_name(&first_cluster, fixed.u64(8), u64::from(fixed.u32(16)))?,
             backing_format: backing_format(&first_cluster, length, fixed.u64(8))?,
@@ -213,12 +219,16 @@ fn ends_by(offset: u64, length: u64, limit: u64) -> bool {
     offset.checked_add(length).is_some_and(|end| end <= limit)
 }
 
-fn check_features(incompatible: u64, method: u8) -> Result<(), HeaderError> {
+fn check_features(incompatible: u64, method: u8) -> Result<Compression, HeaderError> {
     ensure!(incompatible & EXTERNAL_DATA == 0, ExternalDataSnafu);
     ensure!(incompatible & EXTENDED_L2 == 0, ExtendedL2Snafu);
-    ensure!(incompatible & COMPRESSION_TYPE == 0 && method == 0, CompressionSnafu { method });
     ensure!(incompatible & !KNOWN == 0, FeaturesSnafu { bits: incompatible & !KNOWN });
-    Ok(())
+    // The flag is set for every method but the usual one.
+    match (incompatible & COMPRESSION_TYPE != 0, method) {
+        (false, 0) => Ok(Compression::Deflate),
+        (true, 1) => Ok(Compression::Zstd),
+        _ => CompressionSnafu { method }.fail(),
+    }
 }
 
 fn backing_name(first_cluster: &[u8], offset: u64, length: u64) -> Result<Option<Vec<u8>>, HeaderError> {

@@ -118,7 +118,7 @@ impl Qcow2Image {
             metadata: RwLock::new(metadata),
             in_flight: InFlight::default(),
             claims: Claims::default(),
-            compressed: CompressedReader::new(geometry.cluster_size()),
+            compressed: CompressedReader::new(geometry.cluster_size(), header.compression),
             unsynced: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             flushes_asked: AtomicU64::new(0),
@@ -186,6 +186,10 @@ impl DiskImage for Qcow2Image {
     fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
         check_bounds(offset, scattered::length_mut(buffers), self.size)?;
         self.read_at(buffers, offset)
+    }
+
+    fn data_from(&self, offset: u64) -> io::Result<u64> {
+        self.find_data(offset)
     }
 
     fn write(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {

@@ -99,6 +99,16 @@ impl Storage for FileStorage {
         Ok(())
     }
 
+    fn data_from(&self, offset: u64) -> io::Result<u64> {
+        // It moves the position of the open file, which nothing here goes by.
+        match rustix::fs::seek(self.file(), SeekFrom::Data(offset)) {
+            Ok(at) => Ok(at.max(offset)),
+            Err(Errno::NXIO) => Ok(u64::MAX),
+            // A file system that does not tell, or a block device.
+            Err(_) => Ok(offset),
+        }
+    }
+
     fn write(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let wanted = scattered::length(buffers);
         let at_once = buffers.len().min(BUFFERS_AT_ONCE);
@@ -177,6 +187,18 @@ mod tests {
         let mut buffers: Vec<IoSliceMut<'_>> = back.iter_mut().map(|byte| IoSliceMut::new(byte)).collect();
         storage.read(&mut buffers, 5).unwrap();
         assert_eq!(bytes, back);
+    }
+
+    #[test]
+    fn a_hole_is_skipped_to_what_comes_behind_it() {
+        let storage = storage();
+        storage.set_length(64 << 20).unwrap();
+        storage.write(&[IoSlice::new(b"here")], 32 << 20).unwrap();
+        let found = storage.data_from(0).unwrap();
+        // A file system without holes tells of none.
+        assert!(found <= 32 << 20, "{found}");
+        assert!(storage.data_from(32 << 20).unwrap() == 32 << 20);
+        assert!(storage.data_from(64 << 20).unwrap() >= 64 << 20);
     }
 
     #[test]

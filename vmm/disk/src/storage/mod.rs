@@ -20,6 +20,11 @@ pub trait Storage: Send + Sync + Debug {
     /// Fills the buffers, in order, from `offset` on. What lies beyond the end reads as zeroes.
     fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()>;
 
+    /// From `offset` on, the first place that may hold anything but zeroes, or some place behind the end.
+    fn data_from(&self, offset: u64) -> io::Result<u64> {
+        Ok(offset)
+    }
+
     /// Writes the buffers, in order, from `offset` on, and grows to hold them.
     fn write(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
 

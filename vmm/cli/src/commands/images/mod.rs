@@ -2,6 +2,7 @@
 
 mod download;
 mod export;
+mod import;
 mod inspect;
 mod list;
 mod prune;
@@ -48,6 +49,7 @@ enum Command {
     Pull(Pull),
     Download(download::Download),
     Export(export::Export),
+    Import(import::ImportImage),
     Tag(tag::Tag),
     #[command(visible_alias = "remove")]
     Rm(rm::Rm),
@@ -63,6 +65,7 @@ impl Images {
             Command::Pull(command) => command.run(quiet),
             Command::Download(command) => command.run(quiet),
             Command::Export(command) => command.run(quiet),
+            Command::Import(command) => command.run(quiet),
             Command::Tag(command) => command.run(),
             Command::Rm(command) => command.run(),
             Command::Prune(command) => command.run(),
