@@ -80,6 +80,8 @@ pub(super) struct Life {
     /// Why it ends, once that is decided.
     verdict: Option<Verdict>,
     plug_pulled: bool,
+    /// Its agent's connection ended before it was ready; what there is to say of that.
+    agent_lost: Option<String>,
     /// It got ready once.
     was_ready: bool,
 }
@@ -110,6 +112,7 @@ impl Life {
             ephemeral,
             verdict: None,
             plug_pulled: false,
+            agent_lost: None,
             was_ready: false,
         }
     }
@@ -149,9 +152,10 @@ impl Life {
             BootError::OtherVersion { .. } => Verdict::new(EndReason::AgentVersion, message)
                 .with_hint("create the VM anew, so that it gets this program's agent"),
             BootError::Deadline { .. } => return Action::None,
-            // An agent that dies leaves its reason on the console and takes the machine with it: that is waited for.
+            // An agent that dies takes the machine with it, and the connection ends where the machine ended: that says
+            // more, and is waited for.
             BootError::Lost => {
-                self.verdict.get_or_insert(Verdict::new(EndReason::AgentFailed, message));
+                self.agent_lost = Some(message);
                 self.deadline = now.checked_add(LAST_WORDS).min(self.deadline);
                 return Action::None;
             }
@@ -218,6 +222,9 @@ impl Life {
         match self.state {
             _ if self.plug_pulled => Action::GiveUp,
             VmState::Starting => {
+                if let Some(message) = self.agent_lost.take() {
+                    return self.pull_plug(now, Verdict::new(EndReason::AgentFailed, message));
+                }
                 let seconds = self.ready_timeout.as_secs_f64();
                 let message = format!("it was not ready within {seconds} s: {}", progress.describe());
                 let verdict = Verdict::new(EndReason::NeverReady, message)
@@ -428,6 +435,17 @@ mod tests {
         assert_eq!(life.deadline_passed(now + LAST_WORDS, progress), Action::PullPlug);
         let end = life.machine_ended(Some(MachineEnd::Stopped), false, "init: no host".to_owned());
         assert_eq!((end.reason, end.console_tail.as_str()), (EndReason::AgentFailed, "init: no host"));
+    }
+
+    #[test]
+    fn how_the_machine_ended_says_more_than_that_its_agent_is_gone() {
+        let (now, mut life) = life();
+        life.boot_failed(now, &BootError::Lost);
+        let end = life.machine_ended(Some(MachineEnd::Reset), false, String::new());
+        assert_eq!(
+            (end.reason, end.message.as_str()),
+            (EndReason::Reset, "the guest reset itself before it was ready")
+        );
     }
 
     #[test]
