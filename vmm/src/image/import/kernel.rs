@@ -91,21 +91,22 @@ fn examine(
 /// The files that may be kernels, the newest first.
 fn candidates(system: &System) -> Result<Vec<(&RootFileSystem, String)>> {
     let mut found = Vec::new();
-    let mut look = |file_system, folder: &str| -> Result<()> {
+    let mut look = |file_system, folder: &str, beginnings: &[&str]| -> Result<()> {
         let folder_end = folder.trim_end_matches('/');
         for name in RootFileSystem::files_in(file_system, folder, MOST_NAMES)? {
-            if BEGINNINGS.iter().any(|beginning| name.starts_with(beginning)) {
+            if beginnings.iter().any(|beginning| name.starts_with(beginning)) {
                 found.push((file_system, format!("{folder_end}/{name}")));
             }
         }
         Ok(())
     };
-    look(&system.root, "/boot")?;
+    look(&system.root, "/boot", &BEGINNINGS)?;
     for other in &system.others {
-        look(other, "/")?;
+        look(other, "/", &BEGINNINGS)?;
     }
     for release in system.root.folders_in("/lib/modules", MOST_NAMES)? {
-        look(&system.root, &modules_of(&release))?;
+        // Other names there are folders and files of other kinds.
+        look(&system.root, &modules_of(&release), &["vmlinuz", "vmlinux"])?;
     }
     // Names that are equal but for the folder stay in the order in which they were found.
     found.sort_by(|(_, one), (_, other)| compare(version_of(other), version_of(one)));
