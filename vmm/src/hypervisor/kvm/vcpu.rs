@@ -4,6 +4,7 @@ use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_MMIO,
@@ -26,8 +27,9 @@ const KVM_RUN: libc::Ioctl = 0xae80;
 /// `KVM_INTERNAL_ERROR_DELIVERY_EV`: an exit that KVM cannot handle while an event is being delivered to the guest.
 const EVENT_IN_DELIVERY: u32 = 3;
 
-/// How often the guest is entered again when KVM takes an event for one in delivery. See [`KvmVcpu::run`].
-const MOST_REPETITIONS: u32 = 100_000;
+/// For how long the guest is entered again and again when KVM takes an event for one in delivery. See
+/// [`KvmVcpu::run`]. A processor that has just left its idleness has no tick yet, and waits for the next timer that is set.
+const LONGEST_REPETITION: Duration = Duration::from_secs(10);
 
 /// Where the bytes of an access to memory lie.
 const MMIO_DATA: usize = offset_of!(kvm_run, __bindgen_anon_1) + size_of::<u64>();
@@ -199,18 +201,19 @@ impl Vcpu for KvmVcpu {
         // if the fault were still being delivered: it looks at the event's type, which stays, and not at whether the
         // event is valid. The guest has not gone on, so it makes the access again, and the next interrupt has taken the
         // fault's place. On hardware nothing but a broken guest comes here, which ends here all the same.
-        for _ in 0..MOST_REPETITIONS {
+        let mut repeated_from = None;
+        loop {
             if !self.enter().context(RefusedSnafu { step: "run the guest" })? {
                 // A kick that comes after this finds its processor out of the guest, and kicks it out of the next entry.
                 self.area.set_immediate_exit(false);
                 return Ok(Exit::Kicked);
             }
             match self.exit() {
-                Exit::Failed(Failure::Internal(EVENT_IN_DELIVERY)) => {}
+                Exit::Failed(Failure::Internal(EVENT_IN_DELIVERY))
+                    if repeated_from.get_or_insert_with(Instant::now).elapsed() < LONGEST_REPETITION => {}
                 exit => return Ok(exit),
             }
         }
-        Ok(Exit::Failed(Failure::Internal(EVENT_IN_DELIVERY)))
     }
 
     fn describe(&self) -> String {
