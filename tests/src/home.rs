@@ -238,7 +238,7 @@ impl Drop for TestHome {
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
-        .filter(|entry| entry.file_name() != ".lock")
+        .filter(|entry| entry.file_name() != ".lock" && entry.file_name() != ".owners")
         .map(|entry| entry.path().display().to_string())
         .collect()
 }

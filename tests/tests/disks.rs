@@ -20,6 +20,11 @@ fn a_disk_is_as_large_as_asked_for_and_grows_later() {
     home.vmm(["stop", "box"]).run().succeeded();
     home.vmm(["start", "--disk-size", "5G", "box"]).run().succeeded();
     assert!(root_size(&vm) > 4700);
+    let layers = || home.path().join("layers").read_dir().expect("a folder").count();
+    let before = layers();
+    home.vmm(["stop", "box"]).run().succeeded();
+    home.vmm(["start", "--disk-size", "5G", "box"]).run().succeeded();
+    assert_eq!(layers(), before, "a disk that is as large already gets no layer");
     assert_eq!(vm.exec(&["cat", "/root/file"]).succeeded().stdout(), "kept\n");
     home.vmm(["stop", "box"]).run().succeeded();
     home.vmm(["start", "--disk-size", "1G", "box"])
@@ -36,6 +41,13 @@ fn a_clone_goes_on_from_the_disk_and_then_each_is_its_own() {
     home.vmm(["stop", "first"]).run().succeeded();
 
     assert_eq!(home.vmm(["clone", "first", "second"]).run().succeeded().stdout(), "second\n");
+    // A VM that is cloned again and again gets no deeper by it.
+    let layers = || home.path().join("layers").read_dir().expect("a folder").count();
+    let before = layers();
+    home.vmm(["clone", "first", "third"]).run().succeeded();
+    assert_eq!(layers(), before + 1);
+    home.vmm(["rm", "third"]).run().succeeded();
+    assert_eq!(layers(), before);
     home.vmm(["start", "first", "second"]).run().succeeded();
     let write = |vm: &str| {
         let script = format!("cat /root/file; echo {vm} > /root/file; sync");

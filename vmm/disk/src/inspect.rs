@@ -54,8 +54,39 @@ pub fn inspect(path: &Path, format: Format) -> Result<LayerInfo, Error> {
     Ok(LayerInfo { virtual_size, file_size, allocated_size, backing })
 }
 
+/// Whether nothing was ever written to a layer: all of it shows what is below. Its file may be in use.
+pub fn is_untouched(path: &Path, format: Format) -> Result<bool, Error> {
+    if format == Format::Raw {
+        return Ok(false);
+    }
+    let storage = crate::FileStorage::unlocked(open_layer(path, false)?);
+    let header = Header::read(&storage).context(Qcow2Snafu { path })?;
+    header.has_no_tables(&storage).context(InspectSnafu { path })
+}
+
 /// Checks the metadata of a qcow2 layer, which nobody may be writing.
 pub fn check_layer(path: &Path) -> Result<CheckReport, Error> {
     let storage = lock_layer(open_layer(path, false)?, path, false)?;
     crate::qcow2::check(&storage).context(CheckSnafu { path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LayerSpec, create_overlay, open_chain};
+    use std::io::IoSlice;
+
+    #[test]
+    fn a_layer_is_untouched_until_something_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("top.qcow2");
+        create_overlay(&path, 1 << 30).unwrap();
+        let layers = [LayerSpec { path: path.clone(), format: Format::Qcow2 }];
+        drop(open_chain(&layers, false).unwrap());
+        assert!(is_untouched(&path, Format::Qcow2).unwrap());
+        let disk = open_chain(&layers, false).unwrap();
+        disk.write(&[IoSlice::new(b"x")], 1 << 20).unwrap();
+        drop(disk);
+        assert!(!is_untouched(&path, Format::Qcow2).unwrap());
+    }
 }

@@ -28,7 +28,7 @@ pub use foreign::{
 };
 pub use grow::grow;
 pub use image::{DiskImage, Format, LayerSpec};
-pub use inspect::{BackingName, LayerInfo, check_layer, inspect};
+pub use inspect::{BackingName, LayerInfo, check_layer, inspect, is_untouched};
 pub use overlay::{create_overlay, create_overlay_on, create_overlay_unsynced, create_raw};
 pub use partitions::{MAX_PARTITIONS, Partition, PartitionError, PartitionKind, PartitionTable, partitions};
 pub use publish::{FileSystem, HostFileSystem, publish};

@@ -13,7 +13,7 @@ use super::error::{DamagedSnafu, FolderSnafu, ReadSnafu, UnsafeSnafu, WriteSnafu
 use super::{Danger, HomeError};
 
 /// No file that we wrote is longer than this; one that is was not written by us.
-const LONGEST_FILE: u64 = 1 << 20;
+const LONGEST_FILE: u64 = 16 << 20;
 
 /// Makes a folder and those above it, ours alone; one that is there is checked and closed to others, where it has all of
 /// `marks` in it or nothing but what is `ours`. Any other is in use by somebody (`/tmp`, a user's home): that is refused,
@@ -85,6 +85,9 @@ pub(crate) fn write_partial<T: Serialize>(partial: &Path, value: &T) -> Result<(
     let write = || -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
         text.push(b'\n');
+        if text.len() as u64 > LONGEST_FILE {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "there is too much to record"));
+        }
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(partial)?;
         file.write_all(&text)
     };

@@ -194,13 +194,12 @@ impl HeldVm {
         }
         // Complete on the disk before it has its name there: the old one stays whole until then.
         files::write_partial(&partial, spec)?;
-        files::sync(&[&partial])?;
-        fs::rename(&partial, &path).context(WriteSnafu { path: &path })?;
         let owned = folder.join(OWNED);
         let owned = owned.exists().then_some(owned.as_path());
+        files::sync(&owned.into_iter().chain([partial.as_path(), &folder]).collect::<Vec<_>>())?;
+        fs::rename(&partial, &path).context(WriteSnafu { path: &path })?;
         let home = &self.folder.home;
-        let names = [folder.as_path(), &home.vms(), &home.names()];
-        files::sync(&owned.into_iter().chain(names).collect::<Vec<_>>())
+        files::sync(&[&folder, &home.vms(), &home.names()])
     }
 
     /// Writes `state.json`.
@@ -211,31 +210,47 @@ impl HeldVm {
     /// Records a folder beneath the home that goes when the last VM goes that owns it: a layer of its disk. To be called
     /// before the folder is there, so that no death between the two leaves it behind.
     pub fn will_own(&self, path: &Path) -> Result<(), HomeError> {
-        let record = self.folder.path().join(OWNED);
-        let mut owned = self.owned()?;
+        let mut owned = self.folder.owned()?;
         if !owned.iter().any(|owned| owned == path) {
             owned.push(path.to_owned());
         }
-        files::write_json(&record, &owned)
+        self.write_record(OWNED, &owned)
     }
 
-    /// What it owns.
-    pub fn owned(&self) -> Result<Vec<PathBuf>, HomeError> {
-        Ok(files::read_json(&self.folder.path().join(OWNED))?.unwrap_or_default())
+    /// Owns of what another VM owns all that is `shared`. That VM is held by the caller.
+    pub fn share(&self, other: &Self, shared: impl Fn(&Path) -> bool) -> Result<(), HomeError> {
+        let _owners = self.folder.home.lock_owners()?;
+        let owned = other.folder.owned()?;
+        owned.iter().filter(|path| shared(path)).try_for_each(|path| self.will_own(path))
+    }
+
+    /// Writes a record of what it owns. That of a VM that is there survives a power cut; one that is being made is synced
+    /// with its description.
+    fn write_record(&self, name: &str, layers: &[PathBuf]) -> Result<(), HomeError> {
+        let folder = self.folder.path();
+        let path = folder.join(name);
+        if !folder.join("spec.json").exists() {
+            return files::write_json(&path, &layers);
+        }
+        let partial = path.with_extension("partial");
+        files::write_partial(&partial, &layers)?;
+        files::sync(&[&partial])?;
+        fs::rename(&partial, &path).context(WriteSnafu { path: &path })?;
+        files::sync(&[&folder])
     }
 
     /// Gives up what it owns and does not need any more. What no other VM owns is removed.
     pub fn disown(&self, needed: impl Fn(&Path) -> bool) -> Result<(), HomeError> {
-        let folder = self.folder.path();
-        let (owned, dropped) = (folder.join(OWNED), folder.join(DROPPED));
-        let (kept, mut gone): (Vec<_>, Vec<_>) = self.owned()?.into_iter().partition(|path| needed(path));
+        let dropped = self.folder.path().join(DROPPED);
+        let (kept, mut gone): (Vec<_>, Vec<_>) =
+            self.folder.owned()?.into_iter().partition(|path| needed(path));
         // What was given up before a death is still to be removed.
         gone.extend(files::read_json::<Vec<PathBuf>>(&dropped)?.unwrap_or_default());
         if gone.is_empty() {
             return Ok(());
         }
-        files::write_json(&dropped, &gone)?;
-        files::write_json(&owned, &kept)?;
+        self.write_record(DROPPED, &gone)?;
+        self.write_record(OWNED, &kept)?;
         remove_owned(&self.folder.home, &gone)?;
         fs::remove_file(&dropped).context(WriteSnafu { path: &dropped })
     }
@@ -300,11 +315,12 @@ pub(super) fn finish_removal(home: &Home, removed: &Path) -> Result<(), HomeErro
 /// Removes those of the layers that no VM owns.
 ///
 /// Of two VMs that give up the same layer at once, each has recorded that before it looks at the other, so the later one
-/// finds it nobody's. None can come to own it meanwhile: it would have it from a VM whose lock is held.
+/// finds it nobody's. That none comes to own it meanwhile is what the lock of the owners is for.
 fn remove_owned(home: &Home, layers: &[PathBuf]) -> Result<(), HomeError> {
     if layers.is_empty() {
         return Ok(());
     }
+    let _owners = home.lock_owners()?;
     let mut shared = BTreeSet::new();
     for id in home.ids()? {
         match files::read_json::<Vec<PathBuf>>(&home.folder(&id).path().join(OWNED)) {

@@ -150,6 +150,12 @@ impl Home {
         FileLock::exclusive(&path).context(WriteSnafu { path })
     }
 
+    /// Keeps layers from getting another owner while it is looked who owns them, and the other way round.
+    pub(super) fn lock_owners(&self) -> Result<FileLock, HomeError> {
+        let path = self.vms().join(".owners");
+        FileLock::exclusive(&path).context(WriteSnafu { path })
+    }
+
     fn named(&self, name: &VmName) -> Option<VmFolder> {
         let folder = self.folder(&id_at(&self.names().join(name.as_str()))?);
         folder.path().exists().then_some(folder)

@@ -156,7 +156,7 @@ impl Life {
             // more, and is waited for.
             BootError::Lost => {
                 self.agent_lost = Some(message);
-                self.deadline = now.checked_add(LAST_WORDS).min(self.deadline);
+                self.deadline = [now.checked_add(LAST_WORDS), self.deadline].into_iter().flatten().min();
                 return Action::None;
             }
             _ => Verdict::new(EndReason::AgentFailed, message),

@@ -155,6 +155,12 @@ pub enum Error {
         /// The VM.
         name: String,
     },
+    /// What was asked for is done to the disk of a VM that does not run.
+    #[snafu(display("the VM {name} is running: stop it first"))]
+    MustStop {
+        /// The VM.
+        name: String,
+    },
     /// The VM has no such snapshot.
     #[snafu(display("the VM {vm} has no snapshot {name}"))]
     NoSnapshot {
@@ -223,7 +229,7 @@ impl Error {
             Self::NoBalloon { .. } => "no_balloon",
             Self::OldMonitor { .. } => "monitor_version",
             Self::AlreadyRunning { .. } => "already_running",
-            Self::Running { .. } => "running",
+            Self::Running { .. } | Self::MustStop { .. } => "running",
             Self::NoSnapshot { .. } => "no_snapshot",
             Self::CommandNotFound { .. } => "command_not_found",
             Self::CommandNotExecutable { .. } => "command_not_executable",
@@ -251,6 +257,7 @@ impl Error {
             Self::Running { name } => {
                 Some(format!("vmm stop {name}, or remove it by force: vmm rm -f {name}"))
             }
+            Self::MustStop { name } => Some(format!("vmm stop {name}")),
             Self::NoSnapshot { vm, .. } => Some(format!("see which there are: vmm snapshot list {vm}")),
             Self::NoBalloon { .. } => Some("a VM gets one when it is created: vmm run --balloon".to_owned()),
             Self::OldMonitor { name } => Some(format!("restart it: vmm stop {name} && vmm start {name}")),

@@ -11,7 +11,7 @@ use snafu::{OptionExt, ResultExt};
 use vmm_disk::Format;
 
 use super::builder::{BootProfileUse, PullPolicy, SandboxBuilder, StartOptions};
-use super::disk::{DiskSize, check_grows};
+use super::disk::{DiskSize, check_grows, check_whole};
 use super::error::{AgentBinarySnafu, CommandLineSnafu, KernelSnafu, NoArchSnafu, SystemSnafu};
 use super::launch::launch;
 use super::program::MonitorProgram;
@@ -119,6 +119,9 @@ fn create(
     let mut disks = vec![DiskSpec { layers, read_only: false, serial: "root".to_owned() }];
     for (number, disk) in (2..).zip(&builder.disks) {
         disks.push(disk.spec(number)?);
+    }
+    if builder.disk_size.is_some() {
+        check_whole(&profile.root.device)?;
     }
     let root = vmm_protocol::Root {
         device: profile.root.device.clone(),

@@ -6,6 +6,7 @@ use snafu::{ResultExt, Snafu, ensure};
 
 use super::compressed::Compression;
 use super::geometry::{Geometry, MAX_CLUSTER_BITS, MIN_CLUSTER_BITS};
+use super::table::Table;
 use crate::storage::{Storage, read_at};
 
 pub(crate) const MAGIC: u32 = u32::from_be_bytes(*b"QFI\xfb");
@@ -187,6 +188,12 @@ impl Header {
         ensure!(self.incompatible & CORRUPT == 0, CorruptSnafu);
         ensure!(self.incompatible & DIRTY == 0, DirtySnafu);
         Ok(())
+    }
+
+    /// Whether the image has no cluster of the guest's.
+    pub(crate) fn has_no_tables(&self, storage: &dyn Storage) -> io::Result<bool> {
+        let l1 = Table::read(storage, self.l1_offset, self.l1_entries)?;
+        Ok((0..l1.len()).all(|entry| l1.get(entry) == 0))
     }
 
     fn check_tables(&self, file_length: u64) -> Result<(), HeaderError> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use snafu::ResultExt;
 
-use super::{drop_unneeded, layer_upon, root, spec_of, virtual_size};
+use super::{drop_unneeded, has_untouched_top, layer_upon, root, spec_of, virtual_size};
 use crate::home::{HeldVm, Timestamp, VmFolder, VmName, VmSpec};
 use crate::image::ImageStore;
 use crate::sandbox::error::{Error, SystemSnafu};
@@ -41,19 +41,23 @@ fn divide(source: &HeldVm, clone: &HeldVm, name: VmName) -> Result<(), Error> {
         let message = format!("only one VM can write the disk {path}, which {} has", spec.display_name());
         return Err(Error::Invalid { message });
     }
-    let shared = root(&spec)?.layers.clone();
-    let size = virtual_size(&shared)?;
+    let layers = root(&spec)?.layers.clone();
+    let size = virtual_size(&layers)?;
+    // A layer that was never written need not be shared: a VM that is cloned again and again gets no deeper by it.
+    let untouched = has_untouched_top(&layers)?;
+    let shared = &layers[..layers.len() - usize::from(untouched)];
     let mut theirs = spec.clone();
     // What the source owns of it is the clone's now too. The rest is an image's.
-    for owned in source.owned()? {
-        if shared.iter().any(|layer| layer.path.parent().and_then(Path::file_name) == owned.file_name()) {
-            clone.will_own(&owned)?;
-        }
+    let is_shared = |owned: &Path| {
+        shared.iter().any(|layer| layer.path.parent().and_then(Path::file_name) == owned.file_name())
+    };
+    clone.share(source, is_shared)?;
+    theirs.machine.disks[0].layers = layer_upon(&store, clone, shared, size)?;
+    if !untouched {
+        spec.machine.disks[0].layers = layer_upon(&store, source, shared, size)?;
+        // From here on the source does not write what the clone will stand on.
+        source.write_spec(&spec)?;
     }
-    theirs.machine.disks[0].layers = layer_upon(&store, clone, &shared, size)?;
-    spec.machine.disks[0].layers = layer_upon(&store, source, &shared, size)?;
-    // From here on the source does not write what the clone will stand on.
-    source.write_spec(&spec)?;
     describe(&mut theirs, clone.folder(), name);
     if theirs.own_kernel {
         let own = clone.folder().path().join("kernel");
@@ -78,7 +82,7 @@ fn describe(spec: &mut VmSpec, folder: &VmFolder, name: VmName) {
 /// A VM that is at work is not one that runs already: what is to be done is to stop it.
 pub(super) fn stop_first(error: Error) -> Error {
     match error {
-        Error::AlreadyRunning { name } => Error::Running { name },
+        Error::AlreadyRunning { name } => Error::MustStop { name },
         error => error,
     }
 }

@@ -94,6 +94,10 @@ impl DiskFile {
 
     /// Removes it, if no VM uses it.
     pub fn remove(self) -> Result<(), Error> {
+        if is_device(&self.path) {
+            let message = format!("{} is a device and no disk file", self.path.display());
+            return Err(Error::Invalid { message });
+        }
         let layer = LayerSpec { path: self.path.clone(), format: self.format };
         // It is ours alone while it is open; a damaged one is locked by nobody.
         let opened = vmm_disk::open_chain(&[layer], false);

@@ -13,7 +13,7 @@ pub use extra::ExtraDisk;
 pub use file::{DiskCheck, DiskFile};
 pub use size::{DiskSize, DiskSizeError};
 pub use snapshot::SnapshotInfo;
-pub(super) use snapshot::check_grows;
+pub(super) use snapshot::{check_grows, check_whole};
 
 use std::path::Path;
 
@@ -42,6 +42,14 @@ fn virtual_size(layers: &[LayerSpec]) -> Result<u64, Error> {
     Ok(vmm_disk::inspect(&top.path, top.format).context(DiskSnafu)?.virtual_size)
 }
 
+/// Whether nothing was ever written to the top layer, and there is another one below it.
+fn has_untouched_top(layers: &[LayerSpec]) -> Result<bool, Error> {
+    match layers {
+        [_, .., top] => vmm_disk::is_untouched(&top.path, top.format).context(DiskSnafu),
+        _ => Ok(false),
+    }
+}
+
 /// An empty layer of `owner`'s upon these, recorded as its own before it is there.
 fn layer_upon(
     store: &ImageStore,
@@ -50,7 +58,10 @@ fn layer_upon(
     size: u64,
 ) -> Result<Vec<LayerSpec>, Error> {
     if layers.len() >= vmm_disk::MAX_LAYERS {
-        let message = format!("the disk has {} layers, which is as many as there can be", layers.len());
+        let message = format!(
+            "the disk has {} layers, which is as many as there can be: go back to a snapshot that has fewer",
+            layers.len()
+        );
         return Err(Error::Invalid { message });
     }
     let below = layers.last().and_then(|layer| layer_id(&layer.path));

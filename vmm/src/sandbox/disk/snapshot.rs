@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::clone::stop_first;
-use super::{DiskSize, drop_unneeded, layer_upon, root, spec_of, virtual_size};
+use super::{DiskSize, drop_unneeded, has_untouched_top, layer_upon, root, spec_of, virtual_size};
 use crate::home::{HeldVm, Snapshot, Timestamp, VmName, VmSpec};
 use crate::image::ImageStore;
 use crate::sandbox::error::Error;
@@ -42,8 +42,14 @@ impl Sandbox {
             if spec.snapshots.iter().any(|snapshot| snapshot.name == name) {
                 return Err(Error::Invalid { message: format!("there is a snapshot {name} already") });
             }
-            let layers = root(spec)?.layers.clone();
-            spec.machine.disks[0].layers = layer_upon(store, held, &layers, virtual_size(&layers)?)?;
+            let mut layers = root(spec)?.layers.clone();
+            let size = virtual_size(&layers)?;
+            let below = &layers[..layers.len().saturating_sub(1)];
+            if has_untouched_top(&layers)? && virtual_size(below)? == size {
+                layers.pop();
+            } else {
+                spec.machine.disks[0].layers = layer_upon(store, held, &layers, size)?;
+            }
             spec.snapshots.push(Snapshot { name, created: Timestamp::now(), layers });
             Ok(())
         })
@@ -71,9 +77,13 @@ impl Sandbox {
     pub fn resize_disk(&self, size: DiskSize) -> Result<(), Error> {
         self.change_disk(|held, store, spec| {
             let layers = root(spec)?.layers.clone();
-            check_grows(virtual_size(&layers)?, size)?;
-            spec.machine.disks[0].layers = layer_upon(store, held, &layers, size.bytes())?;
+            let now = virtual_size(&layers)?;
+            check_grows(now, size)?;
+            check_whole(&spec.configuration.root.device)?;
             spec.configuration.root.grow = true;
+            if size.bytes() > now {
+                spec.machine.disks[0].layers = layer_upon(store, held, &layers, size.bytes())?;
+            }
             Ok(())
         })
     }
@@ -93,10 +103,21 @@ impl Sandbox {
         let before = spec_of(&held)?;
         let mut spec = before.clone();
         let changed = change(&held, &store, &mut spec).and_then(|()| Ok(held.write_spec(&spec)?));
-        // Where that failed, what was made for it is needed by nobody.
-        let kept = if changed.is_ok() { &spec } else { &before };
-        changed.and(drop_unneeded(&held, kept))
+        // Where that failed, what was made for it is needed by nobody, unless it got as far as the description.
+        let kept = if changed.is_ok() { spec } else { spec_of(&held).unwrap_or(before) };
+        changed.and(drop_unneeded(&held, &kept))
     }
+}
+
+/// A root that is a partition stays as large as that is.
+pub(in crate::sandbox) fn check_whole(device: &str) -> Result<(), Error> {
+    if device.ends_with(|last: char| last.is_ascii_alphabetic()) {
+        return Ok(());
+    }
+    let message = format!(
+        "the root of this image is the partition {device}, which does not grow with its disk: give it another disk (--disk)"
+    );
+    Err(Error::Invalid { message })
 }
 
 /// A disk becomes larger only: what lies beyond the end of a smaller one would be lost.
