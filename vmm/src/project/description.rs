@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use crate::home::{EngineChoice, Init};
 use crate::image::ImageRef;
 use crate::machine::{ConsoleKind, MemorySize};
-use crate::sandbox::{BootProfileUse, PullPolicy};
+use crate::sandbox::{BootProfileUse, DiskSize, PullPolicy};
 
 /// The name of the machine of a project that has only one, and no tables `[vm.NAME]`.
 pub const ONLY_MACHINE: &str = "default";
@@ -33,6 +33,8 @@ pub struct MachineDescription {
     /// Its memory.
     #[serde(serialize_with = "as_text")]
     pub memory: MemorySize,
+    /// How large its disk is; as large as its image's where nothing is said.
+    pub disk_size: Option<DiskSize>,
     /// What runs its processors.
     pub engine: EngineChoice,
     /// An engine that is no hardware boundary is refused.
@@ -75,6 +77,7 @@ impl Default for MachineDescription {
             boot_profile: BootProfileUse::default(),
             cpus: 1,
             memory: MemorySize::default(),
+            disk_size: None,
             engine: EngineChoice::default(),
             require_hardware: false,
             nested: false,

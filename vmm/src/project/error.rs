@@ -201,7 +201,9 @@ impl ProjectError {
         match self {
             Self::Foreign { file } => {
                 let folder = file.parent()?.display();
-                Some(format!("if you mean that project, name it: --project {folder}"))
+                Some(format!(
+                    "for the folder you are in, say --project .; only if you trust whoever wrote that file: --project {folder}"
+                ))
             }
             Self::LeadsOut { .. } => Some("put the file itself there".to_owned()),
             Self::Untrusted { .. } => {

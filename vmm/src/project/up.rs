@@ -156,6 +156,13 @@ fn bring_up(
     machine: &MachinePlan,
     options: &ProjectOptions,
 ) -> Result<(), ProjectError> {
+    // One that is there and not remembered is found by its name: it is remembered from now on.
+    if matches!(machine.action, Action::Keep | Action::Start)
+        && !held.record.machines.contains_key(&machine.name)
+    {
+        remembered(held, machine);
+        held.save()?;
+    }
     let sandbox = match machine.action {
         Action::Keep => attach(home, machine)?,
         Action::Create => create(home, held, machine, options)?,
@@ -232,6 +239,9 @@ fn start(
     if !machine.changes.is_empty() {
         let builder = builder(home, held, machine);
         Sandbox::reconfigure(home, &machine.vm, &builder).map_err(failed(machine))?;
+        if let Some(size) = machine.ready.description.disk_size {
+            sandbox.resize_disk(size).map_err(failed(machine))?;
+        }
         remembered(held, machine).applied = machine.ready.compared.clone();
         held.save()?;
     }
@@ -263,6 +273,9 @@ fn builder(home: &Home, held: &HeldRecord, machine: &MachinePlan) -> SandboxBuil
         .pull(description.pull);
     for (key, value) in &description.env {
         builder = builder.env(key, value);
+    }
+    if let Some(size) = description.disk_size {
+        builder = builder.disk_size(size);
     }
     match &machine.ready.kernel {
         Some(kernel) => builder.kernel(kernel),

@@ -63,6 +63,18 @@ pub(super) const MACHINE: &[Key<MachineDescription>] = &[
         },
     },
     Key {
+        name: "disk_size",
+        kind: Kind::Size,
+        effect: Effect::Restart,
+        doc: "How large the disk is, such as 20G; it can become larger later and not smaller",
+        read: |machine, value, problems| {
+            set(
+                &mut machine.disk_size,
+                value.parsed("an amount with its unit, such as \"20G\"", problems).map(Some),
+            );
+        },
+    },
+    Key {
         name: "engine",
         kind: Kind::Choice(&["auto", "kvm", "hvf", "software"]),
         effect: Effect::Restart,

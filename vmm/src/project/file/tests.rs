@@ -134,6 +134,7 @@ fn what_is_wrong_is_told_with_its_place_and_what_would_be_right() {
         // Units and bounds.
         ("memory = \"12 parsecs\"", 1, 10, "\"12 parsecs\" is no amount of memory"),
         ("memory = \"1M\"", 1, 10, "give at least 96M"),
+        ("disk_size = \"65T\"", 1, 13, "a disk has between 1M and 64T, not 65T"),
         ("memory = \"99999999999999999999G\"", 1, 10, "is no amount of memory"),
         ("cpus = 0", 1, 8, "cpus: expected a number from 1 to 255"),
         ("cpus = 99999999999999999999999", 1, 8, "expected a number from 1 to 255"),

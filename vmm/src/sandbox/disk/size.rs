@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
 use snafu::{Snafu, ensure};
 
 use crate::machine::parse_bytes;
@@ -37,6 +38,12 @@ impl DiskSize {
     /// In bytes.
     pub fn bytes(self) -> u64 {
         self.0
+    }
+}
+
+impl Serialize for DiskSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
