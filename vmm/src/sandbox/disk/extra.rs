@@ -67,7 +67,9 @@ impl ExtraDisk {
         vmm_disk::open_chain(&layers, self.read_only).context(DiskFileSnafu)?;
         let name = given.file_stem().map(OsStr::to_string_lossy).unwrap_or_default();
         let mut serial = format!("{number}-{name}");
-        serial.truncate(serial.floor_char_boundary(LONGEST_SERIAL));
+        while serial.len() > LONGEST_SERIAL {
+            serial.pop();
+        }
         Ok(DiskSpec { layers, read_only: self.read_only, serial })
     }
 }
