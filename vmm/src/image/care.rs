@@ -184,7 +184,7 @@ impl ImageStore {
         (metadata.name, metadata.version) = (name.clone(), version);
         let made = || {
             for file in &metadata.files {
-                share(&image.folder.join(&file.name), &partial.join(&file.name))?;
+                files::share(&image.folder.join(&file.name), &partial.join(&file.name))?;
             }
             let bytes = record::to_bytes(&metadata)
                 .map_err(std::io::Error::from)
@@ -309,19 +309,6 @@ impl ImageStore {
         let path = self.work_lock();
         FileLock::try_exclusive(&path).context(StorageSnafu { action: "lock", path })?.context(BusySnafu)
     }
-}
-
-/// The same file under another name; a copy where that cannot be.
-fn share(from: &Path, to: &Path) -> Result<()> {
-    if let Some(parent) = to.parent() {
-        files::make_folder(parent)?;
-    }
-    if fs::hard_link(from, to).is_err() {
-        fs::copy(from, to).context(StorageSnafu { action: "copy to", path: to })?;
-        let file = fs::File::open(to).context(StorageSnafu { action: "open", path: to })?;
-        files::sync(&file, to)?;
-    }
-    Ok(())
 }
 
 /// Copies a disk of layers into a new qcow2 file. What is zeroes takes no space in it.

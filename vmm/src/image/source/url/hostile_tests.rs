@@ -421,7 +421,7 @@ fn a_download_that_is_given_up_keeps_what_has_come() {
     });
     let bench = Bench::new();
     let error = bench.fetch_with(server.url("/x"), &GiveUp(AtomicBool::new(false))).unwrap_err();
-    assert_eq!(error, "pulling fake was given up");
+    assert_eq!(error, "getting fake was given up");
     assert!(bench.kept()[0] > 0);
 }
 
