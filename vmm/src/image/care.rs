@@ -1,7 +1,6 @@
 //! What a user does with images beside pulling them: other names for them, copies to take along, sizes, and making room.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{IoSlice, IoSliceMut};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -344,6 +343,8 @@ fn copy(layers: &[LayerSpec], to: &Path, image: &Image, progress: &dyn Progress)
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::testing::{Fake, fake, root_file_system};
     use super::super::{ImageError, PullMode};
     use super::*;
