@@ -29,6 +29,7 @@ pub use sandbox::{
     DiskFile, DiskSize, Error, ExitStatus, ExtraDisk, Health, Output, Process, ProcessControl, ProcessId,
     ProcessInfo, ProcessOutput, ProcessStdin, Progress, PullPolicy, Sandbox, SandboxBuilder, Signal,
     SnapshotInfo, StartOptions, Stdin, TerminalSize, VmInfo, image_users, prune_images, remove_image,
+    remove_unreadable_image,
 };
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;
 

@@ -185,14 +185,17 @@ impl<R: BufRead> Lz4Blocks<R> {
             self.packed.read_exact(&mut word)?;
             self.started = true;
         }
-        if self.packed.fill_buf()?.is_empty() {
-            return Ok(false);
+        loop {
+            if self.packed.fill_buf()?.is_empty() {
+                return Ok(false);
+            }
+            self.packed.read_exact(&mut word)?;
+            // Another part begins.
+            if word != *Compression::MAGICS[4].1 {
+                break;
+            }
         }
-        self.packed.read_exact(&mut word)?;
         let length = u32::from_le_bytes(word) as usize;
-        if word == *Compression::MAGICS[4].1 {
-            return self.next();
-        }
         if length > lz4_flex::block::get_maximum_output_size(LZ4_BLOCK) {
             return Err(invalid("a block of lz4 is too long"));
         }

@@ -1,7 +1,6 @@
 //! What a user does with images beside pulling them: other names for them, copies to take along, sizes, and making room.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{IoSlice, IoSliceMut};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use vmm_sys::FileLock;
 use super::digest::Digest;
 use super::error::{
     BusySnafu, CancelledSnafu, DiskSnafu, ExistsSnafu, NoLayerSnafu, ReservedSnafu, Result, StorageSnafu,
+    UnknownSnafu,
 };
 use super::files;
 use super::image::{Image, METADATA};
@@ -120,7 +120,8 @@ impl ImageStore {
     /// How large the image is that a line of a list is about.
     pub fn sizes_of_summary(&self, summary: &Summary) -> Result<Sizes> {
         let Summary { name, version, arch, layer, bytes, .. } = summary;
-        self.sizes_of(&self.folder_of(name.as_str(), *version, *arch), layer, *bytes)
+        let apparent = bytes.unwrap_or_default();
+        self.sizes_of(&self.folder_of(name.as_str(), *version, *arch), layer, apparent)
     }
 
     fn sizes_of(&self, folder: &Path, top: &LayerId, apparent: u64) -> Result<Sizes> {
@@ -182,7 +183,7 @@ impl ImageStore {
         (metadata.name, metadata.version) = (name.clone(), version);
         let made = || {
             for file in &metadata.files {
-                share(&image.folder.join(&file.name), &partial.join(&file.name))?;
+                files::share(&image.folder.join(&file.name), &partial.join(&file.name))?;
             }
             let bytes = record::to_bytes(&metadata)
                 .map_err(std::io::Error::from)
@@ -222,28 +223,29 @@ impl ImageStore {
         copied
     }
 
-    /// The layers that images stand on. An image that cannot be read is an error: what it stands on is not known.
-    pub fn references(&self) -> Result<BTreeSet<LayerId>> {
-        let mut references = BTreeSet::new();
-        for folder in self.folders()? {
-            for version in files::names_in(&folder)? {
-                if version.starts_with('.') || version.ends_with(files::PARTIAL) {
-                    continue;
-                }
-                references.extend(self.load(&folder.join(version))?.map(|image| image.layer().clone()));
-            }
-        }
-        Ok(references)
+    /// The layers that images stand on, perhaps without one of these. An image that cannot be read is an error: what it stands on is not known.
+    fn references(&self, without: Option<&Path>) -> Result<BTreeSet<LayerId>> {
+        let folders = self.image_folders()?.into_iter().map(|(folder, _, _)| folder);
+        let images =
+            folders.filter(|folder| Some(folder.as_path()) != without).map(|folder| self.load(&folder));
+        let layers = images.filter_map(|image| image.transpose()).map(|image| Ok(image?.layer().clone()));
+        layers.collect()
     }
 
     /// Removes downloads, what dead pulls left, and layers that neither an image nor one of `others` needs, or only
     /// tells of it.
     ///
-    /// `others` are the layers of all machines; whoever calls this makes sure that none is being made meanwhile. That no
-    /// image is, is seen to here.
-    pub fn prune(&self, others: &BTreeSet<LayerId>, dry_run: bool) -> Result<Vec<Removed>> {
+    /// `others` are the layers of all machines, and `there` those that there were before these were looked for: a
+    /// machine that runs may have got another since. Whoever calls this makes sure that no machine is being made
+    /// meanwhile. That no image is, is seen to here.
+    pub fn prune(
+        &self,
+        there: &BTreeSet<LayerId>,
+        others: &BTreeSet<LayerId>,
+        dry_run: bool,
+    ) -> Result<Vec<Removed>> {
         let _alone = self.be_alone()?;
-        let mut references = self.references()?;
+        let mut references = self.references(None)?;
         references.extend(others.iter().cloned());
         let mut removed = Vec::new();
         let mut add = |what, found: Vec<(PathBuf, u64)>| {
@@ -252,7 +254,8 @@ impl ImageStore {
         add("download", self.downloads.prune(dry_run)?);
         add("remains", pull::prune_remains(self, dry_run)?);
         add("remains", self.layers.prune_partials(dry_run)?);
-        let layers = self.layers.unreferenced(&references)?;
+        let mut layers = self.layers.unreferenced(&references)?;
+        layers.retain(|id| there.contains(id));
         add("layer", self.remove_layers(&layers, dry_run)?);
         Ok(removed)
     }
@@ -263,15 +266,29 @@ impl ImageStore {
         let _alone = self.be_alone()?;
         let bytes = files::allocated(&image.folder);
         let chain = self.layers.chain(image.layer()).unwrap_or_default();
+        // What cannot be known ends it before anything is gone.
+        let mut references = self.references(Some(&image.folder))?;
+        references.extend(others.iter().cloned());
         self.remove(image)?;
         let mut removed = vec![Removed { what: "image", path: image.folder.clone(), bytes }];
-        let mut references = self.references()?;
-        references.extend(others.iter().cloned());
         let mut layers = self.layers.unreferenced(&references)?;
         layers.retain(|id| chain.iter().any(|layer| layer.id == *id));
         let layers = self.remove_layers(&layers, false)?;
         removed.extend(layers.into_iter().map(|(path, bytes)| Removed { what: "layer", path, bytes }));
         Ok(removed)
+    }
+
+    /// Removes an image whose record cannot be read, by its exact name. Which layers were its own is not known: they are
+    /// left to [`ImageStore::prune`]. The caller's part is that no machine boots from the image.
+    pub fn remove_unreadable(&self, image: &ImageRef, arch: Arch) -> Result<Vec<Removed>> {
+        let _alone = self.be_alone()?;
+        let known = || UnknownSnafu { image: image.clone(), arch, known: self.known(arch) };
+        let version = image.exact_version().with_context(known)?;
+        let folder = self.folder_of(image.name().as_str(), version, arch);
+        ensure!(folder.is_dir(), known());
+        let removed = Removed { what: "image", bytes: files::allocated(&folder), path: folder.clone() };
+        self.remove_folder(&folder)?;
+        Ok(vec![removed])
     }
 
     fn remove_layers(&self, layers: &[LayerId], dry_run: bool) -> Result<Vec<(PathBuf, u64)>> {
@@ -291,19 +308,6 @@ impl ImageStore {
         let path = self.work_lock();
         FileLock::try_exclusive(&path).context(StorageSnafu { action: "lock", path })?.context(BusySnafu)
     }
-}
-
-/// The same file under another name; a copy where that cannot be.
-fn share(from: &Path, to: &Path) -> Result<()> {
-    if let Some(parent) = to.parent() {
-        files::make_folder(parent)?;
-    }
-    if fs::hard_link(from, to).is_err() {
-        fs::copy(from, to).context(StorageSnafu { action: "copy to", path: to })?;
-        let file = fs::File::open(to).context(StorageSnafu { action: "open", path: to })?;
-        files::sync(&file, to)?;
-    }
-    Ok(())
 }
 
 /// Copies a disk of layers into a new qcow2 file. What is zeroes takes no space in it.
@@ -339,6 +343,8 @@ fn copy(layers: &[LayerSpec], to: &Path, image: &Image, progress: &dyn Progress)
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::testing::{Fake, fake, root_file_system};
     use super::super::{ImageError, PullMode};
     use super::*;
@@ -385,6 +391,7 @@ mod tests {
         let (home, store, image) = pulled();
         let layer = image.layer().clone();
         let none = BTreeSet::new();
+        let all = BTreeSet::from([layer.clone()]);
         // Given remains of every kind.
         let remains = home.home.path().join("images/other/1.0.0-20260101-0000000-arm64.partial");
         let begun = store.layers().folder_of(&layer).with_extension("partial");
@@ -394,29 +401,53 @@ mod tests {
         }
         fs::write(&download, [1; 5000]).unwrap();
         // Then they are told, and go, and the image stays.
-        let told = store.prune(&none, true).unwrap();
+        let told = store.prune(&all, &none, true).unwrap();
         assert!(remains.exists() && begun.exists() && download.exists());
-        assert_eq!(store.prune(&none, false).unwrap(), told);
+        assert_eq!(store.prune(&all, &none, false).unwrap(), told);
         assert_eq!(told.iter().map(|gone| gone.what).collect::<Vec<_>>(), ["download", "remains", "remains"]);
         assert!(!remains.exists() && !begun.exists() && !download.exists());
         store.verify(&image, Thoroughness::Full).unwrap();
         // When the image goes, its layer stays while a machine needs it.
         let gone = store.remove_with_layers(&image, &BTreeSet::from([layer.clone()])).unwrap();
         assert_eq!(gone.iter().map(|gone| gone.what).collect::<Vec<_>>(), ["image"]);
-        assert_eq!(store.prune(&BTreeSet::from([layer.clone()]), false).unwrap(), []);
-        let gone = store.prune(&none, false).unwrap();
+        assert_eq!(store.prune(&all, &BTreeSet::from([layer.clone()]), false).unwrap(), []);
+        assert_eq!(store.prune(&none, &none, false).unwrap(), [], "it came after the others were looked at");
+        let gone = store.prune(&all, &none, false).unwrap();
         assert_eq!((gone[0].what, store.layers().list().unwrap()), ("layer", vec![]));
     }
 
     #[test]
     fn nothing_is_pruned_while_an_image_is_made_or_cannot_be_read() {
         let (_home, store, image) = pulled();
+        let none = BTreeSet::new();
         let shared = FileLock::try_shared(&store.work_lock()).unwrap().unwrap();
-        assert!(matches!(store.prune(&BTreeSet::new(), false), Err(ImageError::Busy)));
+        assert!(matches!(store.prune(&none, &none, false), Err(ImageError::Busy)));
         drop(shared);
         fs::write(image.folder().join(METADATA), b"{").unwrap();
-        assert!(matches!(store.prune(&BTreeSet::new(), false), Err(ImageError::Damaged { .. })));
+        assert!(matches!(store.prune(&none, &none, false), Err(ImageError::Damaged { .. })));
         assert_eq!(store.layers().list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_read_is_in_the_way_until_it_is_removed_by_its_name() {
+        let (_home, store, image) = pulled();
+        let none = BTreeSet::new();
+        let tagged = store.tag(&image, &"mine".parse().unwrap()).unwrap();
+        fs::write(tagged.folder().join(METADATA), b"{").unwrap();
+        // Given another one, its removal removes nothing, and says what to do.
+        let error = store.remove_with_layers(&image, &none).unwrap_err();
+        assert!(error.to_string().contains(&format!("`vmm images rm {tagged}`")), "{error}");
+        assert!(image.folder().exists());
+        assert_eq!(store.names().unwrap().len(), 2);
+        // Then it goes, and its layer stays.
+        assert!(store.remove_unreadable(&"mine".parse().unwrap(), Arch::X86_64).is_err(), "not exact");
+        let gone = store.remove_unreadable(&tagged.reference(), Arch::X86_64).unwrap();
+        assert_eq!(gone[0].path, tagged.folder());
+        assert!(!tagged.folder().exists());
+        store.verify(&image, Thoroughness::Full).unwrap();
+        // One that is damaged itself is no hindrance, nor is a folder that is no image.
+        fs::create_dir_all(tagged.folder().with_file_name("junk")).unwrap();
+        assert_eq!(store.remove_with_layers(&image, &none).unwrap().len(), 2);
     }
 
     #[test]

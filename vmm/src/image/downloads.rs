@@ -4,11 +4,11 @@
 //! downloads/<digest of its URL>.partial   the bytes of a file that have come so far
 //! downloads/<digest of its URL>.json      of which file they are
 //! downloads/.<digest of its URL>.lock     held by who fetches it
-//! downloads/<digest>                      a file with these contents, complete and found good
+//! downloads/<digest>                      a file with these contents, complete and found good: it stays until what is
+//!                                         made of it is in its place
 //! ```
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -37,22 +37,29 @@ impl Downloads {
         Ok((self.folder.join(format!("{key}.partial")), self.lock_path(key)))
     }
 
-    /// Gives a complete file away, if it is here. Whoever takes it looks at its contents.
+    /// Gives a complete file another name, if it is here. Whoever takes it looks at its contents.
     pub(super) fn take(&self, sha256: Digest, to: &Path) -> Result<bool> {
-        let path = self.folder.join(sha256.to_string());
-        match fs::rename(&path, to) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).context(StorageSnafu { action: "take", path }),
+        if !self.has(sha256) {
+            return Ok(false);
         }
+        files::share(&self.folder.join(sha256.to_string()), to)?;
+        Ok(true)
     }
 
-    /// Keeps a complete file, whose contents were found to be these.
+    /// Keeps a complete file, whose contents were found to be these, beside where it is.
     pub(super) fn keep(&self, from: &Path, sha256: Digest) -> Result<()> {
         files::make_folder(&self.folder)?;
         let file = fs::File::open(from).context(StorageSnafu { action: "open", path: from })?;
         files::sync(&file, from)?;
-        files::rename(from, &self.folder.join(sha256.to_string()))
+        let path = self.folder.join(sha256.to_string());
+        files::remove_file(&path)?;
+        files::share(from, &path)?;
+        files::sync_folder(&self.folder)
+    }
+
+    /// Removes a complete file that is not needed any more.
+    pub(super) fn forget(&self, sha256: Digest) -> Result<()> {
+        files::remove_file(&self.folder.join(sha256.to_string()))
     }
 
     /// Whether a complete file is here.
@@ -68,7 +75,7 @@ impl Downloads {
             if name.starts_with('.') {
                 continue;
             }
-            // What is complete has no lock: whoever takes it has it with a rename.
+            // What is complete has no lock: whoever takes it has a name of its own for it.
             let key = name.split('.').next().unwrap_or_default();
             let lock = is_partial(&name).then(|| self.lock_path(key));
             let lock = lock.map(|path: PathBuf| {
@@ -98,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_fetched_is_given_away_once() {
+    fn what_is_fetched_stays_until_it_is_not_needed_any_more() {
         let home = tempfile::tempdir().unwrap();
         let downloads = Downloads::new(home.path().join("downloads"));
         let (file, to) = (home.path().join("file"), home.path().join("to"));
@@ -107,6 +114,8 @@ mod tests {
         downloads.keep(&file, Digest::of(b"abc")).unwrap();
         assert!(downloads.has(Digest::of(b"abc")));
         assert!(downloads.take(Digest::of(b"abc"), &to).unwrap());
+        assert!(downloads.has(Digest::of(b"abc")));
+        downloads.forget(Digest::of(b"abc")).unwrap();
         assert!(!downloads.has(Digest::of(b"abc")));
         assert_eq!(fs::read(to).unwrap(), b"abc");
     }

@@ -78,7 +78,7 @@ pub enum ImageError {
         image: String,
     },
     /// A file of an image that was imported is not what was put there.
-    #[snafu(display("{} is damaged ({what}): import {image} again", path.display()))]
+    #[snafu(display("{} is damaged ({what}): remove it with `vmm images rm {image}`, and import it again", path.display()))]
     DamagedImport {
         /// The file.
         path: PathBuf,

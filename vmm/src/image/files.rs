@@ -73,6 +73,17 @@ pub(super) fn exchange(one: &Path, other: &Path) -> Result<()> {
     other.parent().map_or(Ok(()), sync_folder)
 }
 
+/// Gives a file a second name; where that cannot be, a copy has it.
+pub(super) fn share(from: &Path, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        make_folder(parent)?;
+    }
+    let copy = |_| fs::copy(from, to).and_then(|_| File::open(to)?.sync_all());
+    step(to)
+        .and_then(|()| fs::hard_link(from, to).or_else(copy))
+        .context(StorageSnafu { action: "copy to", path: to })
+}
+
 /// Removes a file, if it is there.
 pub(super) fn remove_file(path: &Path) -> Result<()> {
     if_there(step(path).and_then(|()| fs::remove_file(path))).context(StorageSnafu { action: "remove", path })

@@ -35,8 +35,8 @@ pub struct Summary {
     pub kernel: String,
     /// The topmost layer of its disk.
     pub layer: LayerId,
-    /// The lengths of its files and layers.
-    pub bytes: u64,
+    /// The lengths of its files and layers; none where one of these is missing.
+    pub bytes: Option<u64>,
 }
 
 /// The looks of a record.
@@ -61,25 +61,19 @@ impl ImageStore {
         let path = self.images.join(NAME);
         let known = read(&path);
         let mut entries = BTreeMap::new();
-        for folder in self.folders()? {
-            for version in files::names_in(&folder)? {
-                if version.starts_with('.') || version.ends_with(files::PARTIAL) {
-                    continue;
-                }
-                let image = folder.join(&version);
-                let Some(look) = look_at(&image.join(METADATA)) else { continue };
-                let key = image.strip_prefix(&self.images).unwrap_or(&image).to_string_lossy().into_owned();
-                if let Some(entry) = known.get(&key).filter(|entry| entry.look == look) {
-                    entries.insert(key, entry.clone());
-                    continue;
-                }
-                let summary =
-                    self.load(&image).and_then(|image| image.map(|image| self.summary(&image)).transpose());
-                match summary {
-                    Ok(Some(summary)) => drop(entries.insert(key, Entry { look, summary })),
-                    Ok(None) => {}
-                    Err(error) => tracing::warn!(key, %error, "an image cannot be read"),
-                }
+        for (image, _, _) in self.image_folders()? {
+            let Some(look) = look_at(&image.join(METADATA)) else { continue };
+            let key = image.strip_prefix(&self.images).unwrap_or(&image).to_string_lossy().into_owned();
+            let known = known.get(&key).filter(|entry| entry.look == look && entry.summary.bytes.is_some());
+            if let Some(entry) = known {
+                entries.insert(key, entry.clone());
+                continue;
+            }
+            let summary = self.load(&image).map(|image| image.map(|image| self.summary(&image)));
+            match summary {
+                Ok(Some(summary)) => drop(entries.insert(key, Entry { look, summary })),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(key, %error, "an image cannot be read"),
             }
         }
         if entries != known {
@@ -93,15 +87,15 @@ impl ImageStore {
         Ok(summaries)
     }
 
-    fn summary(&self, image: &Image) -> Result<Summary> {
-        Ok(Summary {
+    fn summary(&self, image: &Image) -> Summary {
+        Summary {
             name: image.name().clone(),
             version: image.version(),
             arch: image.arch(),
             kernel: image.kernel_release().to_owned(),
             layer: image.layer().clone(),
-            bytes: self.size(image)?,
-        })
+            bytes: self.size(image).ok(),
+        }
     }
 }
 
@@ -141,7 +135,7 @@ mod tests {
         let store = home.store();
         assert_eq!(store.summaries().unwrap(), []);
         let image = store.pull(&fake(), Arch::X86_64, PullMode::IfMissing, &()).unwrap().image;
-        let expected = vec![store.summary(&image).unwrap()];
+        let expected = vec![store.summary(&image)];
         assert_eq!(store.summaries().unwrap(), expected);
         let path = home.home.path().join("images").join(NAME);
         let written = fs::read(&path).unwrap();
@@ -156,6 +150,16 @@ mod tests {
         assert_eq!(store.summaries().unwrap()[0].kernel, "9.18.56-0-virt");
         // And one of another record is not.
         store.pull(&fake(), Arch::X86_64, PullMode::Force, &()).unwrap();
+        assert_eq!(store.summaries().unwrap(), expected);
+        // Nor is one whose layer was missing: it may be there again.
+        let layer = store.layers().folder_of(image.layer());
+        let aside = layer.with_extension("aside");
+        fs::remove_file(&path).unwrap();
+        fs::rename(&layer, &aside).unwrap();
+        let summaries = store.summaries().unwrap();
+        assert_eq!(summaries[0].bytes, None);
+        assert!(store.sizes_of_summary(&summaries[0]).is_err());
+        fs::rename(&aside, &layer).unwrap();
         assert_eq!(store.summaries().unwrap(), expected);
         store.remove(&image).unwrap();
         assert_eq!(store.summaries().unwrap(), []);

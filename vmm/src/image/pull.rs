@@ -281,6 +281,10 @@ impl Pull<'_> {
         )?;
         files.insert(0, self.kernel_record(&kernel_path)?);
         self.tell("records");
+        // What was fetched is in its place, and needs no second name: its times do not change once they are remembered.
+        if let KernelFrom::Artifact(kernel) = &spec.kernel {
+            self.store.downloads.forget(kernel.fetched.sha256)?;
+        }
         if let Some(Damage { path, what }) = verify::verify(self.partial, &files, Thoroughness::Full)? {
             return DamagedSnafu { path, what, image: self.label }.fail();
         }
@@ -329,8 +333,7 @@ impl Pull<'_> {
         if downloads.has(artifact.fetched.sha256) {
             return Ok(false);
         }
-        let fetched = self.fetched(artifact, subject, folder)?;
-        downloads.keep(&fetched, artifact.fetched.sha256)?;
+        self.fetched(artifact, subject, folder)?;
         Ok(true)
     }
 
@@ -339,9 +342,7 @@ impl Pull<'_> {
         if disk.trusted(&self.store.trust())?.is_some_and(|pin| downloads.has(pin.sha256)) {
             return Ok(false);
         }
-        let fetched = folder.join("disk");
-        let pin = self.published(disk, folder, &fetched)?;
-        downloads.keep(&fetched, pin.sha256)?;
+        self.published(disk, folder, &folder.join("disk"))?;
         Ok(true)
     }
 
@@ -365,13 +366,13 @@ impl Pull<'_> {
     /// The disk, as a layer of the store. One that is there and good is not fetched again.
     fn layer(&self, workshop_folder: &Path) -> Result<Layer> {
         let disk = self.partial.join("disk");
-        let content = match &self.spec.disk {
+        let (fetched, content) = match &self.spec.disk {
             DiskFrom::Artifact(artifact) => {
                 if let Some(layer) = self.layer_that_is_here(artifact.result.sha256)? {
                     return Ok(layer);
                 }
                 self.artifact(artifact, ROOTFS, workshop_folder, &disk)?;
-                artifact.result
+                (artifact.fetched.sha256, artifact.result)
             }
             DiskFrom::Published(published) => {
                 if let Some(trusted) = published.trusted(&self.store.trust())?
@@ -379,10 +380,13 @@ impl Pull<'_> {
                 {
                     return Ok(layer);
                 }
-                self.published(published, workshop_folder, &disk)?
+                let pin = self.published(published, workshop_folder, &disk)?;
+                (pin.sha256, pin)
             }
         };
-        self.store.layers.adopt(&disk, self.spec.disk_format, (content.sha256, content.size))
+        let layer = self.store.layers.adopt(&disk, self.spec.disk_format, (content.sha256, content.size))?;
+        self.store.downloads.forget(fetched)?;
+        Ok(layer)
     }
 
     fn layer_that_is_here(&self, sha256: Digest) -> Result<Option<Layer>> {
@@ -396,11 +400,12 @@ impl Pull<'_> {
         Ok(None)
     }
 
-    /// A disk that its publisher vouches for.
+    /// A disk that its publisher vouches for. What comes is kept until it is in its place.
     fn published(&self, published: &Published, workshop_folder: &Path, to: &Path) -> Result<Pin> {
         let named = Named { progress: self.progress, subject: ROOTFS };
         let workshop = self.workshop(workshop_folder, &named);
         let pin = published.fetch(&workshop, &self.store.trust(), to)?;
+        self.store.downloads.keep(to, pin.sha256)?;
         self.account.borrow_mut().add(published.url.to_owned(), pin.size);
         Ok(pin)
     }
@@ -433,7 +438,8 @@ impl Pull<'_> {
         artifact.result.check(to, &to.display().to_string(), self.progress)
     }
 
-    /// Fetches an artifact from the first source that has it, unless it was fetched before.
+    /// Fetches an artifact from the first source that has it, unless it was fetched before. It is kept until it is in its
+    /// place.
     fn fetched(&self, artifact: &Artifact, subject: &str, folder: &Path) -> Result<PathBuf> {
         let named = Named { progress: self.progress, subject };
         let workshop = self.workshop(folder, &named);
@@ -453,6 +459,7 @@ impl Pull<'_> {
                 .and_then(|()| artifact.fetched.check(&fetched, &what, &named));
             match attempt {
                 Ok(()) => {
+                    self.store.downloads.keep(&fetched, artifact.fetched.sha256)?;
                     self.account.borrow_mut().add(what, artifact.fetched.size);
                     return Ok(fetched);
                 }

@@ -104,6 +104,11 @@ impl ImageRef {
         &self.name
     }
 
+    /// Whether only one version will do.
+    pub fn is_exact(&self) -> bool {
+        self.exact_version().is_some()
+    }
+
     /// The only version that will do, if there is only one.
     pub(super) fn exact_version(&self) -> Option<ImageVersion> {
         match self.version {

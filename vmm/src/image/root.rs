@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ext4_view::{Ext4, Ext4Read, FileType};
-use snafu::ResultExt;
+use snafu::{ResultExt, ensure};
 use vmm_disk::{DiskImage, LayerSpec, Partition, open_chain, partitions};
 
 use super::error::{
@@ -15,6 +15,9 @@ use crate::boot::Compression;
 
 /// The first disk, as the guest names it. The number of a partition comes behind it.
 pub(super) const DISK: &str = "/dev/vda";
+
+/// No file system has more block groups, of which each has a record in memory: 128 TiB in groups of the usual size.
+const MOST_GROUPS: u64 = 1 << 20;
 
 /// The ext4 file system on a disk, or on one of its partitions.
 pub(super) struct RootFileSystem {
@@ -47,8 +50,14 @@ impl RootFileSystem {
     /// Opens the one on a disk or a partition of it. `path` is for messages.
     pub(super) fn on(disk: Arc<dyn DiskImage>, partition: Option<&Partition>, path: &Path) -> Result<Self> {
         let (start, length) = partition.map_or((0, disk.size()), |found| (found.start, found.length));
-        let reader: Box<dyn Ext4Read> = Box::new(PartReader { disk, start, length });
-        let ext4 = Ext4::load(reader).context(RootFileSystemSnafu { path, inside: "the superblock" })?;
+        let mut reader = PartReader { disk, start, length };
+        let mut superblock = [0; 1024];
+        // What cannot be read, the loader tells of.
+        let bounded = reader.read(1024, &mut superblock).is_err() || has_sane_groups(&superblock);
+        let what = "a superblock with an impossible number of block groups";
+        ensure!(bounded, RootContentsSnafu { path, what });
+        let ext4 =
+            Ext4::load(Box::new(reader)).context(RootFileSystemSnafu { path, inside: "the superblock" })?;
         Ok(Self { ext4, disk: path.to_owned() })
     }
 
@@ -110,6 +119,20 @@ impl RootFileSystem {
     }
 }
 
+/// Whether a superblock has no more block groups than can be loaded. What is none is not judged here.
+fn has_sane_groups(superblock: &[u8; 1024]) -> bool {
+    let field = |at: usize| {
+        let bytes = [superblock[at], superblock[at + 1], superblock[at + 2], superblock[at + 3]];
+        u64::from(u32::from_le_bytes(bytes))
+    };
+    if superblock[0x38..0x3a] != [0x53, 0xef] {
+        return true;
+    }
+    // Documentation/filesystems/ext4/super.rst. The loader reads the upper half even without the feature 64BIT.
+    let (blocks, in_group) = (field(0x04) | field(0x150) << 32, field(0x20));
+    in_group != 0 && blocks.div_ceil(in_group) <= MOST_GROUPS
+}
+
 /// A disk or a part of it, as the reader of file systems wants it.
 struct PartReader {
     disk: Arc<dyn DiskImage>,
@@ -135,5 +158,35 @@ pub(super) fn unpack(name: &str, contents: Vec<u8>, limit: u64) -> Result<Vec<u8
     match Compression::of(&contents).filter(|_| packed) {
         Some(compression) => compression.unpack(&contents, limit).context(DecompressSnafu { what: name }),
         None => Ok(contents),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_disk::Format;
+
+    use super::*;
+
+    #[test]
+    fn a_superblock_with_too_many_groups_is_refused_before_it_is_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let good = super::super::testing::root_file_system();
+        let open = |changes: &[(usize, [u8; 4])]| {
+            let mut bytes = good.clone();
+            for (at, field) in changes {
+                bytes[1024 + at..1028 + at].copy_from_slice(field);
+            }
+            std::fs::write(&path, bytes).unwrap();
+            let disk = open_chain(&[LayerSpec { path: path.clone(), format: Format::Raw }], true).unwrap();
+            RootFileSystem::on(disk, None, &path).map(drop)
+        };
+        open(&[]).unwrap();
+        for changes in
+            [&[(0x20, [0; 4])][..], &[(0x04, [0xff; 4]), (0x20, [1, 0, 0, 0])], &[(0x150, [0xff; 4])]]
+        {
+            let error = open(changes).unwrap_err().to_string();
+            assert!(error.contains("an impossible number of block groups"), "{error}");
+        }
     }
 }

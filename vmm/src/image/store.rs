@@ -18,7 +18,7 @@ use super::layers::{Layer, LayerStore};
 use super::progress::Progress;
 use super::pull::{self, Downloaded, PullMode, Pulled};
 use super::record::{self, FileRecord, Refusal};
-use super::reference::ImageRef;
+use super::reference::{ImageName, ImageRef};
 use super::root::RootFileSystem;
 use super::source::Network;
 use super::verify::{self, Damage, Thoroughness};
@@ -171,16 +171,11 @@ impl ImageStore {
     /// in the log.
     pub fn list(&self) -> Result<Vec<Image>> {
         let mut images = Vec::new();
-        for folder in self.folders()? {
-            for version in files::names_in(&folder)? {
-                if version.starts_with('.') || version.ends_with(files::PARTIAL) {
-                    continue;
-                }
-                match self.load(&folder.join(&version)) {
-                    Ok(image) => images.extend(image),
-                    Err(error) => {
-                        tracing::warn!(folder = %folder.display(), version, %error, "an image cannot be read");
-                    }
+        for (folder, _, _) in self.image_folders()? {
+            match self.load(&folder) {
+                Ok(image) => images.extend(image),
+                Err(error) => {
+                    tracing::warn!(folder = %folder.display(), %error, "an image cannot be read");
                 }
             }
         }
@@ -189,6 +184,25 @@ impl ImageStore {
             key(one).cmp(&key(other))
         });
         Ok(images)
+    }
+
+    /// The exact names of all images, those too whose record cannot be read.
+    pub fn names(&self) -> Result<Vec<(ImageRef, Arch)>> {
+        Ok(self.image_folders()?.into_iter().map(|(_, image, arch)| (image, arch)).collect())
+    }
+
+    /// The folders of all images, with what their names say. What has another name is no image.
+    pub(super) fn image_folders(&self) -> Result<Vec<(PathBuf, ImageRef, Arch)>> {
+        let mut found = Vec::new();
+        for parent in self.folders()? {
+            for name in files::names_in(&parent)? {
+                let folder = parent.join(name);
+                if let Some((image, arch)) = named_by(&folder) {
+                    found.push((folder, image, arch));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// How many bytes of the store are there for an image: its own files and the layers of its disk, which it may share.
@@ -201,11 +215,15 @@ impl ImageStore {
     /// Removes an image, but not its layers: machines may stand on them ([`LayerStore::unreferenced`] tells). That no
     /// machine boots from the image is the caller's knowledge.
     pub fn remove(&self, image: &Image) -> Result<()> {
-        let partial = files::partial_of(&image.folder);
-        let _lock = pull::lock(self, &image.folder)?;
+        self.remove_folder(&image.folder)
+    }
+
+    pub(super) fn remove_folder(&self, folder: &Path) -> Result<()> {
+        let partial = files::partial_of(folder);
+        let _lock = pull::lock(self, folder)?;
         files::remove_folder(&partial)?;
-        if image.folder.exists() {
-            files::rename(&image.folder, &partial)?;
+        if folder.exists() {
+            files::rename(folder, &partial)?;
         }
         files::remove_folder(&partial)
     }
@@ -360,15 +378,15 @@ impl ImageStore {
     /// The error for a `metadata.json` that cannot be believed: only the folder's name tells which image it is.
     fn damaged_record<T>(&self, path: &Path, what: &str) -> Result<T> {
         let folder = path.parent().unwrap_or(path);
-        let part = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-        let name = folder.parent().and_then(part).unwrap_or_default();
-        let version = part(folder).unwrap_or_default();
-        let parsed = Arch::ALL.into_iter().find_map(|arch| {
-            let version: ImageVersion = version.strip_suffix(&format!("-{arch}"))?.parse().ok()?;
-            let exact = ImageRef::exact(name.parse().ok()?, version);
-            Some(self.label(&exact, version, arch))
+        let in_catalog = named_by(folder).and_then(|(image, arch)| {
+            let version = self.catalog.find(&image, arch)?.version;
+            Some(self.label(&image, version, arch))
         });
-        DamagedSnafu { path, what, image: parsed.unwrap_or(name) }.fail()
+        if let Some(image) = in_catalog {
+            return DamagedSnafu { path, what, image }.fail();
+        }
+        let image = named_by(folder).map(|(image, _)| image.to_string()).unwrap_or_default();
+        DamagedImportSnafu { path, what, image }.fail()
     }
 
     /// What there is for an architecture, in a line.
@@ -390,4 +408,14 @@ impl ImageStore {
         known.dedup();
         if known.is_empty() { "none".to_owned() } else { known.join(", ") }
     }
+}
+
+/// The image that a folder's name tells of.
+fn named_by(folder: &Path) -> Option<(ImageRef, Arch)> {
+    let name: ImageName = folder.parent()?.file_name()?.to_str()?.parse().ok()?;
+    let build = folder.file_name()?.to_str()?;
+    Arch::ALL.into_iter().find_map(|arch| {
+        let version: ImageVersion = build.strip_suffix(&format!("-{arch}"))?.parse().ok()?;
+        Some((ImageRef::exact(name.clone(), version), arch))
+    })
 }

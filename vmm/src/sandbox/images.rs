@@ -6,16 +6,21 @@ use std::path::Path;
 use vmm_sys::FileLock;
 
 use super::Error;
-use crate::home::{Home, VmFolder};
-use crate::image::{Image, ImageStore, LayerId, Removed};
+use crate::arch::Arch;
+use crate::home::{Home, HomeError, VmFolder};
+use crate::image::{Image, ImageRef, ImageStore, LayerId, Removed};
 
 /// The VMs of a home that boot from an image, as they are called.
 pub fn image_users(home: &Home, image: &Image) -> Result<Vec<String>, Error> {
+    users_of(home, &image.reference(), image.arch())
+}
+
+fn users_of(home: &Home, image: &ImageRef, arch: Arch) -> Result<Vec<String>, Error> {
     let mut users = Vec::new();
-    let reference = image.reference().to_string();
+    let reference = image.to_string();
     for folder in home.folders()? {
         let Some(spec) = folder.spec()? else { continue };
-        if spec.image_reference == reference && spec.machine.arch == image.arch() {
+        if spec.image_reference == reference && spec.machine.arch == arch {
             users.push(spec.display_name().to_owned());
         }
     }
@@ -25,22 +30,33 @@ pub fn image_users(home: &Home, image: &Image) -> Result<Vec<String>, Error> {
 /// Removes an image that no VM uses, and the layers of its disk that nothing else needs.
 pub fn remove_image(home: &Home, image: &Image) -> Result<Vec<Removed>, Error> {
     let quiet = Quiet::wait_for(home)?;
-    let users = image_users(home, image)?;
-    if !users.is_empty() {
-        return Err(Error::ImageInUse { image: image.to_string(), users });
-    }
+    refuse_if_used(home, &image.reference(), image.arch())?;
     let store = ImageStore::open(home.root())?;
     Ok(store.remove_with_layers(image, &quiet.layers)?)
+}
+
+/// Removes an image whose record cannot be read, by its exact name, if no VM uses it. Its layers stay.
+pub fn remove_unreadable_image(home: &Home, image: &ImageRef, arch: Arch) -> Result<Vec<Removed>, Error> {
+    let _quiet = Quiet::wait_for(home)?;
+    refuse_if_used(home, image, arch)?;
+    Ok(ImageStore::open(home.root())?.remove_unreadable(image, arch)?)
+}
+
+fn refuse_if_used(home: &Home, image: &ImageRef, arch: Arch) -> Result<(), Error> {
+    let users = users_of(home, image, arch)?;
+    if users.is_empty() { Ok(()) } else { Err(Error::ImageInUse { image: image.to_string(), users }) }
 }
 
 /// Removes downloads, what dead processes left, and layers that neither an image nor a VM needs, or only tells of it.
 pub fn prune_images(home: &Home, dry_run: bool) -> Result<Vec<Removed>, Error> {
     let quiet = Quiet::wait_for(home)?;
-    Ok(ImageStore::open(home.root())?.prune(&quiet.layers, dry_run)?)
+    Ok(ImageStore::open(home.root())?.prune(&quiet.there, &quiet.layers, dry_run)?)
 }
 
 /// A home in which no VM is being made, for as long as this lives.
 struct Quiet {
+    /// The layers that there were before those of the VMs were looked for.
+    there: BTreeSet<LayerId>,
     /// The layers that the VMs need.
     layers: BTreeSet<LayerId>,
     _lock: FileLock,
@@ -50,11 +66,13 @@ impl Quiet {
     fn wait_for(home: &Home) -> Result<Self, Error> {
         home.clear_leftovers()?;
         let lock = home.lock()?;
+        let there =
+            ImageStore::open(home.root())?.layers().list()?.into_iter().map(|layer| layer.id).collect();
         let mut layers = BTreeSet::new();
         for folder in home.all_folders()? {
             layers.extend(layers_of(&folder)?);
         }
-        Ok(Self { layers, _lock: lock })
+        Ok(Self { there, layers, _lock: lock })
     }
 }
 
@@ -65,15 +83,19 @@ fn layers_of(folder: &VmFolder) -> Result<Vec<LayerId>, Error> {
     match folder.spec()? {
         Some(spec) => {
             let paths = spec.machine.disks.iter().flat_map(|disk| &disk.layers);
+            let paths = paths.chain(spec.snapshots.iter().flat_map(|snapshot| &snapshot.layers));
             layers.extend(paths.filter_map(|layer| id_of(layer.path.parent()?)));
         }
         // What its disk will stand on is in its maker's head.
-        None if folder.is_held().unwrap_or(false) => {
-            return Err(Error::Invalid {
-                message: "a VM is being made at this moment: try again when that is done".to_owned(),
-            });
-        }
-        None => {}
+        None => match folder.is_held() {
+            Ok(false) | Err(HomeError::NoSuchVm { .. }) => {}
+            Ok(true) => {
+                return Err(Error::Invalid {
+                    message: "a VM is being made at this moment: try again when that is done".to_owned(),
+                });
+            }
+            Err(error) => return Err(error.into()),
+        },
     }
     Ok(layers)
 }

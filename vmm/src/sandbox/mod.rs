@@ -30,7 +30,7 @@ pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
 pub use disk::{DiskCheck, DiskFile, DiskSize, DiskSizeError, ExtraDisk, SnapshotInfo};
 pub use error::Error;
-pub use images::{image_users, prune_images, remove_image};
+pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
 pub use logs::ConsoleLog;
 pub use process::{ExitStatus, Output, Process, ProcessControl};

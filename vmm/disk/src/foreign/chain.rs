@@ -125,7 +125,9 @@ fn follow(
     }
     let named = parent(from).join(std::ffi::OsStr::from_bytes(name));
     let Some(inside) = beneath(root, &named) else {
-        refuse("only files in the folder of the file that you named, or beneath it, are read")?;
+        refuse(
+            "only files in the folder of the file that you named, or beneath it, are read, and no hidden ones",
+        )?;
         return Err(Error::NoLayers);
     };
     let file = open_beneath(root, &inside).context(OpenBackingSnafu { name: &shown });
@@ -154,7 +156,7 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// The part of a path beneath a folder, going by the names alone; none if it leads out of it.
+/// The part of a path beneath a folder, going by the names alone; none if it leads out of it, or to what is hidden.
 fn beneath(root: &Path, path: &Path) -> Option<PathBuf> {
     let plain = |path: &Path| -> Option<PathBuf> {
         let mut plain = PathBuf::new();
@@ -170,7 +172,8 @@ fn beneath(root: &Path, path: &Path) -> Option<PathBuf> {
         Some(plain)
     };
     let inside = plain(path)?.strip_prefix(plain(root)?).ok()?.to_owned();
-    (!inside.as_os_str().is_empty()).then_some(inside)
+    let hidden = inside.components().any(|part| part.as_os_str().as_bytes().starts_with(b"."));
+    (!hidden && !inside.as_os_str().is_empty()).then_some(inside)
 }
 
 /// Opens a file beneath a folder without following a link, step by step, so that nothing can be exchanged meanwhile.
@@ -196,7 +199,15 @@ mod tests {
         let found = |path: &str| beneath(Path::new("/a/b"), Path::new(path));
         assert_eq!(found("/a/b/c"), Some("c".into()));
         assert_eq!(found("/a/b/c/../d/./e"), Some("d/e".into()));
-        for path in ["/a/b", "/a", "/a/b/../c", "/a/b/c/../../../etc/passwd", "/a/bc/d"] {
+        for path in [
+            "/a/b",
+            "/a",
+            "/a/b/../c",
+            "/a/b/c/../../../etc/passwd",
+            "/a/bc/d",
+            "/a/b/.ssh/id",
+            "/a/b/c/.netrc",
+        ] {
             assert_eq!(found(path), None, "{path}");
         }
     }

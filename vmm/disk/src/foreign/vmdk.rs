@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use flate2::{Decompress, FlushDecompress};
+use flate2::{Decompress, FlushDecompress, Status};
 use snafu::{ResultExt, ensure};
 
 use super::blocks::{BlockDisk, BlockMap, Place};
@@ -63,6 +63,7 @@ pub(super) fn open(storage: Arc<dyn Storage>) -> Result<Arc<dyn DiskImage>, Fore
         directory,
         entries: header.entries,
         grain_size,
+        size: header.sectors * SECTOR,
         length,
         zeroed: header.flags & ZEROED_GRAINS != 0,
         compressed: header.flags & COMPRESSED != 0,
@@ -189,6 +190,9 @@ struct Grains {
     directory: Vec<u32>,
     entries: u64,
     grain_size: u64,
+    /// Of the disk.
+    size: u64,
+    /// Of the file.
     length: u64,
     zeroed: bool,
     compressed: bool,
@@ -259,19 +263,20 @@ impl Grains {
         }
         let mut compressed = vec![0; index(length)];
         read_at(storage, &mut compressed, place + GRAIN_MARK)?;
-        let bytes: Arc<[u8]> = inflate(&compressed, index(self.grain_size))?.into();
+        let needed = self.size.saturating_sub(grain * self.grain_size).min(self.grain_size);
+        let bytes: Arc<[u8]> = inflate(&compressed, index(self.grain_size), needed)?.into();
         *recent = Some((sector, bytes.clone()));
         Ok(bytes)
     }
 }
 
-/// Inflates a grain. The last one of a disk need not be whole, and is filled with zeroes.
-fn inflate(compressed: &[u8], length: usize) -> io::Result<Vec<u8>> {
+/// Inflates a grain. Of the last one of a disk only so much is needed as the disk has, and it is filled with zeroes.
+fn inflate(compressed: &[u8], length: usize, needed: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     let mut stream = Decompress::new(true);
     let corrupt = |_| invalid("a compressed grain cannot be decompressed");
-    stream.decompress(compressed, &mut bytes, FlushDecompress::Finish).map_err(corrupt)?;
-    if stream.total_out() == 0 {
+    let status = stream.decompress(compressed, &mut bytes, FlushDecompress::Finish).map_err(corrupt)?;
+    if status != Status::StreamEnd || stream.total_out() < needed {
         return Err(invalid("a compressed grain is cut short"));
     }
     Ok(bytes)
@@ -283,6 +288,11 @@ fn invalid(what: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::ZlibEncoder;
+
     use super::*;
 
     #[test]
@@ -292,5 +302,24 @@ mod tests {
         let expected = Description { kind: Some("streamOptimized".into()), parent: Some("ffffffff".into()) };
         assert_eq!(description(text), expected);
         assert_eq!(description(b"\xff\xfe"), Description::default());
+    }
+
+    #[test]
+    fn a_grain_that_is_not_whole_is_an_error_and_no_zeroes() {
+        let deflate = |length: usize| {
+            let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(length).collect();
+            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(&bytes).unwrap();
+            (encoder.finish().unwrap(), bytes)
+        };
+        let (whole, bytes) = deflate(65536);
+        assert_eq!(inflate(&whole, 65536, 65536).unwrap(), bytes);
+        for cut in [0, 1, whole.len() / 2, whole.len() - 1] {
+            assert!(inflate(&whole[..cut], 65536, 65536).is_err(), "{cut}");
+        }
+        let (part, bytes) = deflate(512);
+        assert_eq!(inflate(&part, 65536, 512).unwrap()[..512], bytes, "the last one of a disk");
+        assert!(inflate(&part, 65536, 65536).is_err());
+        assert!(inflate(&whole, 512, 512).is_err(), "it is longer than a grain");
     }
 }

@@ -20,6 +20,14 @@ impl Qcow2Image {
                 "a disk cannot become so small or so large",
             ));
         }
+        // A run of clusters never reaches past those that one refcount block counts, itself among them.
+        let longest = (1 << self.geometry.block_bits()) - 1;
+        if entries > write(&self.metadata).l1.len() && self.geometry.clusters(entries * 8) > longest {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "its clusters are too small for so large a disk",
+            ));
+        }
         // What requests before us have changed goes to the table of old.
         self.flush_all()?;
         let old = write(&self.metadata).l1.clone();
@@ -70,5 +78,35 @@ impl Qcow2Image {
             metadata.unallocate(&*self.storage, run);
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::qcow2::{Layout, check};
+    use crate::testing::MemoryStorage;
+    use crate::{DiskImage, Storage};
+
+    #[test]
+    fn a_table_that_no_refcount_block_counts_is_refused_before_anything_is_taken() {
+        let storage = Arc::new(MemoryStorage::default());
+        let layout = Layout { virtual_size: 1 << 20, cluster_bits: 9, refcount_order: 4, version: 3 };
+        layout.write(&*storage).unwrap();
+        let mut image = Qcow2Image::open(storage.clone(), None, false).unwrap();
+        let length = storage.length().unwrap();
+        // 255 clusters hold 16320 entries, of which each leads to 32 KiB.
+        let largest = 255 * 64 * (32 << 10);
+        let error = image.grow_to(largest + 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert_eq!(error.to_string(), "its clusters are too small for so large a disk");
+        assert_eq!((image.size(), storage.length().unwrap()), (1 << 20, length));
+        image.grow_to(largest).unwrap();
+        drop(image);
+        let report = check(&*storage).unwrap();
+        assert_eq!((report.corruptions, report.leaks), (0, 0), "{:?}", report.findings);
+        assert_eq!(Qcow2Image::open(storage, None, false).unwrap().size(), largest);
     }
 }

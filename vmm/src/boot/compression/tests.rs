@@ -67,6 +67,12 @@ fn parts_one_behind_the_other_are_one_file() {
 }
 
 #[test]
+fn any_number_of_empty_parts_is_nothing() {
+    let packed = [2, 0x21, 0x4c, 0x18].repeat(1 << 20);
+    assert_eq!(Compression::Lz4.unpack(&packed, 100).unwrap(), b"");
+}
+
+#[test]
 fn a_bomb_ends_at_its_limit() {
     let bytes = vec![0; 40 << 20];
     for compression in ALL {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::super::transform::tar::{Piece, TarMember};
+use super::super::transform::tar::{MemberList, Piece, TarMember};
 
 /// An initial file system is not made of more archives.
 pub(super) const MOST_ARCHIVES: usize = 8;
@@ -25,7 +25,7 @@ pub(super) fn is_cpio(first: &[u8]) -> bool {
 /// that is nothing.
 pub(super) fn members(file: &File) -> io::Result<(Vec<TarMember>, u64)> {
     let length = file.metadata()?.len();
-    let mut found = Vec::new();
+    let mut found = MemberList::default();
     let mut at = 0;
     for _ in 0..MOST_MEMBERS {
         let mut header = [0; HEADER];
@@ -46,11 +46,11 @@ pub(super) fn members(file: &File) -> io::Result<(Vec<TarMember>, u64)> {
         }
         at = (data + size).next_multiple_of(4);
         if name == "TRAILER!!!" {
-            return Ok((found, behind(file, at, length)?));
+            return Ok((found.members, behind(file, at, length)?));
         }
         if mode & KIND == FILE {
             let piece = Piece { at: 0, in_archive: data, length: size };
-            found.push(TarMember { name, length: size, pieces: vec![piece] });
+            found.add(TarMember { name, length: size, pieces: vec![piece] }).map_err(damaged)?;
         }
     }
     Err(damaged("it has too many members"))

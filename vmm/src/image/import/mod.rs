@@ -10,6 +10,7 @@ mod modules;
 mod system;
 mod unpack;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -72,6 +73,8 @@ pub struct Imported {
 pub struct SystemFound {
     /// The format of the disk, and what it was packed in.
     pub format: String,
+    /// The files that the disk was read from: the one that was named, and those that it builds on.
+    pub files: Vec<PathBuf>,
     /// The kind of partition table.
     pub partition_table: String,
     /// Where the guest finds the root.
@@ -159,8 +162,10 @@ impl Work<'_> {
         };
         let records = self.write_files(&kernel, &system, modules.as_ref(), &profile)?;
         let (digest, layer) = self.layer(&foreign, job)?;
+        let backing = self.backing_files(&foreign)?;
         let found = SystemFound {
             format: unpacked.describe(foreign.format),
+            files: [path].into_iter().chain(foreign.files.iter().skip(1)).cloned().collect(),
             partition_table: system.table.to_string(),
             root: profile.root.device.clone(),
             system: system.release.name.clone(),
@@ -170,7 +175,12 @@ impl Work<'_> {
         // The foreign disk, and what it was unpacked to, are not needed any more.
         drop((foreign, system, modules));
         files::remove_folder(&workshop)?;
-        let image = self.publish(&found, (kernel.release, release), profile, records, (digest, layer))?;
+        let file = self.import.file.file_name().unwrap_or_default().to_string_lossy();
+        let name = format!("{file} ({}), as qcow2", found.format);
+        let size = layer.content.as_ref().map_or(0, |content| content.size);
+        let mut origin = vec![FileRecord { name, size, sha256: digest }];
+        origin.extend(backing);
+        let image = self.publish((kernel.release, release), profile, (records, origin), (digest, layer))?;
         Ok(Imported { image, found })
     }
 
@@ -218,7 +228,7 @@ impl Work<'_> {
         let disk = self.partial.join("disk");
         transform::convert(&*foreign.disk, &disk, job)?;
         let storage = StorageSnafu { action: "read", path: &disk };
-        let file = std::fs::File::open(&disk).context(storage)?;
+        let file = File::open(&disk).context(storage)?;
         let seen = |done| self.step(Stage::Verifying, "disk", done);
         let (sha256, size) = Digest::of_reader(file, seen).context(storage)?;
         let layers = &self.store.layers;
@@ -236,19 +246,28 @@ impl Work<'_> {
         Ok((sha256, layer))
     }
 
+    /// The files that the disk builds on, as they are at this moment: each is locked against writers.
+    fn backing_files(&self, foreign: &ForeignDisk) -> Result<Vec<FileRecord>> {
+        let record = |path: &PathBuf| {
+            let storage = StorageSnafu { action: "read", path };
+            let seen = |done| self.step(Stage::Verifying, "backing file", done);
+            let (sha256, size) =
+                File::open(path).and_then(|file| Digest::of_reader(file, seen)).context(storage)?;
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            Ok(FileRecord { name: format!("{file}, which the disk builds on"), size, sha256 })
+        };
+        foreign.files.iter().skip(1).map(record).collect()
+    }
+
     /// Writes the record, and gives the folder its name.
     fn publish(
         &self,
-        found: &SystemFound,
         (kernel_release, release): (String, [u32; 3]),
         profile: BootProfile,
-        files: Vec<FileRecord>,
+        (files, origin): (Vec<FileRecord>, Vec<FileRecord>),
         (digest, layer): (Digest, Layer),
     ) -> Result<Image> {
         let version = self.version(digest, release);
-        let size = layer.content.as_ref().map_or(0, |content| content.size);
-        let file = self.import.file.file_name().unwrap_or_default().to_string_lossy();
-        let name = format!("{file} ({}), as qcow2", found.format);
         let metadata = Metadata {
             name: self.name.clone(),
             version,
@@ -259,7 +278,7 @@ impl Work<'_> {
             profile,
             pulled_ms: Some(pull::now_ms()),
             catalog: None,
-            origin: vec![FileRecord { name, size, sha256: digest }],
+            origin,
         };
         let bytes = record::to_bytes(&metadata)
             .map_err(std::io::Error::from)

@@ -105,6 +105,28 @@ fn a_disk_becomes_an_image_that_boots() {
 }
 
 #[test]
+fn every_file_that_a_disk_is_made_of_is_told_and_recorded() {
+    let fixture = Fixture::new();
+    let base = fixture.request("base.raw", &root_file_system()).file;
+    let top = fixture.request("top.qcow2", b"").file;
+    fs::remove_file(&top).unwrap();
+    vmm_disk::create_overlay(&top, root_file_system().len() as u64).unwrap();
+    let mut bytes = fs::read(&top).unwrap();
+    // The place and the length of the name of what it builds on.
+    bytes[8..16].copy_from_slice(&1024_u64.to_be_bytes());
+    bytes[16..20].copy_from_slice(&8_u32.to_be_bytes());
+    bytes[1024..1032].copy_from_slice(b"base.raw");
+    fs::write(&top, bytes).unwrap();
+    let request = Import { file: top.clone(), ..fixture.request("other.raw", b"") };
+    let Imported { image, found } = fixture.import(&request).unwrap();
+    assert_eq!(found.files, [top, base]);
+    let details = fixture.home.store().details(&image).unwrap();
+    assert_eq!(details.origin.len(), 2);
+    assert_eq!(details.origin[1].name, "base.raw, which the disk builds on");
+    assert_eq!(details.origin[1].sha256, Digest::of(&root_file_system()));
+}
+
+#[test]
 fn a_damaged_import_is_told_as_such() {
     let fixture = Fixture::new();
     let image = fixture.import(&fixture.request("disk.raw", &root_file_system())).unwrap().image;

@@ -32,7 +32,7 @@ use request::{Event, Failure, Head, Request};
 /// How often in a row something may go wrong before the download is given up.
 const ATTEMPTS: u32 = 5;
 
-/// What an attempt must have brought for the count to begin anew.
+/// How much more than ever before must be there for the count to begin anew.
 const WORTH_AN_ATTEMPT: u64 = 1 << 20;
 
 /// How often it is looked whether the download should be given up.
@@ -181,8 +181,9 @@ impl<'a> Download<'a> {
 
     fn run(&mut self) -> Result<()> {
         let mut failures = 0;
+        // What came and was thrown away again is no progress.
+        let mut most = self.partial.length();
         while !self.is_complete() {
-            let before = self.partial.length();
             let reason = match self.attempt() {
                 Ok(()) => break,
                 Err(Stop::Error(error)) => return Err(error),
@@ -193,7 +194,8 @@ impl<'a> Download<'a> {
                 Err(Stop::Failure(Failure::Final(reason))) => return self.failed(reason),
                 Err(Stop::Failure(Failure::NoWay(reason) | Failure::Broken(reason))) => reason,
             };
-            if self.partial.length() >= before.saturating_add(WORTH_AN_ATTEMPT) {
+            if self.partial.length() >= most.saturating_add(WORTH_AN_ATTEMPT) {
+                most = self.partial.length();
                 failures = 0;
             }
             failures += 1;

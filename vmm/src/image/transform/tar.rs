@@ -31,6 +31,10 @@ const MOST_MEMBERS: usize = 1 << 17;
 const LONGEST_NOTE: u64 = 64 << 10;
 /// More pieces than any sparse file has that people pack.
 const MOST_PIECES: usize = 1 << 20;
+/// No path is longer (PATH_MAX).
+const LONGEST_NAME: usize = 4096;
+/// What all names in an archive take together, at most.
+const MOST_OF_NAMES: usize = 64 << 20;
 
 /// Whether a file begins as a tar archive does.
 pub(crate) fn is_tar(first: &[u8]) -> bool {
@@ -41,15 +45,39 @@ pub(crate) fn is_tar(first: &[u8]) -> bool {
 pub(crate) fn members(archive: &File) -> io::Result<Vec<TarMember>> {
     let length = archive.metadata()?.len();
     let mut reader = Members { archive, length, at: 0, name: None, size: None };
-    let mut found = Vec::new();
+    let mut found = MemberList::default();
     for _ in 0..MOST_MEMBERS {
         match reader.next()? {
-            Step::File(member) => found.push(member),
+            Step::File(member) => found.add(member).map_err(damaged)?,
             Step::Other => {}
-            Step::End => return Ok(found),
+            Step::End => return Ok(found.members),
         }
     }
     Err(damaged("it has too many members"))
+}
+
+/// The files in an archive, no more than have room in memory.
+#[derive(Default)]
+pub(crate) struct MemberList {
+    pub(crate) members: Vec<TarMember>,
+    names: usize,
+    pieces: usize,
+}
+
+impl MemberList {
+    /// Adds a file. The error is what is wrong with the archive.
+    pub(crate) fn add(&mut self, member: TarMember) -> Result<(), &'static str> {
+        self.names += member.name.len();
+        self.pieces += member.pieces.len();
+        if member.name.len() > LONGEST_NAME || self.names > MOST_OF_NAMES {
+            return Err("its names are too long");
+        }
+        if self.pieces > MOST_PIECES {
+            return Err("its members have too many pieces");
+        }
+        self.members.push(member);
+        Ok(())
+    }
 }
 
 enum Step {
@@ -251,4 +279,27 @@ fn wrong_note() -> io::Error {
 
 fn damaged(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the tar archive cannot be read: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: usize, pieces: usize) -> TarMember {
+        let piece = Piece { at: 0, in_archive: 0, length: 0 };
+        TarMember { name: "a".repeat(name), length: 0, pieces: vec![piece; pieces] }
+    }
+
+    #[test]
+    fn all_members_together_have_a_bound() {
+        let mut list = MemberList::default();
+        for _ in 0..MOST_OF_NAMES / LONGEST_NAME {
+            list.add(member(LONGEST_NAME, 1)).unwrap();
+        }
+        assert!(list.add(member(1, 1)).is_err(), "the names take too much");
+        assert!(MemberList::default().add(member(LONGEST_NAME + 1, 1)).is_err());
+        let mut list = MemberList::default();
+        list.add(member(1, MOST_PIECES)).unwrap();
+        assert!(list.add(member(1, 1)).is_err(), "the pieces are too many");
+    }
 }

@@ -88,9 +88,11 @@ fn report(Imported { image, found }: Imported, json: bool) -> Result<(), Failure
             found,
         });
     }
-    let SystemFound { format, partition_table, root, system, kernel } = found;
+    let SystemFound { format, files, partition_table, root, system, kernel } = found;
+    let upon = files.iter().skip(1).map(|file| format!("  upon    {}\n", file.display()));
+    let backing: String = upon.collect();
     print(&format!(
-        "{image}-{}: imported\n  disk    {format}, partition table: {partition_table}\n  root    {root}, {system}\n  \
+        "{image}-{}: imported\n  disk    {format}, partition table: {partition_table}\n{backing}  root    {root}, {system}\n  \
          kernel  {kernel}\n",
         image.arch()
     ))

@@ -24,23 +24,25 @@ struct Row {
     #[serde(flatten)]
     summary: Summary,
     /// What it takes of the host's disk; images that share layers each count them.
-    real_bytes: u64,
-    /// The size of its disk, as a guest sees it.
-    disk_bytes: u64,
+    real_bytes: Option<u64>,
+    /// The size of its disk, as a guest sees it. Where a layer is missing, there are no sizes.
+    disk_bytes: Option<u64>,
 }
 
 impl List {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let (_, store) = open()?;
-        let mut rows = Vec::new();
-        for summary in store.summaries()? {
-            let Sizes { real, disk, .. } = store.sizes_of_summary(&summary)?;
-            rows.push(Row { summary, real_bytes: real, disk_bytes: disk });
-        }
+        let row = |summary: Summary| {
+            let sizes = store.sizes_of_summary(&summary).ok();
+            let (real_bytes, disk_bytes) = sizes.map(|Sizes { real, disk, .. }| (real, disk)).unzip();
+            Row { summary, real_bytes, disk_bytes }
+        };
+        let rows: Vec<Row> = store.summaries()?.into_iter().map(row).collect();
         if self.json {
             print_json(&rows)?;
             return Ok(ExitCode::SUCCESS);
         }
+        let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), table::bytes);
         let rows: Vec<_> = rows
             .into_iter()
             .map(|Row { summary, real_bytes, disk_bytes }| {
@@ -49,9 +51,9 @@ impl List {
                     summary.version.to_string(),
                     summary.arch.to_string(),
                     summary.kernel,
-                    table::bytes(summary.bytes),
-                    table::bytes(real_bytes),
-                    table::bytes(disk_bytes),
+                    size(summary.bytes),
+                    size(real_bytes),
+                    size(disk_bytes),
                 ]
             })
             .collect();

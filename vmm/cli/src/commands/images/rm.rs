@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use vmm::arch::Arch;
-use vmm::remove_image;
+use vmm::image::{ImageError, ImageRef};
+use vmm::{remove_image, remove_unreadable_image};
 
 use super::super::for_each;
-use super::{Freed, Named, open};
+use super::{Freed, architecture, open};
 use crate::error::Failure;
 
 /// Remove images that no VM uses, and what nothing else needs of their disks
@@ -29,8 +30,14 @@ impl Rm {
         let (home, store) = open()?;
         let mut removed = Vec::new();
         let status = for_each(&self.images, |name| {
-            let image = Named { image: name.to_owned(), arch: self.arch }.find(&store)?;
-            removed.extend(remove_image(&home, &image)?);
+            let (reference, arch): (ImageRef, _) = (name.parse()?, architecture(self.arch)?);
+            removed.extend(match store.find(&reference, arch) {
+                Ok(image) => remove_image(&home, &image)?,
+                Err(
+                    ImageError::Damaged { .. } | ImageError::DamagedImport { .. } | ImageError::Newer { .. },
+                ) if reference.is_exact() => remove_unreadable_image(&home, &reference, arch)?,
+                Err(error) => return Err(error.into()),
+            });
             Ok(())
         });
         // Where each was refused, nothing was done that could be told.

@@ -9,7 +9,7 @@ use vmm::arch::Arch;
 use vmm::image::{ImageError, ImageRef, Thoroughness};
 
 use super::super::{print, print_json, run};
-use super::{Named, open};
+use super::{architecture, open};
 use crate::error::{FAILED, Failure};
 use crate::progress::PullDisplay;
 use crate::signals::SignalForwarder;
@@ -19,7 +19,7 @@ use crate::signals::SignalForwarder;
 /// The status is 0 when all are good.
 #[derive(Args)]
 pub(super) struct Verify {
-    /// The architecture: x86_64 or arm64 (default: this machine's)
+    /// The architecture: x86_64 or arm64 (default: this machine's, or all where no image is named)
     #[arg(long)]
     arch: Option<Arch>,
     /// Print JSON
@@ -43,34 +43,32 @@ struct Verdict {
 impl Verify {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let (_, store) = open()?;
-        let images = if self.images.is_empty() {
-            let all = store.summaries()?.into_iter();
-            all.map(|image| store.find(&ImageRef::exact(image.name, image.version), image.arch))
-                .collect::<Result<Vec<_>, _>>()?
+        let asked: Vec<(ImageRef, Arch)> = if self.images.is_empty() {
+            let all = store.names()?.into_iter();
+            all.filter(|(_, arch)| self.arch.is_none_or(|asked| asked == *arch)).collect()
         } else {
-            let named = self.images.iter();
-            named
-                .map(|name| Named { image: name.clone(), arch: self.arch }.find(&store))
-                .collect::<Result<Vec<_>, _>>()?
+            let arch = architecture(self.arch)?;
+            let named = self.images.iter().map(|name| Ok((name.parse()?, arch)));
+            named.collect::<Result<_, Failure>>()?
         };
         let token = CancelToken::new()?;
         let signals = SignalForwarder::install(&token)?;
         let mut verdicts = Vec::new();
-        for image in images {
+        for (name, arch) in asked {
             let display = PullDisplay::new(quiet, &token);
-            let verified = store.verify_told(&image, Thoroughness::Full, &display);
+            let found = store.find(&name, arch);
+            let image = found.as_ref().map_or_else(|_| name.to_string(), ToString::to_string);
+            let verified = found.and_then(|image| store.verify_told(&image, Thoroughness::Full, &display));
             display.clear();
             let damage = match verified {
                 Ok(_) => None,
                 Err(ImageError::Cancelled { .. }) => return Ok(run::cancelled(&signals)),
+                Err(error @ (ImageError::Unknown { .. } | ImageError::NotPulled { .. })) => {
+                    return Err(error.into());
+                }
                 Err(error) => Some(Failure::from(error).to_string()),
             };
-            verdicts.push(Verdict {
-                image: image.to_string(),
-                arch: image.arch(),
-                good: damage.is_none(),
-                damage,
-            });
+            verdicts.push(Verdict { image, arch, good: damage.is_none(), damage });
         }
         if self.json {
             print_json(&verdicts)?;

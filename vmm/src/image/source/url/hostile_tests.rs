@@ -132,6 +132,10 @@ impl Bench {
     }
 
     fn fetch_with(&self, url: &'static str, progress: &dyn Progress) -> Result<Vec<u8>, String> {
+        self.fetch_pinned(url, &pin(), progress)
+    }
+
+    fn fetch_pinned(&self, url: &'static str, pin: &Pin, progress: &dyn Progress) -> Result<Vec<u8>, String> {
         let workshop = Workshop {
             folder: self.folder.path(),
             downloads: &Downloads::new(self.folder.path().join("downloads")),
@@ -142,7 +146,7 @@ impl Bench {
         };
         let to = self.folder.path().join("fetched");
         let _ = std::fs::remove_file(&to);
-        let fetched = Url { url }.fetch(&workshop, &pin(), &to);
+        let fetched = Url { url }.fetch(&workshop, pin, &to);
         fetched.map(|()| std::fs::read(&to).unwrap()).map_err(|error| error.to_string())
     }
 
@@ -181,6 +185,20 @@ fn a_line_that_is_cut_costs_the_missing_bytes_only() {
     let ranges = [None, Some("bytes=70000-".to_owned()), Some("bytes=100000-".to_owned())];
     assert_eq!(server.ranges(), ranges);
     assert_eq!(server.asked()[1].if_range.as_deref(), Some("\"1\""));
+}
+
+#[test]
+fn what_comes_again_and_again_and_is_thrown_away_is_no_progress() {
+    // A server that cuts the file after a megabyte, and then knows nothing of its rest.
+    let file = vec![1; 2 << 20];
+    let server = Server::new(|number, _, stream| match number % 2 {
+        0 => send(stream, "200 OK", &[("Content-Length", "2097152"), ("ETag", "\"1\"")], &[1; 3 << 19]),
+        _ => send(stream, "416 Range Not Satisfiable", &[], b""),
+    });
+    let pin = Pin { size: 2 << 20, sha256: Digest::of(&file) };
+    let error = Bench::new().fetch_pinned(server.url("/x"), &pin, &()).unwrap_err();
+    assert!(error.contains("5 times in a row"), "{error}");
+    assert_eq!(server.asked().len(), 5);
 }
 
 #[test]
@@ -403,7 +421,7 @@ fn a_download_that_is_given_up_keeps_what_has_come() {
     });
     let bench = Bench::new();
     let error = bench.fetch_with(server.url("/x"), &GiveUp(AtomicBool::new(false))).unwrap_err();
-    assert_eq!(error, "pulling fake was given up");
+    assert_eq!(error, "getting fake was given up");
     assert!(bench.kept()[0] > 0);
 }
 

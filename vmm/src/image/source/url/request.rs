@@ -215,7 +215,9 @@ impl Target {
     /// The URL that a `Location` means (RFC 3986, 5.2, without `.` and `..`, which servers resolve).
     fn join(&self, base: &str, location: &str) -> Result<String, Failure> {
         let location = location.split('#').next().unwrap_or_default();
-        if location.contains("://") {
+        // A scheme has none of the characters that end one; a query may have a URL in it.
+        let scheme = location.split_once("://").map(|(scheme, _)| scheme);
+        if scheme.is_some_and(|scheme| !scheme.contains(['/', '?'])) {
             return Ok(location.to_owned());
         }
         let scheme = if self.secure { "https" } else { "http" };
@@ -227,6 +229,9 @@ impl Target {
             return Ok(format!("{origin}{location}"));
         }
         let uri: Uri = base.parse().map_err(|_| Failure::Final("it redirects to no URL".to_owned()))?;
+        if location.starts_with('?') {
+            return Ok(format!("{origin}{}{location}", uri.path()));
+        }
         let folder = uri.path().rsplit_once('/').map_or("", |(folder, _)| folder);
         Ok(format!("{origin}{folder}/{location}"))
     }
@@ -321,6 +326,9 @@ mod tests {
             ("//other/x", "http://other/x"),
             ("/x?y", "http://host:8080/x?y"),
             ("x#part", "http://host:8080/a/x"),
+            ("/get?u=https://x", "http://host:8080/get?u=https://x"),
+            ("get?u=https://x", "http://host:8080/a/get?u=https://x"),
+            ("?x", "http://host:8080/a/b?x"),
         ] {
             assert_eq!(target.join(base, location).unwrap(), expected);
         }
