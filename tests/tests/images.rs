@@ -182,13 +182,15 @@ fn verification_reads_what_changed_unseen() {
 #[test]
 fn without_a_network_it_says_what_is_missing_and_what_is_here() {
     let home = TestHome::new();
-    let pull = |image| home.vmm(["--quiet", "pull", image]).env("all_proxy", NO_WAY).env("no_proxy", "").run();
+    let pull =
+        |image| home.vmm(["--quiet", "pull", image]).env("all_proxy", NO_WAY).env("no_proxy", "").run();
     // What is here needs no network.
     pull("alpine").succeeded();
     let refused = pull("alpine-cloud").ended_with(125);
     assert!(refused.stderr().contains("no network (the proxy cannot be reached"), "{}", refused.stderr());
     assert!(refused.stderr().contains("cached are alpine:3.23"), "{}", refused.stderr());
     let empty = home.path().join("empty");
-    let refused = home.vmm(["--quiet", "pull", "alpine-cloud"]).env("all_proxy", NO_WAY).env("VMM_HOME", &empty).run();
+    let refused =
+        home.vmm(["--quiet", "pull", "alpine-cloud"]).env("all_proxy", NO_WAY).env("VMM_HOME", &empty).run();
     refused.refused_saying(&["no network", "is missing here; no image is cached"]);
 }
