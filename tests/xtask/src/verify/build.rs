@@ -26,11 +26,20 @@ impl TestBinary {
         self.system
     }
 
-    /// Whether its tests start machines on whichever engine is under test. The others are about the sources, or about the
-    /// software engine itself.
+    /// Whether its tests are about what each engine does in its own way, and are run with each. The others are about the
+    /// software engine itself, the sources, or what lies in front of every engine: images, projects, refusals.
     pub(crate) fn is_for_every_engine(&self) -> bool {
-        const OTHERS: [&str; 4] =
-            ["tests::engine_jail", "tests::nested", "tests::software_engine", "tests::structure"];
+        const OTHERS: [&str; 9] = [
+            "tests::bad_input",
+            "tests::engine_jail",
+            "tests::first_run",
+            "tests::images",
+            "tests::import",
+            "tests::nested",
+            "tests::software_engine",
+            "tests::structure",
+            "tests::up",
+        ];
         self.system && !OTHERS.contains(&self.name.as_str())
     }
 
