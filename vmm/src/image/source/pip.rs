@@ -59,6 +59,10 @@ pub(super) fn download(package: &PythonPackage, workshop: &Workshop<'_>) -> Resu
     for tool in TOOLS {
         let Some(program) = find_program(tool[0], workshop) else { continue };
         let name = tool.join(" ");
+        if !(workshop.network.has_route)() && !has_settings(|name| env::var_os(name)) {
+            let reason = "this machine has no way to any other";
+            return OfflineSnafu { reason, missing: package.to_string(), cached: String::new() }.fail();
+        }
         for attempt in 1.. {
             files::remove_folder(&folder)?;
             files::make_folder(&folder)?;
@@ -82,6 +86,31 @@ pub(super) fn download(package: &PythonPackage, workshop: &Workshop<'_>) -> Resu
         }
     }
     NoPipSnafu { package: package.to_string(), install: install_command(workshop) }.fail()
+}
+
+/// Whether somebody may have told pip of an index that is on this very machine: by a variable, or in a file where pip
+/// looks for its settings (pip's documentation, "Configuration"). Only pip itself knows what they mean.
+fn has_settings(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> bool {
+    let told = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    let of_environment = env::vars_os().any(|(name, _)| {
+        let name = name.to_string_lossy();
+        name.starts_with("PIP_") || name.starts_with("UV_") || name.to_ascii_lowercase().ends_with("_proxy")
+    });
+    let home = variable("HOME").map(PathBuf::from);
+    let settings = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+    let settings = settings.or_else(|| home.as_ref().map(|home| home.join(".config")));
+    let places = [
+        Some("/etc".into()),
+        Some("/etc/xdg/pip".into()),
+        Some("/usr".into()),
+        Some("/usr/local".into()),
+        home.as_ref().map(|home| home.join(".pip")),
+        home.as_ref().map(|home| home.join("Library/Application Support/pip")),
+        settings.map(|settings| settings.join("pip")),
+        variable("VIRTUAL_ENV").map(PathBuf::from),
+    ];
+    let in_files = places.into_iter().flatten().any(|place: PathBuf| place.join("pip.conf").exists());
+    of_environment || in_files || told("XDG_CONFIG_DIRS")
 }
 
 /// Runs one command to its end, and tells how far it is meanwhile.
