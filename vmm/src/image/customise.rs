@@ -75,13 +75,12 @@ impl ImageStore {
         let partial = pull::fresh_partial(&image.folder)?;
         let work =
             Box::new(Customising { store: self.clone(), image, partial, script, version, _locks: locks });
-        let key = work.key();
-        if let Some(layer) = self.layers.made_by(key)?
-            && let (Some(content), Some(folder)) = (&layer.content, layer.path.parent())
-            && verify::verify(folder, slice::from_ref(content), Thoroughness::Full)?.is_none()
-        {
-            share_files(&work.image, &work.partial)?;
-            return work.publish_upon(&layer).map(Customisation::Done);
+        for layer in self.layers.made_by(work.key())? {
+            let (Some(content), Some(folder)) = (&layer.content, layer.path.parent()) else { continue };
+            if verify::verify(folder, slice::from_ref(content), Thoroughness::Full)?.is_none() {
+                share_files(&work.image, &work.partial)?;
+                return work.publish_upon(&layer).map(Customisation::Done);
+            }
         }
         progress.step(Step { stage: Stage::Customising, subject: &label, done: 0, total: None });
         // Long before they are looked at: then that they are good can be remembered.

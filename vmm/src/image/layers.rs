@@ -208,9 +208,11 @@ impl LayerStore {
         })
     }
 
-    /// The layer that was made by this, if there is one. Whether its contents are still good is not looked at.
-    pub(super) fn made_by(&self, key: Digest) -> Result<Option<Layer>> {
-        Ok(self.list()?.into_iter().find(|layer| layer.made_by == Some(key)))
+    /// The layers that were made by this. Whether their contents are still good is not looked at.
+    pub(super) fn made_by(&self, key: Digest) -> Result<Vec<Layer>> {
+        let mut layers = self.list()?;
+        layers.retain(|layer| layer.made_by == Some(key));
+        Ok(layers)
     }
 
     fn adopt_as(
@@ -577,5 +579,40 @@ mod tests {
         let error = store.layer(&layer.id).unwrap_err().to_string();
         assert!(error.contains("layer.json is damaged"), "{error}");
         assert!(store.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_layer_upon_another_is_named_by_its_contents_and_by_what_it_stands_on() {
+        let (home, store) = store();
+        let content = (Digest::of(b"abc"), 3);
+        let adopt = |below: &Layer, key: &[u8]| {
+            let file = home.path().join("made");
+            fs::write(&file, b"abc").unwrap();
+            store.adopt_upon(&file, Format::Raw, content, (below.id.clone(), Digest::of(key))).unwrap()
+        };
+        let (one, other) =
+            (store.create(raw(None), write(b"1")).unwrap(), store.create(raw(None), write(b"2")).unwrap());
+        let layer = adopt(&one, b"key");
+        assert_eq!(adopt(&one, b"key"), layer);
+        assert_ne!(adopt(&other, b"other").id, layer.id);
+        assert_eq!(store.made_by(Digest::of(b"key")).unwrap(), std::slice::from_ref(&layer));
+        assert_eq!(store.chain(&layer.id).unwrap().len(), 2);
+        assert_eq!(fs::metadata(&layer.path).unwrap().permissions().mode() & 0o777, 0o400);
+    }
+
+    #[test]
+    fn a_layer_at_a_place_of_its_users_choice_is_a_link_to_it() {
+        let (home, store) = store();
+        let file = home.path().join("overlay.raw");
+        let layer = store.create_at(store.draw_id().unwrap(), raw(None), &file, write(b"data")).unwrap();
+        assert_eq!(fs::read(&layer.path).unwrap(), b"data");
+        assert_eq!(fs::read_link(&layer.path).unwrap(), file);
+        assert_eq!(store.layer(&layer.id).unwrap(), layer);
+        // One that cannot be made leaves nothing.
+        let other = home.path().join("other.raw");
+        let failed = |_: &Path| Err(std::io::Error::other("no"));
+        assert!(store.create_at(store.draw_id().unwrap(), raw(None), &other, failed).is_err());
+        assert!(!other.exists());
+        assert_eq!(store.list().unwrap().len(), 1);
     }
 }
