@@ -22,9 +22,8 @@ fn layers(details: &Value) -> Vec<String> {
 }
 
 /// Everything on the root but when it was changed: names, kinds, modes, owners, where links lead, and contents.
-const LISTING: &str = "find / -xdev ! -path '/lost+found*' | sort | xargs -d '\\n' stat -c '%f %u %g %N' | \
-                       grep -v -e ' /dev' -e ' /proc' -e ' /sys' -e ' /run' -e ' /tmp'
-                       find / -xdev -type f | sort | xargs -d '\\n' md5sum";
+const LISTING: &str = "find / -xdev -print0 | sort -z | xargs -0 stat -c '%f %u %g %N'
+                       find / -xdev -type f -print0 | sort -z | xargs -0 md5sum";
 
 #[test]
 fn the_managed_image_is_a_plain_alpine_that_knows_its_version() {
