@@ -41,7 +41,7 @@ const WRITE_VERSION: &str = "umask 022\nprintf '%s\\n' \"$1\" >/etc/vmm-image\n"
 #[derive(Debug)]
 pub enum Customisation {
     /// There is nothing to do any more: this is the image.
-    Done(Image),
+    Done(Box<Image>),
     /// The script is yet to run.
     Due(Box<Customising>),
 }
@@ -62,7 +62,7 @@ impl ImageStore {
     /// Begins to customise an image, if it is pending. What was made of the same disk by the same script before is taken.
     pub fn customise(&self, image: &Image, progress: &dyn Progress) -> Result<Customisation> {
         if !image.is_pending() {
-            return Ok(Customisation::Done(image.clone()));
+            return Ok(Customisation::Done(Box::new(image.clone())));
         }
         let label = image.to_string();
         let locks = pull::lock_for_work(self, &image.folder, &label, progress)?;
@@ -70,7 +70,9 @@ impl ImageStore {
         let missing = StorageSnafu { action: "find", path: &image.folder };
         let image =
             self.load(&image.folder)?.ok_or_else(|| std::io::ErrorKind::NotFound.into()).context(missing)?;
-        let Some(script) = image.metadata.customise.clone() else { return Ok(Customisation::Done(image)) };
+        let Some(script) = image.metadata.customise.clone() else {
+            return Ok(Customisation::Done(Box::new(image)));
+        };
         let version = image.metadata.system.unwrap_or(image.version());
         let partial = pull::fresh_partial(&image.folder)?;
         let work =
@@ -79,7 +81,7 @@ impl ImageStore {
             let (Some(content), Some(folder)) = (&layer.content, layer.path.parent()) else { continue };
             if verify::verify(folder, slice::from_ref(content), Thoroughness::Full)?.is_none() {
                 share_files(&work.image, &work.partial)?;
-                return work.publish_upon(&layer).map(Customisation::Done);
+                return Ok(Customisation::Done(Box::new(work.publish_upon(&layer)?)));
             }
         }
         progress.step(Step { stage: Stage::Customising, subject: &label, done: 0, total: None });

@@ -117,7 +117,7 @@ impl Work<'_> {
         progress.image(&format!("{} {major}.{minor}", image.name()));
         let store = ImageStore::open(self.home.root())?;
         let customising = match store.customise(&image, progress).map_err(cancelled)? {
-            Customisation::Done(image) => return Ok(image),
+            Customisation::Done(image) => return Ok(*image),
             Customisation::Due(customising) => customising,
         };
         self.run_script(&customising)?;
