@@ -33,8 +33,9 @@ fn a_user_sees_what_is_here_and_all_that_is_known_of_it() {
     let details = json(&home, &["images", "inspect", "alpine", "--json"]);
     assert_eq!(details["version"], image["version"]);
     assert_eq!(details["used_by"], Value::Array(Vec::new()));
-    assert_eq!(details["layers"].as_array().unwrap().len(), 1);
-    assert_eq!(details["origin"].as_array().unwrap().len(), 2);
+    // The disk that was fetched, and what its script made of it.
+    assert_eq!(details["layers"].as_array().unwrap().len(), 2);
+    assert_eq!(details["origin"].as_array().unwrap().len(), 3);
     let text = home.vmm(["images", "inspect", "alpine"]).run().succeeded().stdout();
     assert!(text.contains("used by       no VM\n") && text.contains("made from     "), "{text}");
     home.vmm(["images", "inspect", "debian"]).run().refused_saying(&["no image debian"]);
@@ -133,9 +134,16 @@ fn an_exported_disk_is_one_that_other_tools_read() {
     let tool = |arguments: &[&str]| std::process::Command::new("qemu-img").args(arguments).output();
     let Ok(check) = tool(&["check", "-f", "qcow2", file]) else { skip!("qemu-img is not installed") };
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
-    // It holds what the layer holds, and stands on nothing.
-    let layer = json(&home, &["images", "inspect", "alpine", "--json"])["layers"][0]["path"].clone();
-    let same = tool(&["compare", "-f", "qcow2", "-F", "qcow2", file, layer.as_str().unwrap()]).unwrap();
+    // It holds what the layers hold, and stands on nothing.
+    let details = json(&home, &["images", "inspect", "alpine", "--json"]);
+    let layer = |number: usize| details["layers"][number]["path"].as_str().unwrap();
+    let top = home.path().join("top.qcow2");
+    fs::copy(layer(1), &top).unwrap();
+    fs::set_permissions(&top, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let top = top.to_str().unwrap();
+    let upon = tool(&["rebase", "-u", "-f", "qcow2", "-b", layer(0), "-F", "qcow2", top]).unwrap();
+    assert!(upon.status.success(), "{}", String::from_utf8_lossy(&upon.stderr));
+    let same = tool(&["compare", "-f", "qcow2", "-F", "qcow2", file, top]).unwrap();
     assert!(same.status.success(), "{}", String::from_utf8_lossy(&same.stdout));
     let info = String::from_utf8(tool(&["info", file]).unwrap().stdout).unwrap();
     assert!(!info.contains("backing file"), "{info}");
@@ -154,7 +162,7 @@ fn making_room_takes_what_nobody_needs_and_says_so_before() {
     assert!(dangling.exists() && downloads.join("0123.partial").exists());
     let kinds: Vec<&str> =
         told["removed"].as_array().unwrap().iter().map(|gone| gone["what"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["download", "remains", "layer"]);
+    assert_eq!(kinds, ["download", "remains", "layer", "layer"]);
     assert!(told["bytes"].as_u64().unwrap() > 1 << 20);
     let pruned = home.vmm(["images", "prune"]).run().succeeded().stdout();
     assert!(pruned.lines().last().unwrap().starts_with("freed "), "{pruned}");

@@ -37,7 +37,12 @@ fn alpine(home: &TestHome) -> (PathBuf, PathBuf) {
         folder.join(names.into_iter().find(|name| named(name)).expect("what was brought"))
     };
     let image = only(home.path().join("images/alpine"), &|name| name.ends_with("x86_64"));
-    let layer = only(home.path().join("layers"), &|name| name.len() == 64);
+    // The disk as it was fetched is the layer that stands on no other.
+    let is_base = |name: &str| {
+        let record = fs::read_to_string(home.path().join("layers").join(name).join("layer.json"));
+        record.is_ok_and(|record| record.contains("\"below\": null"))
+    };
+    let layer = only(home.path().join("layers"), &is_base);
     (image, layer.join("disk.qcow2"))
 }
 

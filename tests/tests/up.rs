@@ -596,3 +596,45 @@ fn completion_knows_the_commands_of_projects() {
         assert!(script.contains("dry-run"), "{shell}");
     }
 }
+
+#[test]
+fn a_project_has_its_own_base_overlay_and_disks() {
+    let home = TestHome::new();
+    let text = "base_image = \"base.qcow2\"
+        overlay = \"overlay.qcow2\"
+        [[disks]]
+        path = \"data.raw\"
+        size = \"64M\"
+        [[disks]]
+        path = \"data.ro.raw\"
+        read_only = true
+        ";
+    let folder = Folder::with_file(&home, "own", text);
+    let base = folder.path.join("base.qcow2");
+    home.vmm(["images", "export", "alpine", base.to_str().unwrap()]).run().succeeded();
+    fs::write(folder.path.join("data.ro.raw"), vec![7; 1 << 20]).unwrap();
+    let before = fs::read(&base).unwrap();
+    folder.up();
+    let said = folder
+        .shell("cat /sys/block/vdb/size /sys/block/vdc/ro; echo kept >/etc/kept; echo x >/dev/vdb; sync");
+    assert_eq!(said, "131072\n1\n");
+    folder.vmm(&["down"]).succeeded();
+    // What is as described is left alone, and what was written is where it was said.
+    folder.up();
+    assert_eq!(folder.shell("cat /etc/kept"), "kept\n");
+    assert!(fs::metadata(folder.path.join("overlay.qcow2")).unwrap().len() > 64 << 10);
+    assert_eq!(fs::read(folder.path.join("data.raw")).unwrap()[..2], *b"x\n");
+    assert!(fs::read(&base).unwrap() == before);
+    // A root that is read-only needs a new disk: the snapshots that go with the old one are told.
+    folder.vmm(&["down"]).succeeded();
+    let vm = folder.machine("default")["vm"]["name"].as_str().unwrap().to_owned();
+    home.vmm(["snapshot", "create", &vm, "first"]).run().succeeded();
+    folder.write("vmm.toml", "base_image = \"base.qcow2\"\nread_only = true\n");
+    let refused = folder.vmm(&["up"]).ended_with(125);
+    assert!(refused.stderr().contains("default with its snapshot first"), "{}", refused.stderr());
+    folder.vmm(&["up", "--yes"]).succeeded();
+    assert!(!folder.path.join("overlay.qcow2").exists(), "it goes with its VM");
+    assert!(folder.shell("grep ' / ' /proc/mounts").starts_with("overlay / overlay"));
+    folder.vmm(&["destroy", "--yes"]).succeeded();
+    assert!(fs::read(&base).unwrap() == before && folder.path.join("data.raw").exists());
+}

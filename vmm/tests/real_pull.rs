@@ -21,7 +21,7 @@ fn alpine_is_pulled_for_every_architecture() {
         println!("{} for {arch}: fetched {} in {:?}", pulled.image, pulled.fetched, begin.elapsed());
         let image = pulled.image;
         assert_eq!(image.version().release()[..2], [3, 23]);
-        assert_eq!(image.profile().mask_services, ["quicksand-guest-agent"]);
+        assert!(image.is_pending(), "a store alone starts no machine");
         for _ in 0..3 {
             let begin = Instant::now();
             store.prepare(&image, b"agent", Extras::default()).unwrap();

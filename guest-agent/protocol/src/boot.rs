@@ -72,6 +72,22 @@ pub struct Root {
     /// Its file system is to take the whole device, which may have become larger.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub grow: bool,
+    /// What is written goes elsewhere, over a root that is only read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
+}
+
+/// Where what is written to a root that is only read goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlay {
+    /// To memory.
+    Memory,
+    /// To a folder in the file system on this device, which is of the root's type.
+    Disk {
+        /// The block device.
+        device: String,
+    },
 }
 
 /// Who is process 1.

@@ -13,7 +13,7 @@ pub mod request;
 pub mod version;
 
 pub use answer::{Answer, DiskUse, ErrorKind, Health, MemoryUse, Reply};
-pub use boot::{AgentMessage, Configuration, Failed, Hello, Init, Ready, Root, Timings};
+pub use boot::{AgentMessage, Configuration, Failed, Hello, Init, Overlay, Ready, Root, Timings};
 pub use byte_string::ByteString;
 pub use frame::{FRAME_HEADER_SIZE, FrameError, FrameHeader, FrameKind, MAX_EXIT_FRAME, MAX_FRAME};
 pub use header::{HeaderError, MAX_HEADER, Mismatch};

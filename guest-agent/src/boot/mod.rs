@@ -93,7 +93,7 @@ fn start_and_serve(host: &mut Option<File>) -> Result<ShutdownMode, Fatal> {
         header::read(host).map_err(trying("receive the machine's configuration"))?;
     timings.configured_us = clock::monotonic_us();
     let (expected, late) = (modules.open(Stage::Ready), modules.open(Stage::Late));
-    root::wait_for_device(&configuration.root)?;
+    root::wait_for_devices(&configuration.root)?;
     timings.root_device_us = clock::monotonic_us();
     root::enter(&configuration.root)?;
     timings.root_mounted_us = clock::monotonic_us();

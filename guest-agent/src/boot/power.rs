@@ -46,7 +46,8 @@ fn unmount_all() {
     let disks = mounts.lines().rev().filter_map(|line| {
         let mut fields = line.split(' ');
         let (device, target) = (fields.next()?, fields.next()?);
-        (device.starts_with('/') || device.contains(':')).then_some(target)
+        let with_disk = device.starts_with('/') || device.contains(':') || device == "overlay";
+        with_disk.then_some(target)
     });
     for target in disks {
         let target = unescaped(target);

@@ -2,6 +2,17 @@
 
 use std::time::Duration;
 
+use vmm::image::Format;
+
+/// The name of a disk's format.
+pub(crate) fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "raw" => Ok(Format::Raw),
+        "qcow2" => Ok(Format::Qcow2),
+        _ => Err(format!("{text:?} is no format of a disk: use raw or qcow2")),
+    }
+}
+
 /// Reads a span of time: `90`, `90s`, `1.5m`, `500ms`, `2h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     vmm::project::parse_duration(text)

@@ -334,6 +334,13 @@ fn remove_owned(home: &Home, layers: &[PathBuf]) -> Result<(), HomeError> {
     }
     for name in layers.iter().filter_map(layer_name).filter(|name| !shared.contains(name)) {
         let path = home.root().join(LAYERS).join(name);
+        // An overlay at a place of its user's choice goes with the VM, too. Of a layer that VMs own, nothing else is a link.
+        if let Ok(overlay) = fs::read_link(path.join("disk.qcow2"))
+            && let Err(source) = fs::remove_file(&overlay)
+            && source.kind() != io::ErrorKind::NotFound
+        {
+            return Err(HomeError::Write { path: overlay, source });
+        }
         remove_all(&path).context(FolderSnafu { path: &path })?;
     }
     Ok(())

@@ -10,19 +10,21 @@ use snafu::{OptionExt, ResultExt, ensure};
 use vmm_disk::{Format, LayerSpec};
 use vmm_sys::FileLock;
 
+use super::customise;
 use super::digest::Digest;
 use super::error::{
     BusySnafu, CancelledSnafu, DiskSnafu, ExistsSnafu, NoLayerSnafu, ReservedSnafu, Result, StorageSnafu,
     UnknownSnafu,
 };
 use super::files;
-use super::image::{Image, METADATA};
+use super::image::Image;
+use super::import::is_reserved;
 use super::index::Summary;
 use super::layers::{Layer, LayerId};
 use super::profile::BootProfile;
 use super::progress::{Progress, Stage, Step};
 use super::pull;
-use super::record::{self, FileRecord};
+use super::record::FileRecord;
 use super::reference::{ImageName, ImageRef};
 use super::store::ImageStore;
 use super::verify::Thoroughness;
@@ -68,8 +70,24 @@ pub struct ImageDetails {
     pub layers: Vec<LayerDetails>,
     /// What it was made from.
     pub origin: Vec<Origin>,
+    /// What became of the script that customises it.
+    pub customisation: CustomisationState,
+    /// The version that `/etc/vmm-image` on its disk says.
+    pub system_version: Option<ImageVersion>,
     /// Whether the catalog has another entry for this version than that which made it.
     pub drifted: Option<bool>,
+}
+
+/// What became of the script that customises an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CustomisationState {
+    /// There is none.
+    None,
+    /// It runs at the image's first start.
+    Pending,
+    /// It has run, and its result is a layer.
+    Done,
 }
 
 /// A layer of an image's disk.
@@ -155,6 +173,12 @@ impl ImageStore {
             pulled: image.metadata.pulled_ms.map(ago),
             layers: layers.collect(),
             origin: origin.map(|FileRecord { name, size, sha256 }| Origin { name, size, sha256 }).collect(),
+            customisation: match (&image.metadata.customise, image.metadata.customised) {
+                (Some(_), _) => CustomisationState::Pending,
+                (None, Some(_)) => CustomisationState::Done,
+                (None, None) => CustomisationState::None,
+            },
+            system_version: image.metadata.system.filter(|_| !image.is_pending()),
             drifted: self.has_drifted(image),
         })
     }
@@ -170,7 +194,8 @@ impl ImageStore {
     /// before is replaced. The files are shared.
     pub fn tag(&self, image: &Image, target: &ImageRef) -> Result<Image> {
         let name: &ImageName = target.name();
-        ensure!(!self.catalog.has(name.as_str()), ReservedSnafu { name: name.as_str() });
+        let reserved = self.catalog.has(name.as_str()) || is_reserved(name.as_str());
+        ensure!(!reserved, ReservedSnafu { name: name.as_str() });
         self.verify(image, Thoroughness::Remembered)?;
         let version = target.version_for(image.version());
         let folder = self.folder_of(name.as_str(), version, image.arch());
@@ -179,25 +204,19 @@ impl ImageStore {
         }
         let _locks = pull::lock_for_work(self, &folder, &format!("{name}:{version}"), &())?;
         let partial = pull::fresh_partial(&folder)?;
+        // What was looked at before the lock may have been replaced or removed since.
+        let missing =
+            || UnknownSnafu { image: image.reference(), arch: image.arch(), known: self.known(image.arch()) };
+        let image = self.load(&image.folder)?.with_context(missing)?;
+        self.verify(&image, Thoroughness::Remembered)?;
         let mut metadata = image.metadata.clone();
         (metadata.name, metadata.version) = (name.clone(), version);
-        let made = || {
-            for file in &metadata.files {
-                files::share(&image.folder.join(&file.name), &partial.join(&file.name))?;
-            }
-            let bytes = record::to_bytes(&metadata)
-                .map_err(std::io::Error::from)
-                .context(StorageSnafu { action: "record", path: &partial })?;
-            files::write_new(&partial.join(METADATA), &bytes)?;
-            files::sync_folder(&partial)?;
-            pull::publish(&partial, &folder)
-        };
-        if let Err(error) = made() {
+        let made = customise::share_files(&image, &partial)
+            .and_then(|()| customise::publish_as(self, &metadata, &partial, &folder));
+        made.inspect_err(|_| {
             // The first error is the one to tell.
             let _ = files::remove_folder(&partial);
-            return Err(error);
-        }
-        Ok(Image { folder, metadata })
+        })
     }
 
     /// Writes an image's disk into one qcow2 file that needs no other. A file that is there is left as it is.
@@ -260,17 +279,22 @@ impl ImageStore {
         Ok(removed)
     }
 
+    /// What is told of the removal of an image.
+    pub fn removed(&self, image: &Image) -> Removed {
+        Removed { what: "image", path: image.folder.clone(), bytes: files::allocated(&image.folder) }
+    }
+
     /// Removes an image, and those of its layers that neither another image nor one of `others` needs. The caller's
     /// part is that of [`ImageStore::prune`], and that no machine boots from the image.
     pub fn remove_with_layers(&self, image: &Image, others: &BTreeSet<LayerId>) -> Result<Vec<Removed>> {
         let _alone = self.be_alone()?;
-        let bytes = files::allocated(&image.folder);
+        let told = self.removed(image);
         let chain = self.layers.chain(image.layer()).unwrap_or_default();
         // What cannot be known ends it before anything is gone.
         let mut references = self.references(Some(&image.folder))?;
         references.extend(others.iter().cloned());
         self.remove(image)?;
-        let mut removed = vec![Removed { what: "image", path: image.folder.clone(), bytes }];
+        let mut removed = vec![told];
         let mut layers = self.layers.unreferenced(&references)?;
         layers.retain(|id| chain.iter().any(|layer| layer.id == *id));
         let layers = self.remove_layers(&layers, false)?;
@@ -345,6 +369,7 @@ fn copy(layers: &[LayerSpec], to: &Path, image: &Image, progress: &dyn Progress)
 mod tests {
     use std::fs;
 
+    use super::super::image::METADATA;
     use super::super::testing::{Fake, fake, root_file_system};
     use super::super::{ImageError, PullMode};
     use super::*;

@@ -35,6 +35,8 @@ pub(super) struct ImageSpec {
     /// The disk, whose root file system also holds the kernel's modules.
     pub(super) disk: DiskFrom,
     pub(super) disk_format: Format,
+    /// The last transform, for the disk: a script for `sh -e` that runs once in a machine of the image's own.
+    pub(super) customise: Option<&'static str>,
     pub(super) profile: fn() -> BootProfile,
 }
 
@@ -118,10 +120,12 @@ impl ImageSpec {
             DiskFrom::Artifact(disk) => artifact(disk),
             DiskFrom::Published(published) => published.url.to_owned(),
         };
-        let Self { name, version, arch, disk_format, profile, .. } = self;
+        let Self { name, version, arch, disk_format, profile, customise, .. } = self;
         let profile = profile();
+        let customise = customise.map(|script| format!("\n{script}")).unwrap_or_default();
         Digest::of(
-            format!("{name} {version} {arch} {disk_format:?}\n{kernel}\n{disk}\n{profile:?}").as_bytes(),
+            format!("{name} {version} {arch} {disk_format:?}\n{kernel}\n{disk}\n{profile:?}{customise}")
+                .as_bytes(),
         )
     }
 }
@@ -129,7 +133,15 @@ impl ImageSpec {
 impl Catalog {
     /// The images that come with this program.
     pub(super) const fn managed() -> Self {
-        Self { images: &[ALPINE_X86_64, ALPINE_ARM64, ALPINE_CLOUD_X86_64] }
+        Self {
+            images: &[
+                ALPINE_X86_64,
+                ALPINE_ARM64,
+                ALPINE_X86_64_AS_SHIPPED,
+                ALPINE_ARM64_AS_SHIPPED,
+                ALPINE_CLOUD_X86_64,
+            ],
+        }
     }
 
     /// Whether the catalog has images of this name.
@@ -151,7 +163,25 @@ impl Catalog {
     }
 }
 
-fn alpine_profile() -> BootProfile {
+/// What makes the disks of Alpine, which another monitor ships, a plain Alpine.
+const PLAIN_ALPINE: &str = include_str!("scripts/plain-alpine.sh");
+
+const ALPINE_X86_64: ImageSpec = ImageSpec {
+    // Its last part is drawn from the disk and the script.
+    version: ImageVersion::from_parts([3, 23, 6], 20_261_122, 0x02f4_bab0),
+    customise: Some(PLAIN_ALPINE),
+    profile: BootProfile::default,
+    ..ALPINE_X86_64_AS_SHIPPED
+};
+
+const ALPINE_ARM64: ImageSpec = ImageSpec {
+    version: ImageVersion::from_parts([3, 23, 6], 20_261_122, 0x0766_471e),
+    customise: Some(PLAIN_ALPINE),
+    profile: BootProfile::default,
+    ..ALPINE_ARM64_AS_SHIPPED
+};
+
+fn shipped_profile() -> BootProfile {
     BootProfile {
         command_line: Vec::new(),
         root: RootFileSystem::default(),
@@ -160,7 +190,8 @@ fn alpine_profile() -> BootProfile {
     }
 }
 
-const ALPINE_X86_64: ImageSpec = ImageSpec {
+/// As it was before it was customised: machines of that version find it again.
+const ALPINE_X86_64_AS_SHIPPED: ImageSpec = ImageSpec {
     name: "alpine",
     version: ImageVersion::from_parts([3, 23, 6], 20_261_014, 0x0fdf_9327),
     arch: Arch::X86_64,
@@ -183,7 +214,8 @@ const ALPINE_X86_64: ImageSpec = ImageSpec {
         result: ALPINE_DISK_X86_64,
     }),
     disk_format: Format::Qcow2,
-    profile: alpine_profile,
+    customise: None,
+    profile: shipped_profile,
 };
 
 const ALPINE_DISK_X86_64: Pin =
@@ -201,7 +233,7 @@ const ALPINE_WHEEL_X86_64: PythonPackage = PythonPackage {
     ),
 };
 
-const ALPINE_ARM64: ImageSpec = ImageSpec {
+const ALPINE_ARM64_AS_SHIPPED: ImageSpec = ImageSpec {
     name: "alpine",
     version: ImageVersion::from_parts([3, 23, 6], 20_261_014, 0x0dd4_4d87),
     arch: Arch::Arm64,
@@ -224,7 +256,8 @@ const ALPINE_ARM64: ImageSpec = ImageSpec {
         result: ALPINE_DISK_ARM64,
     }),
     disk_format: Format::Qcow2,
-    profile: alpine_profile,
+    customise: None,
+    profile: shipped_profile,
 };
 
 const ALPINE_DISK_ARM64: Pin =
@@ -259,6 +292,7 @@ const ALPINE_CLOUD_X86_64: ImageSpec = ImageSpec {
         largest: 2 << 30,
     }),
     disk_format: Format::Qcow2,
+    customise: None,
     profile: BootProfile::default,
 };
 
@@ -272,6 +306,16 @@ mod tests {
             if let DiskFrom::Published(published) = &image.disk {
                 let digits = &super::super::source::key_of(published.url).to_string()[..7];
                 assert!(image.version.to_string().ends_with(&format!("-{digits}")), "{digits}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_customised_is_named_by_its_disk_and_its_script() {
+        for image in Catalog::managed().images {
+            if let (Some(script), DiskFrom::Artifact(disk)) = (image.customise, &image.disk) {
+                let digest = Digest::of(format!("{}\n{script}", disk.result.sha256).as_bytes()).to_string();
+                assert!(image.version.to_string().ends_with(&format!("-{}", &digest[..7])), "{digest}");
             }
         }
     }

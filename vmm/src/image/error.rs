@@ -42,6 +42,27 @@ pub enum ImageError {
         /// The newest of that name.
         found: String,
     },
+    /// A disk says that it is of another release than its image.
+    #[snafu(display(
+        "{} says in /etc/vmm-image that it is {found}, which is another release than {wanted}: another MAJOR.MINOR does \
+         not go with it", path.display()
+    ))]
+    IncompatibleSystem {
+        /// The disk.
+        path: PathBuf,
+        /// The image's version.
+        wanted: String,
+        /// The disk's.
+        found: String,
+    },
+    /// What makes an image of what was fetched did not do so.
+    #[snafu(display("cannot customise the image {image}: {why}"))]
+    Customise {
+        /// The image.
+        image: String,
+        /// Why not.
+        why: String,
+    },
     /// A name that users cannot give.
     #[snafu(display("{name} is a name of the catalog: choose another one"))]
     Reserved {
@@ -100,6 +121,17 @@ pub enum ImageError {
     DamagedTrust {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A file of the user's that machines stand on is not what it was.
+    #[snafu(display(
+        "{} is not what it was when a VM was made over it ({what}): bring it back as it was, or make a new VM of it",
+        file.display()
+    ))]
+    FileChanged {
+        /// The file.
+        file: PathBuf,
         /// What is wrong with it.
         what: String,
     },
@@ -244,12 +276,6 @@ pub enum ImageError {
         /// The file in it.
         name: String,
         /// The archive.
-        path: PathBuf,
-    },
-    /// A footer was to be taken off, and there is none.
-    #[snafu(display("{} is no fixed VHD", path.display()))]
-    NotVhd {
-        /// The file.
         path: PathBuf,
     },
     /// What was to be imported cannot become an image as it is.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::import::is_reserved;
 use super::layers::LayerId;
 use super::profile::BootProfile;
 use super::record::FileRecord;
@@ -50,6 +51,15 @@ pub(super) struct Metadata {
     /// The digest of the catalog's entry that it was made by.
     #[serde(default)]
     pub(super) catalog: Option<Digest>,
+    /// The script that is yet to run in a machine of its own: until then it is pending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) customise: Option<String>,
+    /// The digest of the script that has run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) customised: Option<Digest>,
+    /// The version that `/etc/vmm-image` on its disk says, or will.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) system: Option<ImageVersion>,
 }
 
 impl Image {
@@ -87,6 +97,16 @@ impl Image {
     /// The topmost layer of its disk: machines put a layer of their own on it.
     pub fn layer(&self) -> &LayerId {
         &self.metadata.layer
+    }
+
+    /// Whether it is yet to be customised ([`super::ImageStore::customise`]); no machine boots from it before.
+    pub fn is_pending(&self) -> bool {
+        self.metadata.customise.is_some()
+    }
+
+    /// Whether its disk is a file of its user's, which lies where it was.
+    pub fn is_of_file(&self) -> bool {
+        is_reserved(self.metadata.name.as_str())
     }
 
     /// Its folder.

@@ -28,11 +28,13 @@ pub struct Extras {
     pub nested: bool,
     /// A balloon.
     pub balloon: bool,
+    /// What is written to its root goes elsewhere.
+    pub overlay: bool,
 }
 
 impl Extras {
     /// Everything that a machine may have.
-    pub(super) const ALL: Self = Self { nested: true, balloon: true };
+    pub(super) const ALL: Self = Self { nested: true, balloon: true, overlay: true };
 }
 
 /// What a machine loads, in order. The transports come first, where they are no part of the kernel: devices are found
@@ -47,6 +49,9 @@ fn wanted(extras: Extras, file_system: &str) -> Vec<(Stage, Want<'_>)> {
         (Stage::Root, Want::Optional("crc32c_generic")),
         (Stage::Root, Want::Required(file_system)),
     ];
+    if extras.overlay {
+        wanted.push((Stage::Root, Want::Optional("overlay")));
+    }
     if extras.nested {
         // The agent chooses the one for its processor.
         wanted.extend(["kvm_amd", "kvm_intel"].map(|name| (Stage::Ready, Want::Optional(name))));

@@ -54,6 +54,8 @@ pub struct Layer {
     pub below: Option<LayerId>,
     /// What its data file must be; only for base layers, which are never written.
     pub(super) content: Option<FileRecord>,
+    /// What it was made of and by, where that can be made again.
+    pub(super) made_by: Option<Digest>,
 }
 
 /// What `layer.json` says.
@@ -63,6 +65,8 @@ struct LayerRecord {
     disk_format: Format,
     below: Option<LayerId>,
     content: Option<FileRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made_by: Option<Digest>,
 }
 
 /// A layer that is to be made.
@@ -124,7 +128,8 @@ impl LayerStore {
         if let Some(below) = &new.below {
             self.layer(below)?;
         }
-        let record = LayerRecord { id, disk_format: new.format, below: new.below, content: None };
+        let record =
+            LayerRecord { id, disk_format: new.format, below: new.below, content: None, made_by: None };
         self.assemble(record, new.durable, |path| {
             make(path).map_err(Into::into).context(MakeLayerSnafu { path })?;
             // Whatever created it, it is nobody else's to read.
@@ -141,17 +146,104 @@ impl LayerStore {
     /// Takes a file of the same file system in as a base layer; whoever made it has found its contents to be these. One
     /// that is there already is replaced.
     pub(super) fn adopt(&self, file: &Path, format: Format, content: (Digest, u64)) -> Result<Layer> {
-        let (sha256, size) = content;
-        let id = LayerId(sha256.to_string());
+        self.adopt_as(LayerId(content.0.to_string()), file, format, content, None)
+    }
+
+    /// Takes a file in as a layer over another one, never to be written again, and remembers what it was made by. The same
+    /// could be made once more, but not with the same bytes: its name tells these, and what it stands on.
+    pub(super) fn adopt_upon(
+        &self,
+        file: &Path,
+        format: Format,
+        content: (Digest, u64),
+        (below, made_by): (LayerId, Digest),
+    ) -> Result<Layer> {
+        let id = LayerId(Digest::of(format!("{below}\n{}", content.0).as_bytes()).to_string());
+        self.adopt_as(id, file, format, content, Some((below, made_by)))
+    }
+
+    /// The name of the layer that leads to a file of the user's.
+    pub(super) fn id_of_file(&self, format: Format, sha256: Digest) -> LayerId {
+        LayerId(Digest::of(format!("file {format:?} {sha256}").as_bytes()).to_string())
+    }
+
+    /// Makes a base layer that leads to a file of the user's, with these contents. One that leads elsewhere is replaced:
+    /// what is there has changed, or is gone.
+    pub(super) fn refer(&self, file: &Path, format: Format, content: (Digest, u64)) -> Result<Layer> {
+        let id = self.id_of_file(format, content.0);
+        let link = |path: &Path| {
+            std::os::unix::fs::symlink(file, path).context(StorageSnafu { action: "make the link", path })
+        };
+        self.adopt_with(id, format, content, None, link)
+    }
+
+    /// Makes a layer whose data lies in a file of the user's that is not there yet: a machine's own, which goes with it.
+    pub fn create_at<E>(
+        &self,
+        id: LayerId,
+        new: NewLayer,
+        file: &Path,
+        make: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<Layer>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let _lock = self.lock()?;
         self.remove_partials()?;
-        let content = FileRecord { name: data_file(format).to_owned(), size, sha256 };
-        let record = LayerRecord { id, disk_format: format, below: None, content: Some(content) };
-        self.assemble(record, true, |path| {
+        let record =
+            LayerRecord { id, disk_format: new.format, below: new.below, content: None, made_by: None };
+        // The link is there before the file: whoever finds the layer later finds all of it.
+        let made = std::cell::Cell::new(false);
+        let layer = self.assemble(record, new.durable, |path| {
+            std::os::unix::fs::symlink(file, path).context(StorageSnafu { action: "make the link", path })?;
+            make(file).map_err(Into::into).context(MakeLayerSnafu { path: file })?;
+            made.set(true);
+            Ok(())
+        });
+        layer.inspect_err(|_| {
+            if made.get() {
+                // The first error is the one to tell.
+                let _ = fs::remove_file(file);
+            }
+        })
+    }
+
+    /// The layers that were made by this. Whether their contents are still good is not looked at.
+    pub(super) fn made_by(&self, key: Digest) -> Result<Vec<Layer>> {
+        let mut layers = self.list()?;
+        layers.retain(|layer| layer.made_by == Some(key));
+        Ok(layers)
+    }
+
+    fn adopt_as(
+        &self,
+        id: LayerId,
+        file: &Path,
+        format: Format,
+        content: (Digest, u64),
+        upon: Option<(LayerId, Digest)>,
+    ) -> Result<Layer> {
+        self.adopt_with(id, format, content, upon, |path| {
             files::rename(file, path)?;
             fs::set_permissions(path, Permissions::from_mode(0o400))
                 .context(StorageSnafu { action: "make read-only", path })
         })
+    }
+
+    fn adopt_with(
+        &self,
+        id: LayerId,
+        format: Format,
+        (sha256, size): (Digest, u64),
+        upon: Option<(LayerId, Digest)>,
+        put: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Layer> {
+        let _lock = self.lock()?;
+        self.remove_partials()?;
+        let content = Some(FileRecord { name: data_file(format).to_owned(), size, sha256 });
+        let (below, made_by) = upon.unzip();
+        let record = LayerRecord { id, disk_format: format, below, content, made_by };
+        self.assemble(record, true, put)
     }
 
     /// Builds a layer's folder beside its place, then gives it its name.
@@ -290,9 +382,9 @@ impl LayerStore {
     }
 
     fn described(&self, record: LayerRecord) -> Layer {
-        let LayerRecord { id, disk_format: format, below, content } = record;
+        let LayerRecord { id, disk_format: format, below, content, made_by } = record;
         let path = self.folder.join(&id.0).join(data_file(format));
-        Layer { id, path, format, below, content }
+        Layer { id, path, format, below, content, made_by }
     }
 
     fn lock(&self) -> Result<FileLock> {
@@ -487,5 +579,40 @@ mod tests {
         let error = store.layer(&layer.id).unwrap_err().to_string();
         assert!(error.contains("layer.json is damaged"), "{error}");
         assert!(store.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_layer_upon_another_is_named_by_its_contents_and_by_what_it_stands_on() {
+        let (home, store) = store();
+        let content = (Digest::of(b"abc"), 3);
+        let adopt = |below: &Layer, key: &[u8]| {
+            let file = home.path().join("made");
+            fs::write(&file, b"abc").unwrap();
+            store.adopt_upon(&file, Format::Raw, content, (below.id.clone(), Digest::of(key))).unwrap()
+        };
+        let (one, other) =
+            (store.create(raw(None), write(b"1")).unwrap(), store.create(raw(None), write(b"2")).unwrap());
+        let layer = adopt(&one, b"key");
+        assert_eq!(adopt(&one, b"key"), layer);
+        assert_ne!(adopt(&other, b"other").id, layer.id);
+        assert_eq!(store.made_by(Digest::of(b"key")).unwrap(), std::slice::from_ref(&layer));
+        assert_eq!(store.chain(&layer.id).unwrap().len(), 2);
+        assert_eq!(fs::metadata(&layer.path).unwrap().permissions().mode() & 0o777, 0o400);
+    }
+
+    #[test]
+    fn a_layer_at_a_place_of_its_users_choice_is_a_link_to_it() {
+        let (home, store) = store();
+        let file = home.path().join("overlay.raw");
+        let layer = store.create_at(store.draw_id().unwrap(), raw(None), &file, write(b"data")).unwrap();
+        assert_eq!(fs::read(&layer.path).unwrap(), b"data");
+        assert_eq!(fs::read_link(&layer.path).unwrap(), file);
+        assert_eq!(store.layer(&layer.id).unwrap(), layer);
+        // One that cannot be made leaves nothing.
+        let other = home.path().join("other.raw");
+        let failed = |_: &Path| Err(std::io::Error::other("no"));
+        assert!(store.create_at(store.draw_id().unwrap(), raw(None), &other, failed).is_err());
+        assert!(!other.exists());
+        assert_eq!(store.list().unwrap().len(), 1);
     }
 }

@@ -4,6 +4,7 @@
 
 mod care;
 mod catalog;
+mod customise;
 mod digest;
 mod downloads;
 mod error;
@@ -32,11 +33,12 @@ mod verify;
 mod version;
 mod waiting;
 
-pub use care::{ImageDetails, LayerDetails, Origin, Removed, Sizes};
+pub use care::{CustomisationState, ImageDetails, LayerDetails, Origin, Removed, Sizes};
+pub use customise::{Customisation, Customising};
 pub use digest::{Digest, DigestError};
 pub use error::ImageError;
 pub use image::Image;
-pub use import::{Import, Imported, SystemFound};
+pub use import::{BaseFile, Import, Imported, SystemFound};
 pub use index::Summary;
 pub use kernel_modules::Extras;
 pub use layers::{Layer, LayerId, LayerIdError, LayerStore, NewLayer};
@@ -48,3 +50,4 @@ pub use store::{BootFiles, ImageStore};
 pub use transform::Transform;
 pub use verify::Thoroughness;
 pub use version::{Compatibility, ImageVersion, ImageVersionError};
+pub use vmm_disk::Format;

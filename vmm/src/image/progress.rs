@@ -14,6 +14,8 @@ pub enum Stage {
     Verifying,
     /// What came is brought into the form from which machines start.
     Unpacking,
+    /// A script runs in a machine of the image's own.
+    Customising,
     /// An image's disk is copied out of the store.
     Exporting,
 }
@@ -40,6 +42,10 @@ impl Step<'_> {
             Stage::Downloading => "downloading",
             Stage::Verifying => "verifying",
             Stage::Unpacking => "unpacking",
+            Stage::Customising => {
+                let image = if image.is_empty() { self.subject } else { image };
+                return format!("{image}: customising");
+            }
             Stage::Exporting => return format!("exporting {}", self.subject),
         };
         let of = if image.is_empty() { String::new() } else { format!("{image}: ") };

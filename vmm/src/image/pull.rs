@@ -12,6 +12,7 @@ use snafu::{OptionExt, ResultExt};
 use vmm_sys::FileLock;
 
 use super::catalog::{Artifact, DiskFrom, ImageSpec, KernelFrom, Pin};
+use super::customise;
 use super::digest::Digest;
 use super::error::{DamagedSnafu, KernelSnafu, Result, RootContentsSnafu, StorageSnafu};
 use super::files;
@@ -299,6 +300,9 @@ impl Pull<'_> {
             origin: self.origin(&layer),
             pulled_ms: Some(now_ms()),
             catalog: Some(spec.digest()),
+            customise: spec.customise.map(ToOwned::to_owned),
+            customised: None,
+            system: spec.customise.map(|_| spec.version),
         };
         let bytes = record::to_bytes(&metadata)
             .map_err(std::io::Error::from)
@@ -413,7 +417,12 @@ impl Pull<'_> {
     /// The kernel, in the form that an engine loads.
     fn kernel(&self, layer: &Layer, workshop_folder: &Path, to: &Path) -> Result<()> {
         match &self.spec.kernel {
-            KernelFrom::Artifact(artifact) => self.artifact(artifact, "kernel", workshop_folder, to),
+            KernelFrom::Artifact(artifact) => {
+                if self.kernel_that_is_here(&artifact.result, to)? {
+                    return Ok(());
+                }
+                self.artifact(artifact, "kernel", workshop_folder, to)
+            }
             KernelFrom::Root(inside) => {
                 self.tell("kernel");
                 let device = (self.spec.profile)().root.device;
@@ -424,6 +433,25 @@ impl Pull<'_> {
                 files::write_new(to, kernel.bytes())
             }
         }
+    }
+
+    /// Takes the kernel of another image that is here, such as the version before, where that is the same.
+    fn kernel_that_is_here(&self, wanted: &Pin, to: &Path) -> Result<bool> {
+        if self.mode == PullMode::Force {
+            return Ok(false);
+        }
+        let same = |image: &Image| {
+            image.metadata.files.iter().any(|file| file.name == KERNEL && file.sha256 == wanted.sha256)
+        };
+        for image in self.store.list()?.iter().filter(|image| same(image)) {
+            files::remove_file(to)?;
+            files::share(&image.kernel(), to)?;
+            if wanted.check(to, "kernel", self.progress).is_ok() {
+                return Ok(true);
+            }
+        }
+        files::remove_file(to)?;
+        Ok(false)
     }
 
     /// Fetches an artifact, and brings it into its final form.
@@ -465,6 +493,8 @@ impl Pull<'_> {
                 }
                 Err(error) if self.progress.cancelled() => return Err(error),
                 Err(error) => {
+                    // What a source kept may be what was found wrong just now.
+                    self.store.downloads.forget(artifact.fetched.sha256)?;
                     tracing::warn!(source = what, %error, "a source has failed");
                     last = Some(error);
                 }
@@ -499,6 +529,7 @@ impl Pull<'_> {
             }
             (DiskFrom::Published(_), None) => {}
         }
+        origin.extend(self.spec.customise.map(customise::origin_of));
         origin
     }
 

@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 use std::slice;
 
 use snafu::OptionExt;
+use vmm_disk::LayerSpec;
 
 use super::catalog::Catalog;
 use super::downloads::Downloads;
 use super::error::{
-    CancelledSnafu, DamagedImportSnafu, DamagedSnafu, ImageError, IncompatibleSnafu, NewerSnafu,
-    NotPulledSnafu, Result, UnknownSnafu,
+    CancelledSnafu, DamagedImportSnafu, DamagedLayerSnafu, DamagedSnafu, FileChangedSnafu, ImageError,
+    IncompatibleSnafu, NewerSnafu, NotPulledSnafu, Result, UnknownSnafu,
 };
 use super::files;
 use super::image::{Image, KERNEL, METADATA, Metadata};
 use super::kernel_modules::{self, Extras};
-use super::layers::{Layer, LayerStore};
+use super::layers::{Layer, LayerId, LayerStore};
 use super::progress::Progress;
 use super::pull::{self, Downloaded, PullMode, Pulled};
 use super::record::{self, FileRecord, Refusal};
@@ -236,6 +237,25 @@ impl ImageStore {
         Ok(BootFiles { kernel: image.kernel(), initramfs, layers })
     }
 
+    /// Whether the layers of a disk that are never written are what they were: those of a machine, which may stand on
+    /// others than its image does by now.
+    pub fn verify_disk(&self, layers: &[LayerSpec]) -> Result<()> {
+        for layer in layers {
+            let Some(folder) = layer.path.parent() else { continue };
+            let id: Option<LayerId> = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let Some(id) = id.filter(|id| self.layers.folder_of(id) == folder) else { continue };
+            let layer = self.layers.layer(&id)?;
+            let Some(record) = &layer.content else { continue };
+            let damage = verify::verify(folder, slice::from_ref(record), Thoroughness::Remembered)?;
+            let Some(Damage { path, what }) = damage else { continue };
+            return match std::fs::read_link(&path) {
+                Ok(file) => FileChangedSnafu { file, what }.fail(),
+                Err(_) => DamagedLayerSnafu { path, what }.fail(),
+            };
+        }
+        Ok(())
+    }
+
     /// Whether the image's kernel, modules and layers are still what was pulled. Gives the layers of its disk, from the
     /// base up.
     pub fn verify(&self, image: &Image, thoroughness: Thoroughness) -> Result<Vec<Layer>> {
@@ -310,6 +330,9 @@ impl ImageStore {
 
     /// Says what is damaged, and how it is mended.
     fn damage(&self, path: PathBuf, what: String, image: &Image) -> ImageError {
+        if let Ok(file) = std::fs::read_link(&path) {
+            return FileChangedSnafu { file, what }.build();
+        }
         if self.catalog.find(&image.reference(), image.arch()).is_none() {
             return DamagedImportSnafu { path, what, image: image.to_string() }.build();
         }

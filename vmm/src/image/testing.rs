@@ -39,6 +39,15 @@ pub(super) struct Fake {
 
 impl Fake {
     pub(super) fn new() -> Self {
+        Self::with_script(None)
+    }
+
+    /// The same, to be customised by a script.
+    pub(super) fn customised_by(script: &'static str) -> Self {
+        Self::with_script(Some(script))
+    }
+
+    fn with_script(customise: Option<&'static str>) -> Self {
         let elf = elf_kernel(RELEASE);
         let packed = bzimage(&gzip(&elf));
         let disk = root_file_system();
@@ -74,6 +83,7 @@ impl Fake {
                 result: pin(&disk),
             }),
             disk_format: Format::Raw,
+            customise,
             profile: || BootProfile {
                 command_line: vec!["fake=1".to_owned()],
                 root: RootFileSystem::default(),
@@ -93,7 +103,10 @@ impl Fake {
 
     pub(super) fn store(&self) -> ImageStore {
         let search_path = self.tools.path().as_os_str().to_owned();
-        ImageStore::with_catalog(self.home.path(), self.catalog, search_path).unwrap()
+        let mut store = ImageStore::with_catalog(self.home.path(), self.catalog, search_path).unwrap();
+        // Its pip asks nobody.
+        store.network.has_route = || true;
+        store
     }
 
     /// Lets pip do this from now on. `$dest` is the folder that it downloads to, `$tools` its own.
@@ -162,6 +175,7 @@ pub(super) fn on_a_web_server(base: &str) -> (Catalog, [(&'static str, Vec<u8>);
             result: pin(&disk),
         }),
         disk_format: Format::Raw,
+        customise: None,
         profile: BootProfile::default,
     };
     (Catalog { images: leak([spec]) }, [("kernel", packed), ("disk", disk)])
@@ -177,6 +191,7 @@ pub(super) fn published(url: String) -> Catalog {
         kernel: KernelFrom::Root("/boot/vmlinuz-virt"),
         disk: DiskFrom::Published(Published { url: leak(url), checksums, largest: 64 << 20 }),
         disk_format: Format::Qcow2,
+        customise: None,
         profile: BootProfile::default,
     };
     Catalog { images: leak([spec]) }
@@ -192,7 +207,7 @@ pub(super) fn hasty_store(home: &Path, catalog: Catalog) -> ImageStore {
 /// No proxies, and little patience.
 pub(super) fn hasty() -> Network {
     let patience = Patience { pause: Duration::from_millis(1), ..Patience::default() };
-    Network { proxies: Proxies::default(), authorities: None, patience }
+    Network { proxies: Proxies::default(), authorities: None, patience, has_route: || true }
 }
 
 /// The version of the image `fake`.

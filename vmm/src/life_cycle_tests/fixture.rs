@@ -104,6 +104,7 @@ impl TestHome {
             options: String::new(),
             read_only: false,
             grow: false,
+            overlay: None,
         };
         let spec = VmSpec {
             version: VmSpec::VERSION,

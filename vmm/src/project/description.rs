@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::home::{EngineChoice, Init};
-use crate::image::ImageRef;
+use crate::image::{Format, ImageRef};
 use crate::machine::{ConsoleKind, MemorySize};
-use crate::sandbox::{BootProfileUse, DiskSize, PullPolicy};
+use crate::sandbox::{BootProfileUse, DiskSize, PullPolicy, RootWrites};
 
 /// The name of the machine of a project that has only one, and no tables `[vm.NAME]`.
 pub const ONLY_MACHINE: &str = "default";
@@ -25,6 +25,17 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct MachineDescription {
     /// The image that its disk is made over.
     pub managed_image: ImageRef,
+    /// A disk file that its disk is made over instead of an image. What is compared is where it leads: see `materials`.
+    #[serde(skip)]
+    pub base_image: Option<HostPath>,
+    /// The file that has what is written to its disk.
+    #[serde(serialize_with = "path_as_text")]
+    pub overlay: Option<HostPath>,
+    /// Where what is written to its root goes.
+    pub read_only: RootWrites,
+    /// Disk files of the project's that it has beside its own.
+    #[serde(skip)]
+    pub disks: Vec<ProjectDisk>,
     /// Whether what the image says of its boot is heeded.
     #[serde(serialize_with = "profile_as_text")]
     pub boot_profile: BootProfileUse,
@@ -74,6 +85,10 @@ impl Default for MachineDescription {
     fn default() -> Self {
         Self {
             managed_image: ImageRef::default(),
+            base_image: None,
+            overlay: None,
+            read_only: RootWrites::default(),
+            disks: Vec::new(),
             boot_profile: BootProfileUse::default(),
             cpus: 1,
             memory: MemorySize::default(),
@@ -105,6 +120,19 @@ pub struct HostPath {
     pub line: usize,
     /// Its column there.
     pub column: usize,
+}
+
+/// A disk file that a machine has beside its own disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProjectDisk {
+    /// The file.
+    pub path: Option<HostPath>,
+    /// How large it is made where it is not there; such a disk is made by `vmm up`.
+    pub size: Option<DiskSize>,
+    /// The guest only reads it.
+    pub read_only: bool,
+    /// Its format, where its name does not tell it.
+    pub format: Option<Format>,
 }
 
 /// When a script runs.
@@ -181,6 +209,10 @@ impl Default for HealthCheck {
 
 fn as_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+fn path_as_text<S: Serializer>(path: &Option<HostPath>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| &path.path).serialize(serializer)
 }
 
 fn profile_as_text<S: Serializer>(profile: &BootProfileUse, serializer: S) -> Result<S::Ok, S::Error> {

@@ -57,8 +57,8 @@ pub enum ProjectError {
         paths: Vec<PathBuf>,
     },
     /// A plan would lose disks.
-    #[snafu(display("the disk of {} would be lost: {} for the new {}", machines.join(", "),
-        if machines.len() == 1 { "it is made anew" } else { "they are made anew" }, "managed_image"))]
+    #[snafu(display("the disk of {} would be lost: {} made anew", machines.join(", "),
+        if machines.len() == 1 { "it is" } else { "they are" }))]
     Destructive {
         /// The machines whose disks would be lost.
         machines: Vec<String>,

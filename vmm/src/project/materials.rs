@@ -9,7 +9,8 @@ use super::ProjectError;
 use super::description::{HostPath, MachineDescription, Script, ScriptRun, ScriptSource};
 use super::file::{Problem, ProjectFile};
 use super::locate::{self, Location};
-use crate::image::Digest;
+use crate::image::{BaseFile, Digest, Format};
+use crate::sandbox::{DiskSize, ExtraDisk};
 
 /// Longer scripts are not read.
 const LONGEST_SCRIPT: u64 = 1 << 20;
@@ -24,6 +25,12 @@ pub(super) struct ReadyMachine {
     pub(super) description: MachineDescription,
     /// The kernel's real path.
     pub(super) kernel: Option<PathBuf>,
+    /// The real path of the file that its disk is made over, and its format.
+    pub(super) base: Option<BaseFile>,
+    /// Where its overlay is, or will be.
+    pub(super) overlay: Option<PathBuf>,
+    /// Its disks, by their real paths; with a size, those that are to be made where they are not there.
+    pub(super) disks: Vec<(ExtraDisk, PathBuf, Option<DiskSize>)>,
     /// What its VM must be restarted or made anew for, by the names of the keys.
     pub(super) compared: serde_json::Map<String, serde_json::Value>,
     pub(super) scripts: Vec<ReadyScript>,
@@ -55,8 +62,9 @@ pub(super) fn outside(
     let mut outside = Vec::new();
     let mut problems = Vec::new();
     let mut question = format!("{}\0", Digest::of(text.as_bytes()));
-    for path in file.machines.iter().flat_map(|(_, machine)| paths(machine)) {
-        match real_path(&location.folder, &path.path) {
+    for (path, may_be_made) in file.machines.iter().flat_map(|(_, machine)| paths(machine)) {
+        let find = if may_be_made { real_place } else { real_path };
+        match find(&location.folder, &path.path) {
             Ok(real) if real.starts_with(&location.folder) => {}
             Ok(real) => {
                 question.push_str(&format!("{}\0", real.display()));
@@ -109,11 +117,50 @@ pub(super) fn gather(
                 Err((path, error)) => problems.push(problem(path, &error)),
             }
         }
-        ReadyMachine { name: name.clone(), description: machine.clone(), kernel, compared, scripts }
+        let mut found = |path: &HostPath, real: io::Result<PathBuf>| {
+            real.map_err(|error| problems.push(problem(path, &error))).ok()
+        };
+        let base = machine.base_image.as_ref().and_then(|path| {
+            let real = found(path, reach.real_path(&path.path).and_then(readable))?;
+            compared.insert("base_image".to_owned(), real.display().to_string().into());
+            let format = is_raw(&real).then_some(Format::Raw);
+            Some(BaseFile { format, ..BaseFile::new(real) })
+        });
+        let overlay = machine.overlay.as_ref().and_then(|path| found(path, reach.place(&path.path)));
+        let disks = machine.disks.iter().filter_map(|disk| {
+            let path = disk.path.as_ref()?;
+            let real =
+                if disk.size.is_some() { reach.place(&path.path) } else { reach.real_path(&path.path) };
+            let real = found(path, real)?;
+            let extra = ExtraDisk::new(&real).read_only(disk.read_only);
+            let extra = disk.format.map_or(extra.clone(), |format| extra.format(format));
+            Some((extra, real, disk.size))
+        });
+        let disks: Vec<_> = disks.collect();
+        if !disks.is_empty() {
+            let told = machine.disks.iter().zip(&disks).map(|(disk, (_, real, _))| {
+                let format = disk.format.map(|format| format!("{format:?}").to_lowercase());
+                serde_json::json!({ "path": real, "read_only": disk.read_only, "format": format })
+            });
+            compared.insert("disks".to_owned(), told.collect());
+        }
+        let (name, description) = (name.clone(), machine.clone());
+        ReadyMachine { name, description, kernel, base, overlay, disks, compared, scripts }
     });
     let machines = machines.collect();
     refuse(location, problems)?;
     Ok(machines)
+}
+
+/// What is to be a base is a file.
+fn readable(real: PathBuf) -> io::Result<PathBuf> {
+    locate::open(&real).map(|_| real)
+}
+
+/// Whether a file's name says that it is raw. What a guest writes to it may look like anything.
+fn is_raw(file: &Path) -> bool {
+    let extension = file.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    extension.is_some_and(|extension| extension == "raw" || extension == "img")
 }
 
 fn refuse(location: &Location, problems: Vec<Problem>) -> Result<(), ProjectError> {
@@ -129,17 +176,38 @@ fn problem(path: &HostPath, error: &io::Error) -> Problem {
     Problem { line: path.line, column: path.column, message }
 }
 
-fn paths(machine: &MachineDescription) -> impl Iterator<Item = &HostPath> {
+/// The files that a machine names, and whether one may be missing: then it is about to be made.
+fn paths(machine: &MachineDescription) -> impl Iterator<Item = (&HostPath, bool)> {
     let scripts = machine.provision.iter().filter_map(|script| match &script.source {
         ScriptSource::File(path) => Some(path),
         _ => None,
     });
-    machine.kernel.iter().chain(scripts)
+    let disks = machine.disks.iter().filter_map(|disk| Some((disk.path.as_ref()?, disk.size.is_some())));
+    let overlay = machine.overlay.iter().map(|path| (path, true));
+    let there = machine.kernel.iter().chain(&machine.base_image).chain(scripts);
+    there.map(|path| (path, false)).chain(overlay).chain(disks)
 }
 
 /// Where a path leads in the end.
 fn real_path(folder: &Path, path: &Path) -> io::Result<PathBuf> {
     fs::canonicalize(folder.join(path))
+}
+
+/// The same for a file that may not be there yet: its folder is.
+fn real_place(folder: &Path, path: &Path) -> io::Result<PathBuf> {
+    match real_path(folder, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let place = folder.join(path);
+            // A link that leads nowhere would be followed by whoever makes the file.
+            let (Some(above), Some(name), Err(_)) =
+                (place.parent(), place.file_name(), fs::symlink_metadata(&place))
+            else {
+                return Err(error);
+            };
+            Ok(fs::canonicalize(above).map_err(|_| error)?.join(name))
+        }
+        real => real,
+    }
 }
 
 /// What may be read.
@@ -151,7 +219,15 @@ struct Reach<'a> {
 impl Reach<'_> {
     /// Where a path leads in the end, if that may be read: a link may lead elsewhere since its user was asked.
     fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
-        let real = real_path(self.folder, path)?;
+        self.allowed(real_path(self.folder, path)?)
+    }
+
+    /// The same for a file that may not be there yet.
+    fn place(&self, path: &Path) -> io::Result<PathBuf> {
+        self.allowed(real_place(self.folder, path)?)
+    }
+
+    fn allowed(&self, real: PathBuf) -> io::Result<PathBuf> {
         if real.starts_with(self.folder) || self.outside.contains(&real) {
             return Ok(real);
         }
@@ -315,5 +391,34 @@ mod tests {
         let first = project.gather("kernel = \"kernel\"").unwrap()[0].compared["kernel"].clone();
         project.write("kernel", "two");
         assert_ne!(project.gather("kernel = \"kernel\"").unwrap()[0].compared["kernel"], first);
+    }
+
+    #[test]
+    fn disks_and_overlays_that_are_yet_to_be_made_stay_in_the_project_too() {
+        let project = project();
+        let base = project.location.folder.parent().unwrap().to_owned();
+        project.write("base.raw", "a disk");
+        project.link("dangling", "../elsewhere");
+        let inside = "base_image = \"base.raw\"\noverlay = \"new.qcow2\"\n[[disks]]\npath = \"d.qcow2\"\nsize = \"1G\"";
+        assert_eq!(project.outside(inside).0, [] as [PathBuf; 0]);
+        let ready = project.gather(inside).unwrap().remove(0);
+        let here = |name: &str| project.location.folder.join(name);
+        assert_eq!(
+            ready.base.as_ref().map(|base| (base.file.clone(), base.format)),
+            Some((here("base.raw"), Some(Format::Raw)))
+        );
+        assert_eq!(ready.overlay, Some(here("new.qcow2")));
+        assert_eq!(ready.disks[0].1, here("d.qcow2"));
+        for text in ["overlay = \"../new.qcow2\"", "[[disks]]\npath = \"../d.qcow2\"\nsize = \"1G\""] {
+            let name = if text.starts_with("overlay") { "new.qcow2" } else { "d.qcow2" };
+            assert_eq!(project.outside(text).0, [base.join(name)]);
+            assert!(project.gather(text).is_err(), "{text}");
+        }
+        // A link that leads nowhere would be followed by who makes the file.
+        for text in
+            ["overlay = \"dangling\"", "overlay = \"no/such/folder\"", "[[disks]]\npath = \"missing.raw\""]
+        {
+            assert!(project.gather(text).is_err(), "{text}");
+        }
     }
 }

@@ -21,7 +21,7 @@ mod up;
 mod wait;
 
 pub use description::{
-    HealthCheck, HostPath, MachineDescription, ONLY_MACHINE, Script, ScriptRun, ScriptSource,
+    HealthCheck, HostPath, MachineDescription, ONLY_MACHINE, ProjectDisk, Script, ScriptRun, ScriptSource,
 };
 pub use duration::parse_duration;
 pub use error::ProjectError;
@@ -254,9 +254,13 @@ impl HeldProject {
             let remembered = record.machines.get(&machine);
             let vm_name = remembered.map_or_else(|| record.vm_name(&machine), |record| record.vm.clone());
             let found = vm(&self.home, &vm_name).context(MachineSnafu { machine: &machine })?;
-            let info = found.map(|vm| vm.info()).transpose().context(MachineSnafu { machine: &machine })?;
-            let live = info.as_ref().map(LiveVm::from);
-            plans.push(MachinePlan::new(ready, vm_name, remembered, live.as_ref()));
+            let told = |vm: &Sandbox| Ok((vm.info()?, vm.snapshots()?));
+            let told = found.as_ref().map(told).transpose().context(MachineSnafu { machine: &machine })?;
+            let live = told.as_ref().map(|(info, _)| LiveVm::from(info));
+            let mut plan = MachinePlan::new(ready, vm_name, remembered, live.as_ref());
+            let snapshots = told.map(|(_, snapshots)| snapshots).unwrap_or_default();
+            plan.snapshots = snapshots.into_iter().map(|snapshot| snapshot.name).collect();
+            plans.push(plan);
         }
         let undescribed = record.machines.keys().filter(|name| !described.contains(name)).cloned().collect();
         Ok(Plan { machines: plans, undescribed })
@@ -264,7 +268,7 @@ impl HeldProject {
 
     /// Does what a plan of this project says. One that loses disks is refused, unless that is `agreed`.
     pub fn apply(&mut self, plan: &Plan, agreed: bool, options: &ProjectOptions) -> Result<(), ProjectError> {
-        let machines = plan.destroys();
+        let machines = plan.losses();
         ensure!(agreed || machines.is_empty(), DestructiveSnafu { machines });
         up::apply(&self.home, &mut self.held, plan, options)
     }

@@ -56,6 +56,8 @@ pub struct MachinePlan {
     pub changes: Vec<Change>,
     /// The scripts that are about to run, by their names.
     pub scripts: Vec<String>,
+    /// The snapshots of its disk, by their names.
+    pub snapshots: Vec<String>,
     #[serde(skip)]
     pub(super) ready: ReadyMachine,
 }
@@ -95,8 +97,21 @@ impl Plan {
 
     /// The machines whose disks would be lost.
     pub fn destroys(&self) -> Vec<String> {
-        let lost = self.machines.iter().filter(|machine| machine.action == Action::Recreate);
-        lost.map(|machine| machine.name.clone()).collect()
+        self.destroyed().map(|machine| machine.name.clone()).collect()
+    }
+
+    /// The same, with what else goes with each disk: `web with its 2 snapshots (a, b)`.
+    pub fn losses(&self) -> Vec<String> {
+        let told = |machine: &MachinePlan| match machine.snapshots.as_slice() {
+            [] => machine.name.clone(),
+            [only] => format!("{} with its snapshot {only}", machine.name),
+            all => format!("{} with its {} snapshots ({})", machine.name, all.len(), all.join(", ")),
+        };
+        self.destroyed().map(told).collect()
+    }
+
+    fn destroyed(&self) -> impl Iterator<Item = &MachinePlan> {
+        self.machines.iter().filter(|machine| machine.action == Action::Recreate)
     }
 }
 
@@ -124,15 +139,15 @@ impl MachinePlan {
         let record = record.filter(|_| !new_disk);
         let due = due_scripts(&ready, record, run);
         let scripts = due.into_iter().map(|index| ready.scripts[index].title.clone()).collect();
-        Self { name: ready.name.clone(), vm, action, changes, scripts, ready }
+        Self { name: ready.name.clone(), vm, action, changes, scripts, snapshots: Vec::new(), ready }
     }
 }
 
 fn decide(ready: &ReadyMachine, record: &MachineRecord, info: &LiveVm) -> (Action, Vec<Change>) {
     let mut changes = changes(&record.applied, &ready.compared);
     // Another name for the image that its disk is made over is no other image.
-    let same_image = has_image(info, &ready.description.managed_image);
-    changes.retain(|change| effect_of(&change.key) != Effect::Recreate || !same_image);
+    let same_image = ready.base.is_none() && has_image(info, &ready.description.managed_image);
+    changes.retain(|change| change.key != "managed_image" || !same_image);
     let action = match (changes.iter().map(|change| effect_of(&change.key)).collect::<Vec<_>>(), info.runs) {
         (effects, _) if effects.contains(&Effect::Recreate) => Action::Recreate,
         (_, false) => Action::Start,
@@ -286,5 +301,26 @@ mod tests {
         let plan = |text| MachinePlan::new(ready(text), "web-1".to_owned(), Some(&record), Some(&info));
         assert_eq!(plan("").action, Action::Keep);
         assert_eq!(plan("balloon = true").action, Action::Restart);
+    }
+
+    #[test]
+    fn what_a_disk_is_made_over_or_how_it_is_written_needs_a_new_one() {
+        for now in ["read_only = true", "read_only = \"disk\"", "overlay = \"disk.qcow2\""] {
+            let plan = plan("", now, true);
+            assert_eq!(plan.action, Action::Recreate, "{now}: {:?}", plan.changes);
+        }
+        assert_eq!(plan("read_only = false", "", true).action, Action::Keep);
+    }
+
+    #[test]
+    fn the_snapshots_that_go_with_a_disk_are_told() {
+        let mut lost = plan("", "read_only = true", true);
+        let mut told = |snapshots: &[&str]| {
+            lost.snapshots = snapshots.iter().map(ToString::to_string).collect();
+            Plan { machines: vec![lost.clone()], undescribed: Vec::new() }.losses()
+        };
+        assert_eq!(told(&[]), ["default"]);
+        assert_eq!(told(&["a"]), ["default with its snapshot a"]);
+        assert_eq!(told(&["a", "b"]), ["default with its 2 snapshots (a, b)"]);
     }
 }

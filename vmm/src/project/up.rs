@@ -15,7 +15,7 @@ use super::wait::Waiter;
 use super::{ONLY_MACHINE, ProjectError};
 use crate::home::{Home, VmState};
 use crate::sandbox::{
-    CancelToken, DEFAULT_STOP_GRACE, Error, Progress, Sandbox, SandboxBuilder, StartOptions,
+    CancelToken, DEFAULT_STOP_GRACE, DiskFile, Error, Progress, Sandbox, SandboxBuilder, StartOptions,
 };
 
 /// Something that happens while a project's machines are brought up, stopped or destroyed.
@@ -164,7 +164,7 @@ fn bring_up(
         held.save()?;
     }
     let sandbox = match machine.action {
-        Action::Keep => attach(home, machine)?,
+        Action::Keep => ready(attach(home, machine)?, machine, options)?,
         Action::Create => create(home, held, machine, options)?,
         Action::Recreate => {
             // What cannot be had is known before a disk goes.
@@ -218,12 +218,25 @@ fn create(
     options: &ProjectOptions,
 ) -> Result<Sandbox, ProjectError> {
     // Remembered before it is there, so that no death loses track of it.
+    make_disks(machine)?;
     let applied = machine.ready.compared.clone();
     *remembered(held, machine) =
         MachineRecord { vm: machine.vm.clone(), applied, ..MachineRecord::default() };
     held.save()?;
     let start = options.start_options(machine);
     builder(home, held, machine).options(start).start().map_err(failed(machine))
+}
+
+/// Makes the disks that are to be made and are not there.
+fn make_disks(machine: &MachinePlan) -> Result<(), ProjectError> {
+    for (_, path, size) in &machine.ready.disks {
+        if let Some(size) = size
+            && !path.exists()
+        {
+            DiskFile::create(path, *size).map_err(failed(machine))?;
+        }
+    }
+    Ok(())
 }
 
 fn start(
@@ -236,6 +249,7 @@ fn start(
     if sandbox.info().map_err(failed(machine))?.state == VmState::Stopping {
         sandbox.wait(Some(options.waiter().token())).map_err(failed(machine))?;
     }
+    make_disks(machine)?;
     if !machine.changes.is_empty() {
         let builder = builder(home, held, machine);
         Sandbox::reconfigure(home, &machine.vm, &builder).map_err(failed(machine))?;
@@ -245,7 +259,21 @@ fn start(
         remembered(held, machine).applied = machine.ready.compared.clone();
         held.save()?;
     }
-    Sandbox::start(home, &machine.vm, options.start_options(machine)).map_err(failed(machine))
+    match Sandbox::start(home, &machine.vm, options.start_options(machine)) {
+        // Somebody else was quicker.
+        Err(Error::AlreadyRunning { .. }) => ready(sandbox, machine, options),
+        started => started.map_err(failed(machine)),
+    }
+}
+
+/// A VM that somebody else is starting, as soon as it is ready.
+fn ready(sandbox: Sandbox, machine: &MachinePlan, options: &ProjectOptions) -> Result<Sandbox, ProjectError> {
+    if sandbox.info().map_err(failed(machine))?.state == VmState::Starting {
+        let progress = Progress::Booting;
+        options.tell(&ProjectEvent::Starting { machine: machine.name.clone(), progress });
+        sandbox.wait_until_ready(Some(options.waiter().token())).map_err(failed(machine))?;
+    }
+    Ok(sandbox)
 }
 
 /// A machine's description as one of a VM.
@@ -261,6 +289,7 @@ fn builder(home: &Home, held: &HeldRecord, machine: &MachinePlan) -> SandboxBuil
         .name(&machine.vm)
         .host_name(host_name)
         .boot_profile(description.boot_profile)
+        .root_writes(description.read_only)
         .cpus(description.cpus)
         .memory(description.memory)
         .engine(description.engine)
@@ -276,6 +305,15 @@ fn builder(home: &Home, held: &HeldRecord, machine: &MachinePlan) -> SandboxBuil
     }
     if let Some(size) = description.disk_size {
         builder = builder.disk_size(size);
+    }
+    if let Some(base) = &machine.ready.base {
+        builder = builder.base_file(base.clone());
+    }
+    if let Some(overlay) = &machine.ready.overlay {
+        builder = builder.overlay(overlay);
+    }
+    for (disk, ..) in &machine.ready.disks {
+        builder = builder.disk(disk.clone());
     }
     match &machine.ready.kernel {
         Some(kernel) => builder.kernel(kernel),

@@ -1,13 +1,17 @@
 //! Describing a VM that is to be created and started.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
+
+use serde::Serialize;
 
 use super::disk::{DiskSize, ExtraDisk};
 use super::progress::Observer;
 use super::{CancelToken, Error, Progress, Sandbox, start};
 use crate::agent::ByteString;
 use crate::home::{EngineChoice, Home, Init};
+use crate::image::BaseFile;
 use crate::machine::{ConsoleKind, MemorySize};
 
 /// When an image is fetched.
@@ -38,6 +42,52 @@ impl BootProfileUse {
             Self::Image => "image",
             Self::Native => "native",
         }
+    }
+}
+
+/// Where what a guest writes to its root file system goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootWrites {
+    /// To the VM's own layer of the root's disk.
+    #[default]
+    Root,
+    /// To the guest's memory, and away when it ends. The root's disk is attached read-only.
+    Memory,
+    /// To another disk of the VM's own, which stays with it. The root's disk is attached read-only.
+    Disk,
+}
+
+impl RootWrites {
+    /// Its name, as the command line and project files write it behind `read-only`; of a root that can be written `no`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Root => "no",
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+impl RootWrites {
+    /// Where the writes of a VM with this root go.
+    pub(super) fn of(root: &vmm_protocol::Root) -> Self {
+        match root.overlay {
+            None => Self::Root,
+            Some(vmm_protocol::Overlay::Memory) => Self::Memory,
+            Some(vmm_protocol::Overlay::Disk { .. }) => Self::Disk,
+        }
+    }
+}
+
+impl FromStr for RootWrites {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = [Self::Root, Self::Memory, Self::Disk].into_iter().find(|known| known.name() == name);
+        known.ok_or_else(|| {
+            format!("{name:?} is no place for what is written to the root: use memory, disk or no")
+        })
     }
 }
 
@@ -139,6 +189,9 @@ pub struct SandboxBuilder {
     pub(super) host_name: Option<String>,
     pub(super) boot_profile: BootProfileUse,
     pub(super) kernel: Option<PathBuf>,
+    pub(super) base_file: Option<BaseFile>,
+    pub(super) root_writes: RootWrites,
+    pub(super) overlay: Option<PathBuf>,
     pub(super) disk_size: Option<DiskSize>,
     pub(super) disks: Vec<ExtraDisk>,
     pub(super) command_line: Option<String>,
@@ -164,6 +217,9 @@ impl SandboxBuilder {
             host_name: None,
             boot_profile: BootProfileUse::default(),
             kernel: None,
+            base_file: None,
+            root_writes: RootWrites::default(),
+            overlay: None,
             disk_size: None,
             disks: Vec::new(),
             command_line: None,
@@ -255,6 +311,27 @@ impl SandboxBuilder {
     /// Boots this kernel instead of the image's.
     pub fn kernel(mut self, kernel: impl Into<PathBuf>) -> Self {
         self.kernel = Some(kernel.into());
+        self
+    }
+
+    /// Makes its disk over this file, which stays as it is, instead of an image of the store. What boots it is found on
+    /// the file, as an import would find it.
+    pub fn base_file(mut self, base: BaseFile) -> Self {
+        self.image = base.file.display().to_string();
+        self.base_file = Some(base);
+        self
+    }
+
+    /// Where what its guest writes to the root goes; to the VM's layer of the root's disk where nothing is said.
+    pub fn root_writes(mut self, writes: RootWrites) -> Self {
+        self.root_writes = writes;
+        self
+    }
+
+    /// The file that has what its guest writes to its disk, instead of one in the home. It must not be there yet, and goes
+    /// with the VM.
+    pub fn overlay(mut self, file: impl Into<PathBuf>) -> Self {
+        self.overlay = Some(file.into());
         self
     }
 

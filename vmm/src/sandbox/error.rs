@@ -288,7 +288,9 @@ fn image_code(error: &ImageError) -> &'static str {
             "image_checksum"
         }
         ImageError::TrustChanged { .. } => "image_untrusted",
-        ImageError::Incompatible { .. } => "image_incompatible",
+        ImageError::FileChanged { .. } => "base_changed",
+        ImageError::Customise { .. } => "image_customise",
+        ImageError::Incompatible { .. } | ImageError::IncompatibleSystem { .. } => "image_incompatible",
         ImageError::Busy => "busy",
         _ => "image",
     }

@@ -50,7 +50,21 @@ fn refuse_if_used(home: &Home, image: &ImageRef, arch: Arch) -> Result<(), Error
 /// Removes downloads, what dead processes left, and layers that neither an image nor a VM needs, or only tells of it.
 pub fn prune_images(home: &Home, dry_run: bool) -> Result<Vec<Removed>, Error> {
     let quiet = Quiet::wait_for(home)?;
-    Ok(ImageStore::open(home.root())?.prune(&quiet.there, &quiet.layers, dry_run)?)
+    let store = ImageStore::open(home.root())?;
+    let mut removed = Vec::new();
+    // What boots a file is found again when the file is booted again.
+    for image in store.list()?.iter().filter(|image| image.is_of_file()) {
+        if !users_of(home, &image.reference(), image.arch())?.is_empty() {
+            continue;
+        }
+        if dry_run {
+            removed.push(store.removed(image));
+        } else {
+            removed.extend(store.remove_with_layers(image, &quiet.layers)?);
+        }
+    }
+    removed.extend(store.prune(&quiet.there, &quiet.layers, dry_run)?);
+    Ok(removed)
 }
 
 /// A home in which no VM is being made, for as long as this lives.

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::Error;
 use super::link::{ANSWER_TIMEOUT, monitor_killed};
+use super::{Error, RootWrites};
 use crate::control::{Answer, Connection, ControlError, Request, Status};
 use crate::home::{
     End, EngineChoice, Home, HomeError, Init, StateRecord, Timestamp, Timings, VmFolder, VmId, VmName,
@@ -39,6 +39,8 @@ pub struct VmInfo {
     pub console: ConsoleKind,
     /// It has a balloon.
     pub balloon: bool,
+    /// Where what its guest writes to the root goes.
+    pub root_writes: RootWrites,
     /// The engine that was asked for.
     pub engine_choice: EngineChoice,
     /// The engine that runs it, or ran it last.
@@ -176,6 +178,7 @@ fn describe(
         nested: spec.machine.nested,
         console: spec.machine.console,
         balloon: spec.machine.balloon,
+        root_writes: RootWrites::of(&spec.configuration.root),
         engine_choice: spec.engine,
         engine: match &status {
             Some(status) => status.engine.clone(),

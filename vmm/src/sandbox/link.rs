@@ -122,6 +122,17 @@ impl Link {
         self.until_end(Request::Stop { grace_ms: 0 }, Some(Instant::now() + timeout), None)
     }
 
+    /// Waits until its guest is ready.
+    pub(super) fn wait_until_ready(&self, cancel: Option<&CancelToken>) -> Result<(), Error> {
+        let mut connection = self.connect()?;
+        let cancel = cancel.map(AsFd::as_fd);
+        match connection.ask(Request::Wait { goal: Goal::Ready }, None, cancel)? {
+            Answer::Ready(_) => Ok(()),
+            Answer::Ended(end) => Err(Error::Ended { end: Box::new(end) }),
+            _ => Err(ControlError::Malformed.into()),
+        }
+    }
+
     /// Waits for its end.
     pub(super) fn wait(&self, cancel: Option<&CancelToken>) -> Result<End, Error> {
         self.until_end(Request::Wait { goal: Goal::Ended }, None, cancel)

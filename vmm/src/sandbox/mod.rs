@@ -8,6 +8,7 @@
 mod builder;
 mod cancel;
 mod command;
+mod customise;
 mod disk;
 mod error;
 mod images;
@@ -25,9 +26,10 @@ pub use crate::agent::{
     ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Signal, TerminalSize,
 };
 pub use crate::control::Balloon;
-pub use builder::{BootProfileUse, PullPolicy, SandboxBuilder, StartOptions};
+pub use builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartOptions};
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
+pub use customise::{ImagePull, PulledImage};
 pub use disk::{DiskCheck, DiskFile, DiskSize, DiskSizeError, ExtraDisk, SnapshotInfo};
 pub use error::Error;
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
@@ -256,6 +258,11 @@ impl Sandbox {
             Err(Error::Home { source: HomeError::NoSuchVm { .. } }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Waits until its guest takes commands, when somebody else starts it. Fails where it ends before.
+    pub fn wait_until_ready(&self, cancel: Option<&CancelToken>) -> Result<(), Error> {
+        self.link.wait_until_ready(cancel)
     }
 
     /// Waits until it has ended.

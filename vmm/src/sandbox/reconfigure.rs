@@ -4,13 +4,13 @@ use std::fs;
 
 use snafu::ResultExt;
 
-use super::builder::SandboxBuilder;
+use super::builder::{RootWrites, SandboxBuilder};
 use super::error::{AgentBinarySnafu, SystemSnafu};
 use super::start::{self, OWN_KERNEL};
 use super::{Error, hold};
 use crate::agent;
 use crate::home::{Home, HomeError, VmSpec};
-use crate::image::{Extras, Image, ImageRef, ImageStore};
+use crate::image::{Image, ImageRef, ImageStore};
 
 /// Makes a VM what the builder says, but for its name, its image and its disk.
 pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> Result<(), Error> {
@@ -22,19 +22,29 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
     let arch = spec.machine.arch;
     let store = ImageStore::open(home.root())?;
     let image = store.find(&spec.image_reference.parse()?, arch)?;
-    check_image(builder, &spec, &image)?;
+    let image = image_for(builder, home, &spec, image)?;
+    check_writes(builder, &spec)?;
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
-    let extras = Extras { nested: builder.nested, balloon: builder.balloon };
+    let extras = start::extras(builder);
     let mut files = store.prepare(&image, &agent, extras)?;
     let profile = start::boot_profile(builder, &image);
     let command_line = start::command_line(builder, &profile, arch)?;
     // Last of all that may fail: the old kernel is gone with it.
-    if let Some(kernel) = &builder.kernel {
+    let own_kernel = builder.kernel.as_ref().filter(|_| builder.base_file.is_none());
+    if let Some(kernel) = own_kernel {
         let (kernel, release) = start::take_kernel(kernel, arch, &folder)?;
         files.initramfs = store.initramfs(&image, &agent, release.as_deref(), extras)?;
         files.kernel = kernel;
     }
+    let first = spec.machine.disks.drain(..1);
+    let mut disks: Vec<_> = first.collect();
+    let base = spec.machine.disks.pop().filter(|_| builder.root_writes == RootWrites::Disk);
+    disks.extend(start::extra_disks(builder)?);
+    disks.extend(base);
+    let grow = spec.configuration.root.grow;
     let configuration = &mut spec.configuration;
+    configuration.root = start::root_of(builder, &profile, disks.len())?;
+    configuration.root.grow |= grow;
     configuration.host_name = Some(start::host_name(builder, spec.name.as_ref(), &image));
     configuration.environment.clone_from(&builder.env);
     configuration.init = builder.init.into();
@@ -42,8 +52,11 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
     spec.image.clone_from(&builder.image);
     spec.engine = builder.engine;
     spec.require_hardware = builder.require_hardware;
-    spec.own_kernel = builder.kernel.is_some();
+    spec.own_kernel = own_kernel.is_some();
+    spec.image_reference = image.reference().to_string();
+    spec.image_version = image.version().to_string();
     let machine = &mut spec.machine;
+    machine.disks = disks;
     machine.cpus = builder.cpus;
     machine.memory = builder.memory;
     machine.nested = builder.nested;
@@ -60,13 +73,30 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
     Ok(())
 }
 
-/// A disk is made over one image and no other.
-fn check_image(builder: &SandboxBuilder, spec: &VmSpec, image: &Image) -> Result<(), Error> {
-    let wanted: ImageRef = builder.image.parse()?;
-    if wanted.name() == image.name() && wanted.fits(&image.version()) {
+/// The image that the VM is to boot: its own, for a disk is made over one image and no other. Of a file that is the same
+/// file, perhaps with another kernel.
+fn image_for(builder: &SandboxBuilder, home: &Home, spec: &VmSpec, image: Image) -> Result<Image, Error> {
+    if builder.base_file.is_some() {
+        let wanted = start::find_image(home, builder, image.arch())?;
+        if wanted.layer() == image.layer() {
+            return Ok(wanted);
+        }
+    } else {
+        let wanted: ImageRef = builder.image.parse()?;
+        if wanted.name() == image.name() && wanted.fits(&image.version()) {
+            return Ok(image);
+        }
+    }
+    let (is, wanted) = (&spec.image, &builder.image);
+    let message = format!("a VM of {is} cannot become one of {wanted}: its disk is made over that image");
+    Err(Error::Invalid { message })
+}
+
+/// Where a VM's writes go is decided when its disks are made.
+fn check_writes(builder: &SandboxBuilder, spec: &VmSpec) -> Result<(), Error> {
+    if builder.root_writes == RootWrites::of(&spec.configuration.root) {
         return Ok(());
     }
-    let (is, wanted) = (&spec.image_reference, &builder.image);
-    let message = format!("a VM of {is} cannot become one of {wanted}: its disk is made over that image");
+    let message = "whether a VM's root is read-only cannot be changed: make a new VM".to_owned();
     Err(Error::Invalid { message })
 }

@@ -8,10 +8,11 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use snafu::{OptionExt, ResultExt};
-use vmm_disk::Format;
+use vmm_disk::{Format, LayerSpec};
+use vmm_protocol::Overlay;
 
-use super::builder::{BootProfileUse, PullPolicy, SandboxBuilder, StartOptions};
-use super::disk::{DiskSize, check_grows, check_whole};
+use super::builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartOptions};
+use super::disk::{check_grows, check_whole};
 use super::error::{AgentBinarySnafu, CommandLineSnafu, KernelSnafu, NoArchSnafu, SystemSnafu};
 use super::launch::launch;
 use super::program::MonitorProgram;
@@ -21,8 +22,8 @@ use crate::arch::Arch;
 use crate::boot::{CommandLine, Kernel};
 use crate::home::{HeldVm, Home, HomeError, Timestamp, VmFolder, VmName, VmSpec};
 use crate::image::{
-    self, BootFiles, BootProfile, Compatibility, Extras, Image, ImageError, ImageRef, ImageStore, NewLayer,
-    PullMode,
+    self, BaseFile, BootFiles, BootProfile, Compatibility, Extras, Image, ImageError, ImageRef, ImageStore,
+    NewLayer, PullMode,
 };
 use crate::machine::{BootSpec, ConsoleKind, DiskSpec, MachineSpec, VsockSpec};
 
@@ -53,17 +54,45 @@ pub(super) fn existing(home: &Home, name: &str, options: &StartOptions) -> Resul
 pub(super) fn fetch(builder: &SandboxBuilder) -> Result<(), Error> {
     let arch = Arch::host().context(NoArchSnafu)?;
     let home = builder.home.clone().map_or_else(Home::open_default, Ok)?;
-    let store = ImageStore::open(home.root())?;
-    find_image(&store, builder, &builder.image.parse()?, arch).map(drop)
+    find_image(&home, builder, arch).map(drop)
 }
 
 /// Creates a VM and starts it.
 pub(super) fn new(builder: &SandboxBuilder) -> Result<Sandbox, Error> {
+    if builder.base_file.is_none() {
+        builder.image.parse::<ImageRef>()?;
+    }
+    begin(builder, |home, name, arch, held| {
+        let image = find_image(home, builder, arch)?;
+        builder.options.check_cancelled()?;
+        let store = ImageStore::open(home.root())?;
+        describe(builder, &store, &image, name, held, |layers| {
+            own_disks(builder, &store, &image, held, layers)
+        })
+    })
+}
+
+/// Creates a VM whose disk has these layers, none of which it owns, and starts it.
+pub(super) fn on_layers(
+    builder: &SandboxBuilder,
+    image: &Image,
+    layers: Vec<LayerSpec>,
+) -> Result<Sandbox, Error> {
+    begin(builder, |home, name, _, held| {
+        let store = ImageStore::open(home.root())?;
+        describe(builder, &store, image, name, held, |_| Ok(vec![root_disk(layers, false)]))
+    })
+}
+
+/// Begins a VM, lets it be made, and starts it.
+fn begin(
+    builder: &SandboxBuilder,
+    make: impl FnOnce(&Home, Option<VmName>, Arch, &HeldVm) -> Result<(), Error>,
+) -> Result<Sandbox, Error> {
     let asked_at_us = vmm_sys::clock::monotonic_us();
     let options = &builder.options;
     let name = builder.name.as_deref().map(str::parse::<VmName>).transpose().map_err(HomeError::from)?;
     check(builder)?;
-    let reference: ImageRef = builder.image.parse()?;
     let arch = Arch::host().context(NoArchSnafu)?;
     let program = MonitorProgram::find(options)?;
     let home = builder.home.clone().map_or_else(Home::open_default, Ok)?;
@@ -71,7 +100,7 @@ pub(super) fn new(builder: &SandboxBuilder) -> Result<Sandbox, Error> {
     // Before the image is fetched: that a name is in use is said at once.
     let held = home.create(name.as_ref())?;
     let folder = held.folder().clone();
-    let started = create(builder, name, &reference, arch, &held)
+    let started = make(&home, name, arch, &held)
         .map(|()| held)
         .and_then(|held| launch(&program, held, true, asked_at_us, options));
     match started {
@@ -88,55 +117,54 @@ pub(super) fn check(builder: &SandboxBuilder) -> Result<(), Error> {
     if builder.cpus == 0 {
         return Err(Error::Invalid { message: "a VM needs at least one processor".to_owned() });
     }
+    if builder.root_writes == RootWrites::Memory && (builder.disk_size.is_some() || builder.overlay.is_some())
+    {
+        let message = "what this VM writes to its root stays in memory: there is no disk to say anything of \
+                       (it gets one with --read-only=disk)";
+        return Err(Error::Invalid { message: message.to_owned() });
+    }
     Ok(())
 }
 
-/// Makes everything that a new VM is.
-fn create(
+/// What a VM's kernel needs beside what every VM's does.
+pub(super) fn extras(builder: &SandboxBuilder) -> Extras {
+    let overlay = builder.root_writes != RootWrites::Root;
+    Extras { nested: builder.nested, balloon: builder.balloon, overlay }
+}
+
+/// Makes everything that a new VM is. `disks` gets the image's layers.
+fn describe(
     builder: &SandboxBuilder,
+    store: &ImageStore,
+    image: &Image,
     name: Option<VmName>,
-    reference: &ImageRef,
-    arch: Arch,
     held: &HeldVm,
+    disks: impl FnOnce(Vec<LayerSpec>) -> Result<Vec<DiskSpec>, Error>,
 ) -> Result<(), Error> {
-    let folder = held.folder();
-    let store = ImageStore::open(folder.home().root())?;
-    let image = find_image(&store, builder, reference, arch)?;
-    builder.options.check_cancelled()?;
+    let (folder, arch) = (held.folder(), image.arch());
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
-    let extras = Extras { nested: builder.nested, balloon: builder.balloon };
-    let mut files = store.prepare(&image, &agent, extras)?;
-    if let Some(kernel) = &builder.kernel {
+    let extras = extras(builder);
+    let mut files = store.prepare(image, &agent, extras)?;
+    let own_kernel = builder.kernel.as_ref().filter(|_| builder.base_file.is_none());
+    if let Some(kernel) = own_kernel {
         let (kernel, release) = take_kernel(kernel, arch, folder)?;
-        files.initramfs = store.initramfs(&image, &agent, release.as_deref(), extras)?;
+        files.initramfs = store.initramfs(image, &agent, release.as_deref(), extras)?;
         files.kernel = kernel;
     }
-    let profile = boot_profile(builder, &image);
+    let profile = boot_profile(builder, image);
     let command_line = command_line(builder, &profile, arch)?;
     let BootFiles { kernel, initramfs, layers } = files;
-    let mut layers: Vec<_> = layers.iter().map(image::Layer::spec).collect();
-    layers.push(create_top_layer(&store, &image, held, builder.disk_size, name.is_some())?.spec());
-    let mut disks = vec![DiskSpec { layers, read_only: false, serial: "root".to_owned() }];
-    for (number, disk) in (2..).zip(&builder.disks) {
-        disks.push(disk.spec(number)?);
-    }
     if builder.disk_size.is_some() {
         check_whole(&profile.root.device)?;
     }
-    let root = vmm_protocol::Root {
-        device: profile.root.device.clone(),
-        file_system: profile.root.file_system.clone(),
-        options: String::new(),
-        read_only: false,
-        grow: builder.disk_size.is_some(),
-    };
+    let disks = disks(layers.iter().map(image::Layer::spec).collect())?;
     let configuration = vmm_protocol::Configuration {
-        host_name: Some(host_name(builder, name.as_ref(), &image)),
+        host_name: Some(host_name(builder, name.as_ref(), image)),
         time_ns: None,
         entropy: Vec::new(),
         environment: builder.env.clone(),
         resolv_conf: None,
-        root,
+        root: root_of(builder, &profile, disks.len())?,
         init: builder.init.into(),
         mask_services: profile.mask_services,
     };
@@ -162,12 +190,77 @@ fn create(
         engine: builder.engine,
         require_hardware: builder.require_hardware,
         configuration,
-        own_kernel: builder.kernel.is_some(),
+        own_kernel: own_kernel.is_some(),
         machine,
         snapshots: Vec::new(),
     };
     held.write_spec(&spec)?;
     Ok(())
+}
+
+/// The disks of a VM: the one that it writes first, then its user's. A root that is only read and has another disk for
+/// what is written is the last, so that the first is what snapshots and clones are about in any case.
+fn own_disks(
+    builder: &SandboxBuilder,
+    store: &ImageStore,
+    image: &Image,
+    held: &HeldVm,
+    layers: Vec<LayerSpec>,
+) -> Result<Vec<DiskSpec>, Error> {
+    let mut first = layers.clone();
+    if builder.root_writes != RootWrites::Memory {
+        first.push(create_top_layer(store, image, held, builder)?.spec());
+    }
+    let mut disks = vec![root_disk(first, builder.root_writes == RootWrites::Memory)];
+    disks.extend(extra_disks(builder)?);
+    if builder.root_writes == RootWrites::Disk {
+        disks.push(DiskSpec { layers, read_only: true, serial: "base".to_owned() });
+    }
+    Ok(disks)
+}
+
+/// The disks of the user's, as the builder says.
+pub(super) fn extra_disks(builder: &SandboxBuilder) -> Result<Vec<DiskSpec>, Error> {
+    (2..).zip(&builder.disks).map(|(number, disk)| disk.spec(number)).collect()
+}
+
+fn root_disk(layers: Vec<LayerSpec>, read_only: bool) -> DiskSpec {
+    DiskSpec { layers, read_only, serial: "root".to_owned() }
+}
+
+/// Where the guest finds its root, of a machine with so many disks.
+pub(super) fn root_of(
+    builder: &SandboxBuilder,
+    profile: &BootProfile,
+    disks: usize,
+) -> Result<vmm_protocol::Root, Error> {
+    let written = profile.root.device.clone();
+    let (device, overlay) = match builder.root_writes {
+        RootWrites::Root => (written, None),
+        RootWrites::Memory => (written, Some(Overlay::Memory)),
+        RootWrites::Disk => (on_disk(&written, disks)?, Some(Overlay::Disk { device: written })),
+    };
+    Ok(vmm_protocol::Root {
+        device,
+        file_system: profile.root.file_system.clone(),
+        options: String::new(),
+        read_only: overlay.is_some(),
+        grow: builder.disk_size.is_some(),
+        overlay,
+    })
+}
+
+/// The same place on the `number`th disk: `/dev/vda2` is `/dev/vdc2` on the third.
+fn on_disk(first: &str, number: usize) -> Result<String, Error> {
+    let letter = u8::try_from(number).ok().filter(|number| (1..=26).contains(number));
+    let letter = letter.map(|number| char::from(b'a' + number - 1));
+    match (first.strip_prefix("/dev/vda"), letter) {
+        (Some(partition), Some(letter)) => Ok(format!("/dev/vd{letter}{partition}")),
+        _ => {
+            let message = "a VM whose root is read-only can have 24 other disks".to_owned();
+            Err(Error::Invalid { message })
+        }
+    }
 }
 
 /// What the image says of its boot, as far as the builder wants to hear it.
@@ -202,29 +295,45 @@ pub(super) fn host_name(builder: &SandboxBuilder, name: Option<&VmName>, image: 
     builder.host_name.clone().unwrap_or_else(fallback)
 }
 
-fn find_image(
-    store: &ImageStore,
-    builder: &SandboxBuilder,
-    reference: &ImageRef,
-    arch: Arch,
-) -> Result<Image, Error> {
+/// The image of a VM that is to be: found, fetched, or made of its file, and customised.
+pub(super) fn find_image(home: &Home, builder: &SandboxBuilder, arch: Arch) -> Result<Image, Error> {
     let StartOptions { observer, cancel, .. } = &builder.options;
+    let store = ImageStore::open(home.root())?;
+    let progress = PullProgress {
+        tell: &|progress| observer.tell(progress),
+        cancel: cancel.as_ref(),
+        last: Mutex::new(None),
+        image: Mutex::default(),
+    };
     observer.tell(&Progress::FindingImage { image: builder.image.clone() });
-    match store.find(reference, arch) {
-        Err(ImageError::NotPulled { .. }) if builder.pull == PullPolicy::Missing => {
-            let progress = PullProgress {
-                tell: &|progress| observer.tell(progress),
-                cancel: cancel.as_ref(),
-                last: Mutex::new(None),
-                image: Mutex::default(),
-            };
-            match store.pull(reference, arch, PullMode::IfMissing, &progress) {
-                Ok(pulled) => Ok(pulled.image),
-                Err(ImageError::Cancelled { .. }) => Err(Error::Cancelled),
-                Err(error) => Err(error.into()),
-            }
+    let found = match &builder.base_file {
+        Some(base) => {
+            let base =
+                BaseFile { kernel: builder.kernel.clone().or_else(|| base.kernel.clone()), ..base.clone() };
+            store.refer(&base, arch, &progress)
         }
-        found => Ok(found?),
+        None => match (store.find(&builder.image.parse()?, arch), builder.pull) {
+            (Err(ImageError::NotPulled { image, .. }), PullPolicy::Missing) => {
+                store.pull(&image, arch, PullMode::IfMissing, &progress).map(|pulled| pulled.image)
+            }
+            (found, _) => found,
+        },
+    };
+    let image = found.map_err(cancelled)?;
+    let work = super::customise::Work {
+        home,
+        engine: builder.engine,
+        require_hardware: builder.require_hardware,
+        options: &builder.options,
+    };
+    work.finish(image, &progress)
+}
+
+/// What was given up is no failure of the image's.
+pub(super) fn cancelled(error: ImageError) -> Error {
+    match error {
+        ImageError::Cancelled { .. } => Error::Cancelled,
+        error => error.into(),
     }
 }
 
@@ -233,20 +342,41 @@ fn create_top_layer(
     store: &ImageStore,
     image: &Image,
     held: &HeldVm,
-    wanted: Option<DiskSize>,
-    durable: bool,
+    builder: &SandboxBuilder,
 ) -> Result<image::Layer, Error> {
     let base = store.layers().layer(image.layer())?;
     let size = vmm_disk::inspect(&base.path, base.format).context(super::error::DiskSnafu)?.virtual_size;
-    let size = match wanted {
+    let size = match builder.disk_size {
         Some(wanted) => check_grows(size, wanted).map(|()| wanted.bytes())?,
         None => size,
     };
+    let durable = builder.name.is_some();
     let new = NewLayer { format: Format::Qcow2, below: Some(image.layer().clone()), durable };
     let id = store.layers().draw_id()?;
     held.will_own(&store.layers().folder_of(&id))?;
     let make = if durable { vmm_disk::create_overlay } else { vmm_disk::create_overlay_unsynced };
-    Ok(store.layers().create_as(id, new, |path| make(path, size))?)
+    let make = |path: &Path| make(path, size);
+    match &builder.overlay {
+        None => Ok(store.layers().create_as(id, new, make)?),
+        Some(file) => {
+            let file = overlay_file(file)?;
+            Ok(store.layers().create_at(id, new, &file, make)?)
+        }
+    }
+}
+
+/// Where an overlay of the user's will be. What is there is left alone.
+fn overlay_file(file: &Path) -> Result<PathBuf, Error> {
+    let what = || format!("make the overlay {}", file.display());
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = fs::canonicalize(folder).with_context(|_| SystemSnafu { what: what() })?;
+    let name = file.file_name().ok_or(io::ErrorKind::InvalidInput.into());
+    let path = folder.join(name.with_context(|_| SystemSnafu { what: what() })?);
+    if fs::symlink_metadata(&path).is_ok() {
+        let message = format!("{} is there already: remove it, or choose another overlay", path.display());
+        return Err(Error::Invalid { message });
+    }
+    Ok(path)
 }
 
 /// Reads a kernel of the user's.
@@ -301,7 +431,11 @@ fn refresh_boot_files(held: &HeldVm, options: &StartOptions) -> Result<(), Error
         options.observer.tell(&Progress::Warning { message });
     }
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
-    let extras = Extras { nested: spec.machine.nested, balloon: spec.machine.balloon };
+    let overlay = spec.configuration.root.overlay.is_some();
+    let extras = Extras { nested: spec.machine.nested, balloon: spec.machine.balloon, overlay };
+    for disk in &spec.machine.disks {
+        store.verify_disk(&disk.layers)?;
+    }
     let files = store.prepare(&image, &agent, extras)?;
     let boot = &mut spec.machine.boot;
     let mut fresh = boot.clone();

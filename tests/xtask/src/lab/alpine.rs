@@ -15,8 +15,8 @@ pub(super) struct Alpine {
     home: PathBuf,
     /// The image's folder.
     folder: PathBuf,
-    /// The name of its layer.
-    layer: String,
+    /// The names of its layers, from the base up.
+    layers: Vec<String>,
 }
 
 impl Alpine {
@@ -48,7 +48,11 @@ impl Alpine {
         let metadata: Option<Value> = serde_json::from_slice(&metadata).ok();
         let layer = metadata.as_ref().and_then(|metadata| metadata.get("layer")?.as_str());
         let layer = layer.ok_or_else(none)?.to_owned();
-        Ok(Self { home, folder, layer })
+        let mut layers = vec![layer];
+        while let Some(below) = below(&home, &layers[0]) {
+            layers.insert(0, below);
+        }
+        Ok(Self { home, folder, layers })
     }
 
     /// The decompressed kernel.
@@ -61,9 +65,9 @@ impl Alpine {
         home.join(self.kernel().strip_prefix(&self.home).unwrap_or(&self.kernel()))
     }
 
-    /// The disk with the root file system.
+    /// The disk with the root file system: that which was fetched, whatever has been made of it.
     pub(super) fn root_disk(&self) -> PathBuf {
-        self.home.join("layers").join(&self.layer).join("disk.qcow2")
+        self.home.join("layers").join(&self.layers[0]).join("disk.qcow2")
     }
 
     /// A module of the kernel that the image's machines load, unpacked; none that is built in.
@@ -74,8 +78,9 @@ impl Alpine {
     /// Everything that a home must have for machines of this image, as names in the home.
     pub(super) fn files(&self) -> Outcome<Vec<PathBuf>> {
         let mut names = Vec::new();
-        let layer = self.home.join("layers").join(&self.layer);
-        for folder in [&self.folder, &layer] {
+        let layers = self.layers.iter().map(|layer| self.home.join("layers").join(layer));
+        for folder in std::iter::once(self.folder.clone()).chain(layers) {
+            let folder = &folder;
             self.add_folder(folder, &mut names)
                 .map_err(|error| Failure::new(format!("cannot read {}: {error}", folder.display())))?;
         }
@@ -103,4 +108,11 @@ impl Alpine {
         }
         Ok(())
     }
+}
+
+/// The layer below another one.
+fn below(home: &Path, layer: &str) -> Option<String> {
+    let record = std::fs::read(home.join("layers").join(layer).join("layer.json")).ok()?;
+    let record: Value = serde_json::from_slice(&record).ok()?;
+    Some(record.get("below")?.as_str()?.to_owned())
 }

@@ -1,11 +1,12 @@
 //! `vmm pull`: fetch images.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Args;
 use vmm::arch::Arch;
-use vmm::image::{ImageError, ImageRef, ImageStore, PullMode};
-use vmm::{CancelToken, Home};
+use vmm::image::{Image, ImageRef, PullMode};
+use vmm::{CancelToken, EngineChoice, Home, ImagePull, PulledImage, StartOptions};
 
 use super::{for_each, print, run};
 use crate::error::Failure;
@@ -25,6 +26,9 @@ pub(crate) struct Pull {
     /// The architecture: x86_64 or arm64 (default: this machine's)
     #[arg(long)]
     arch: Option<Arch>,
+    /// What runs the machine in which an image is customised: auto, kvm, hvf or software
+    #[arg(long, default_value_t, value_name = "ENGINE", env = "VMM_ENGINE")]
+    engine: EngineChoice,
     /// Images, such as alpine or alpine:3.23
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -33,7 +37,6 @@ pub(crate) struct Pull {
 impl Pull {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        let store = ImageStore::open(home.root())?;
         let Some(arch) = self.arch.or_else(Arch::host) else {
             return Err(Failure::usage("no guest has this processor").with_hint("name one with --arch"));
         };
@@ -46,12 +49,17 @@ impl Pull {
             }
             let image: ImageRef = name.parse()?;
             let display = PullDisplay::new(quiet, &token);
-            let pulled = store.pull(&image, arch, mode, &display);
+            let options = StartOptions::default().executable(std::env::current_exe()?).cancel_token(&token);
+            let pull = ImagePull::new(image).arch(arch).mode(mode).engine(self.engine).options(options);
+            let pulled = pull.run(&home, &display);
             display.clear();
             match pulled {
-                Err(ImageError::Cancelled { .. }) => Ok(()),
+                Err(vmm::Error::Cancelled) => Ok(()),
                 pulled => {
-                    let pulled = pulled?;
+                    let PulledImage { pulled, pending } = pulled?;
+                    if let Some(why) = pending.filter(|_| !quiet) {
+                        tell_of_pending(&pulled.image, &why)?;
+                    }
                     let done = if pulled.fetched { "pulled" } else { "here already" };
                     print(&format!("{}-{}: {done}\n", pulled.image, pulled.image.arch()))
                 }
@@ -59,4 +67,13 @@ impl Pull {
         });
         Ok(if token.is_cancelled() { run::cancelled(&signals) } else { status })
     }
+}
+
+/// Says that an image will be customised later.
+fn tell_of_pending(image: &Image, why: &vmm::Error) -> Result<(), Failure> {
+    let causes = std::iter::successors(std::error::Error::source(why), |cause| cause.source());
+    let causes: String = causes.map(|cause| format!(": {cause}")).collect();
+    let arch = image.arch();
+    writeln!(io::stderr(), "vmm: {image}-{arch} is customised when it is first started: {why}{causes}")?;
+    Ok(())
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use clap::Args;
 use vmm::engine::{self, EngineOptions};
+use vmm::image::{BaseFile, Format};
 use vmm::{
-    CancelToken, ConsoleKind, DiskSize, EngineChoice, ExtraDisk, Home, Init, MemorySize, Sandbox, Signal,
-    Stdin,
+    CancelToken, ConsoleKind, DiskSize, EngineChoice, ExtraDisk, Home, Init, MemorySize, RootWrites, Sandbox,
+    Signal, Stdin,
 };
 
 use super::print;
@@ -30,7 +31,9 @@ use crate::{terminal, values};
   vmm run alpine
   vmm run alpine -- sh -c 'echo out; exit 7'
   tar c . | vmm run -i alpine -- tar t
-  vmm run -d --name box --cpus 2 --memory 1G alpine")]
+  vmm run -d --name box --cpus 2 --memory 1G alpine
+  vmm run ./disk.qcow2
+  vmm run --read-only alpine -- sh -c 'rm -rf /usr'")]
 pub(crate) struct Run {
     /// Pass standard input to the command
     #[arg(short, long)]
@@ -83,6 +86,18 @@ pub(crate) struct Run {
     /// Boot this kernel instead of the image's
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+    /// Of a disk file: take the kernel's modules from this initial file system (default: from the disk)
+    #[arg(long, value_name = "FILE", conflicts_with = "modules")]
+    initrd: Option<PathBuf>,
+    /// Of a disk file: take the kernel's modules from this folder or tar archive; an empty folder, if it needs none
+    #[arg(long, value_name = "FOLDER|FILE")]
+    modules: Option<PathBuf>,
+    /// Of a disk file: its format, raw or qcow2 (default: qcow2, which its first bytes tell)
+    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    format: Option<Format>,
+    /// Attach the root's disk read-only; what the guest writes goes to memory, or to a disk of its own with =disk
+    #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_value = "no", default_missing_value = "memory")]
+    read_only: RootWrites,
     /// Add kernel parameters
     #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
     cmdline: Option<String>,
@@ -95,7 +110,7 @@ pub(crate) struct Run {
     /// For debugging: do not hold the VM's monitor to the system calls that it needs
     #[arg(long)]
     no_seccomp: bool,
-    /// The image, such as alpine or alpine:3.23
+    /// The image, such as alpine or alpine:3.23, or a disk file, such as ./disk.qcow2, which stays as it is
     image: String,
     /// The command and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -111,7 +126,7 @@ impl Run {
         tell_of_engine(&home, self.engine, quiet)?;
         let (observer, display) = progress::display(quiet);
         let started = self
-            .builder(&home)
+            .builder(&home)?
             .executable(std::env::current_exe()?)
             .cancel_token(&token)
             .progress(observer)
@@ -154,8 +169,24 @@ impl Run {
         }
     }
 
-    fn builder(&self, home: &Home) -> vmm::SandboxBuilder {
+    /// A disk file is told from an image by the way to it: no image has a `/` in its name.
+    fn base_file(&self) -> Result<Option<BaseFile>, Failure> {
+        if self.image.contains('/') {
+            let base = BaseFile::new(&self.image);
+            let (initrd, modules) = (self.initrd.clone(), self.modules.clone());
+            return Ok(Some(BaseFile { format: self.format, initrd, modules, ..base }));
+        }
+        if self.initrd.is_some() || self.modules.is_some() || self.format.is_some() {
+            let message = "--format, --initrd and --modules are for a disk file";
+            let hint = format!("if {0} is one, write it as ./{0}", self.image);
+            return Err(Failure::usage(message).with_hint(&hint));
+        }
+        Ok(None)
+    }
+
+    fn builder(&self, home: &Home) -> Result<vmm::SandboxBuilder, Failure> {
         let mut builder = Sandbox::builder(&self.image)
+            .root_writes(self.read_only)
             .home(home)
             .cpus(self.cpus)
             .memory(self.memory)
@@ -185,7 +216,10 @@ impl Run {
         if let Some(parameters) = &self.cmdline {
             builder = builder.command_line(parameters);
         }
-        builder
+        if let Some(base) = self.base_file()? {
+            builder = builder.base_file(base);
+        }
+        Ok(builder)
     }
 
     fn command<'a>(&self, sandbox: &'a Sandbox, streams: Streams) -> vmm::Command<'a> {

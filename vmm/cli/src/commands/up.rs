@@ -128,7 +128,7 @@ impl Up {
 
 /// Asks whether disks may be lost. Where nobody can be asked, they may not.
 fn agree(plan: &Plan) -> Result<bool, Failure> {
-    let lost = plan.destroys();
+    let lost = plan.losses();
     if lost.is_empty() {
         return Ok(false);
     }

@@ -7,6 +7,7 @@
 mod cpio;
 mod kernel;
 mod modules;
+mod refer;
 mod system;
 mod unpack;
 
@@ -18,9 +19,13 @@ use serde::Serialize;
 use snafu::{OptionExt, ResultExt};
 use vmm_disk::{ForeignDisk, Format, open_foreign};
 
+pub use self::refer::BaseFile;
+pub(super) use self::refer::is_reserved;
+
 use self::kernel::FoundKernel;
 use self::modules::ModuleSource;
 use self::system::System;
+use super::customise;
 use super::digest::Digest;
 use super::error::{DamagedSnafu, DiskSnafu, ImportSnafu, Result, StorageSnafu};
 use super::files;
@@ -94,6 +99,8 @@ impl ImageStore {
         let in_catalog = self.catalog.has(name.as_str());
         let why = format!("{name} is an image of the catalog: choose another name with --name");
         ensure_import(!in_catalog, &import.file, || why)?;
+        let why = format!("{name} is what the image of a file is called: choose another name with --name");
+        ensure_import(!is_reserved(name.as_str()), &import.file, || why)?;
         let place = self.images.join(name.as_str()).join("import");
         let label = name.to_string();
         let _locks = pull::lock_for_work(self, &place, &label, progress)?;
@@ -151,6 +158,7 @@ impl Work<'_> {
         let foreign = open_foreign(&unpacked.path).map_err(Into::into).context(DiskSnafu { path })?;
         self.tell("root file system");
         let system = system::find(&foreign.disk, path)?;
+        let stamped = self.stamped(&system)?;
         self.tell("kernel");
         let modules = ModuleSource::open(self.import, &workshop, job)?;
         let kernel = kernel::find(self.import, &system, modules.as_ref())?;
@@ -161,6 +169,8 @@ impl Work<'_> {
             ..BootProfile::default()
         };
         let records = self.write_files(&kernel, &system, modules.as_ref(), &profile)?;
+        // What was unpacked takes its room by now.
+        let job = Job { bounds: self.bounds()?, ..job };
         let (digest, layer) = self.layer(&foreign, job)?;
         let backing = self.backing_files(&foreign)?;
         let found = SystemFound {
@@ -171,7 +181,7 @@ impl Work<'_> {
             system: system.release.name.clone(),
             kernel: format!("{} ({})", kernel.release, kernel.place),
         };
-        let release = system.release.version;
+        let release = stamped.map_or(system.release.version, |stamped| stamped.release());
         // The foreign disk, and what it was unpacked to, are not needed any more.
         drop((foreign, system, modules));
         files::remove_folder(&workshop)?;
@@ -180,7 +190,8 @@ impl Work<'_> {
         let size = layer.content.as_ref().map_or(0, |content| content.size);
         let mut origin = vec![FileRecord { name, size, sha256: digest }];
         origin.extend(backing);
-        let image = self.publish((kernel.release, release), profile, (records, origin), (digest, layer))?;
+        let version = self.version(digest, release);
+        let image = self.publish((version, stamped), kernel.release, profile, (records, origin), layer)?;
         Ok(Imported { image, found })
     }
 
@@ -262,12 +273,12 @@ impl Work<'_> {
     /// Writes the record, and gives the folder its name.
     fn publish(
         &self,
-        (kernel_release, release): (String, [u32; 3]),
+        (version, system): (ImageVersion, Option<ImageVersion>),
+        kernel_release: String,
         profile: BootProfile,
         (files, origin): (Vec<FileRecord>, Vec<FileRecord>),
-        (digest, layer): (Digest, Layer),
+        layer: Layer,
     ) -> Result<Image> {
-        let version = self.version(digest, release);
         let metadata = Metadata {
             name: self.name.clone(),
             version,
@@ -278,6 +289,9 @@ impl Work<'_> {
             profile,
             pulled_ms: Some(pull::now_ms()),
             catalog: None,
+            customise: None,
+            customised: None,
+            system,
             origin,
         };
         let bytes = record::to_bytes(&metadata)
@@ -290,6 +304,16 @@ impl Work<'_> {
         pull::publish(self.partial, &folder)?;
         let missing = StorageSnafu { action: "find what was just made in", path: &folder };
         self.store.load(&folder)?.ok_or_else(|| std::io::ErrorKind::NotFound.into()).context(missing)
+    }
+
+    /// The version that the disk says it is of, if it was exported from a store. Who asks for another release of it is
+    /// mistaken.
+    fn stamped(&self, system: &System) -> Result<Option<ImageVersion>> {
+        let stamped = customise::system_version(&system.root)?;
+        if let (Some(stamped), Some(asked)) = (stamped, &self.import.name) {
+            customise::check_system(asked.version_for(stamped), stamped, &self.import.file)?;
+        }
+        Ok(stamped)
     }
 
     /// The version that is asked for, or one of the release that is asked for or that the system tells, of today.

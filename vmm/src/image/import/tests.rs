@@ -92,7 +92,7 @@ fn a_disk_becomes_an_image_that_boots() {
         assert_eq!(fs::read(image.kernel()).unwrap(), elf_kernel(RELEASE));
         assert_eq!(store.find(&image.name().as_str().parse().unwrap(), Arch::X86_64).unwrap(), image);
         // The modules of few machines come from the partition.
-        let extras = Extras { nested: true, balloon: true };
+        let extras = Extras { nested: true, balloon: true, ..Extras::default() };
         let files = store.prepare(&image, b"agent", extras).unwrap();
         let initramfs = fs::read(&files.initramfs).unwrap();
         for module in [&b"virtio_blk.ko"[..], b"kvm_amd.ko", b"virtio_balloon.ko"] {
@@ -226,7 +226,11 @@ fn modules_come_from_a_folder_an_archive_or_an_initial_file_system() {
         assert_eq!(image.kernel_release(), release);
         let module = fs::read(image.folder().join("modules/virtio_blk.ko")).unwrap();
         assert!(module.ends_with(b"virtio_blk"));
-        fixture.home.store().prepare(&image, b"agent", Extras { nested: true, balloon: true }).unwrap();
+        fixture
+            .home
+            .store()
+            .prepare(&image, b"agent", Extras { nested: true, balloon: true, ..Extras::default() })
+            .unwrap();
     };
     for place in ["", "lib/modules", "lib/modules/6.1.0-own"] {
         check(&Import { modules: Some(folder.join(place)), ..request.clone() });

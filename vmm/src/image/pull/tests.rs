@@ -280,10 +280,10 @@ fn a_machine_with_a_balloon_gets_its_driver_late_and_beside_other_extras() {
         let made = store.prepare(&image, b"agent", extras).unwrap().initramfs;
         String::from_utf8_lossy(&fs::read(made).unwrap()).into_owned()
     };
-    let balloon = text(Extras { balloon: true, nested: false });
+    let balloon = text(Extras { balloon: true, ..Extras::default() });
     assert!(balloon.contains("late virtio_rng.ko\nlate virtio_balloon.ko\n"), "{balloon}");
     assert!(balloon.contains("vmm/modules.d/virtio_balloon.ko") && !balloon.contains("kvm"));
-    let both = text(Extras { balloon: true, nested: true });
+    let both = text(Extras { balloon: true, nested: true, ..Extras::default() });
     assert!(both.contains("vmm/modules.d/virtio_balloon.ko") && both.contains("vmm/modules.d/kvm_amd.ko"));
     assert!(!text(Extras::default()).contains("balloon"));
 }

@@ -51,6 +51,8 @@ pub(in crate::image) struct Network {
     /// A file of certificate authorities that are trusted instead of those that come with the program.
     pub(in crate::image) authorities: Option<PathBuf>,
     pub(in crate::image) patience: Patience,
+    /// Whether packets can leave this machine.
+    pub(in crate::image) has_route: fn() -> bool,
 }
 
 /// How long servers are waited for.
@@ -67,11 +69,23 @@ pub(in crate::image) struct Patience {
 }
 
 impl Network {
+    /// Whether packets can leave this machine: there is a route that is not its own loopback's. Where that cannot be
+    /// known, they can.
+    fn has_route() -> bool {
+        let leads_out = |line: &str| line.split_whitespace().next_back().is_some_and(|word| word != "lo");
+        let of_4 = std::fs::read_to_string("/proc/net/route");
+        let of_6 = std::fs::read_to_string("/proc/net/ipv6_route");
+        let (Ok(of_4), of_6) = (of_4, of_6.unwrap_or_default()) else { return true };
+        // The first line has the columns' names. A line begins, or ends, with the interface.
+        of_4.lines().skip(1).any(|line| !line.starts_with("lo\t")) || of_6.lines().any(leads_out)
+    }
+
     /// As this process's environment says.
     pub(in crate::image) fn from_environment() -> Self {
         let authorities =
             std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from);
-        Self { proxies: Proxies::from_environment(), authorities, patience: Patience::default() }
+        let has_route = Self::has_route;
+        Self { proxies: Proxies::from_environment(), authorities, patience: Patience::default(), has_route }
     }
 }
 
@@ -103,7 +117,9 @@ impl Source for Url {
     fn fetch(&self, workshop: &Workshop<'_>, expected: &Pin, destination: &Path) -> Result<()> {
         let good = |path: &Path| expected.check(path, self.url, workshop.progress).is_ok();
         let complete = download_good(self.url, Size::Exactly(expected.size), workshop, good)?;
-        // Whether it is good at last is the caller's to see: if not, the bytes are gone with its folder.
+        // Whether it is good at last is the caller's to see, and to forget what is not. Who dies before that has not lost
+        // it: whoever takes what was kept looks at its contents.
+        workshop.downloads.keep(complete.path(), expected.sha256)?;
         complete.finish(destination)
     }
 }

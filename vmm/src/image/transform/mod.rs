@@ -8,14 +8,14 @@ mod sparse;
 pub(super) mod tar;
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 use snafu::{ResultExt, ensure};
 use vmm_disk::{Copied, DiskImage, copy_disk, open_foreign};
 
 use super::error::{
-    CancelledSnafu, DecompressSnafu, DiskSnafu, KernelSnafu, NotVhdSnafu, Result, StorageSnafu, TooLargeSnafu,
+    CancelledSnafu, DecompressSnafu, DiskSnafu, KernelSnafu, Result, StorageSnafu, TooLargeSnafu,
 };
 use super::files;
 use super::progress::{Progress, Stage, Step};
@@ -31,8 +31,6 @@ pub enum Transform {
     Decompress(Compression),
     /// Takes the file of this name out of an archive, tar or zip.
     Member(&'static str),
-    /// Takes the footer off a fixed VHD: what remains is raw.
-    StripVhdFooter,
     /// Makes a qcow2 image of a disk in any format that can be imported.
     Convert,
 }
@@ -63,9 +61,6 @@ pub(super) struct Job<'a> {
 /// A kernel file as distributions ship it is smaller.
 pub(super) const LARGEST_KERNEL_FILE: u64 = 256 << 20;
 
-/// The last sector of a VHD.
-const VHD_FOOTER: u64 = 512;
-
 impl Transform {
     /// Makes the new file `to` from `from`.
     pub(super) fn apply(self, from: &Path, to: &Path, job: Job<'_>) -> Result<()> {
@@ -77,7 +72,6 @@ impl Transform {
             }
             Self::Decompress(compression) => decompress(compression, from, to, job),
             Self::Member(name) => archive::extract(from, name, to, job),
-            Self::StripVhdFooter => strip_vhd_footer(from, to, job),
             Self::Convert => {
                 let disk = open_foreign(from).map_err(Into::into).context(DiskSnafu { path: from })?;
                 convert(&*disk.disk, to, job).map(drop)
@@ -113,24 +107,6 @@ pub(super) fn decompress(compression: Compression, from: &Path, to: &Path, job: 
     let reader = compression.reader(BufReader::with_capacity(256 << 10, packed));
     let what = from.display().to_string();
     job.write(reader, to, &what, None)?.context(DecompressSnafu { what })
-}
-
-/// Copies a fixed VHD without its footer.
-pub(super) fn strip_vhd_footer(from: &Path, to: &Path, job: Job<'_>) -> Result<()> {
-    let storage = StorageSnafu { action: "read", path: from };
-    let mut file = File::open(from).context(storage)?;
-    let length = file.metadata().context(storage)?.len();
-    let mut footer = [0; 512];
-    let data = length.checked_sub(VHD_FOOTER).filter(|data| *data > 0 && data.is_multiple_of(512));
-    if let Some(data) = data {
-        file.seek(SeekFrom::Start(data)).and_then(|_| file.read_exact(&mut footer)).context(storage)?;
-    }
-    // The mark, and the type of a fixed disk (Virtual Hard Disk Image Format Specification).
-    let is_fixed = footer.starts_with(b"conectix") && footer[60..64] == [0, 0, 0, 2];
-    ensure!(is_fixed, NotVhdSnafu { path: from });
-    file.rewind().context(storage)?;
-    let what = from.display().to_string();
-    job.write(file.take(length - VHD_FOOTER), to, &what, data)?.context(storage)
 }
 
 /// Makes a qcow2 image of a disk. Runs of zeroes are not stored.

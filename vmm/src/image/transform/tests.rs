@@ -146,24 +146,6 @@ fn a_member_comes_out_of_a_zip_archive() {
 }
 
 #[test]
-fn a_footer_is_stripped_where_there_is_one() {
-    let mut vhd = disk();
-    let mut footer = [0; 512];
-    footer[..8].copy_from_slice(b"conectix");
-    footer[63] = 2;
-    vhd.extend(footer);
-    let (_folder, from, to) = file(&vhd);
-    Transform::StripVhdFooter.apply(&from, &to, job(ROOMY)).unwrap();
-    assert!(fs::read(&to).unwrap() == disk());
-    for wrong in [disk(), b"conectix".to_vec(), Vec::new(), vhd[..vhd.len() - 1].to_vec()] {
-        let (_folder, from, to) = file(&wrong);
-        let error = Transform::StripVhdFooter.apply(&from, &to, job(ROOMY)).unwrap_err();
-        assert!(matches!(error, ImageError::NotVhd { .. }), "{error}");
-        assert!(!to.exists());
-    }
-}
-
-#[test]
 fn transforms_follow_each_other_and_leave_only_what_they_made() {
     let kernel = elf_kernel("6.18.56-0-virt");
     let (folder, from, to) = file(&gzip(&wheel(&[("boot/kernel", &bzimage(&gzip(&kernel)))])));

@@ -54,6 +54,7 @@ fn of_key(kind: Kind, doc: &str) -> Value {
     let mut schema = match kind {
         Kind::Text => json!({ "type": "string" }),
         Kind::Boolean => json!({ "type": "boolean" }),
+        Kind::BooleanOr(words) => json!({ "anyOf": [{ "type": "boolean" }, { "enum": words }] }),
         Kind::Number(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
         Kind::Choice(words) => json!({ "enum": words }),
         Kind::Size => json!({ "type": "string", "pattern": "^[0-9]+([KkMmGgTt]([Ii]?[Bb])?)?$" }),

@@ -1,17 +1,25 @@
 //! Every key that a project's file may have. Reading it, its JSON schema, the nearest right key in a message, and what
 //! becomes of a VM when it changes all come from here: a new key is an entry here and a field of the description.
 
-use super::super::description::{HealthCheck, MachineDescription, Script, ScriptRun, ScriptSource};
+use super::super::description::{
+    HealthCheck, MachineDescription, ProjectDisk, Script, ScriptRun, ScriptSource,
+};
+use toml::de::DeTable;
+
 use super::json_schema;
 use super::reader::{Effect, Key, Kind, Problems, Value, read_table, shortened};
 use crate::arch::Arch;
 use crate::boot::CommandLine;
 use crate::home::Init;
+use crate::image::Format;
 use crate::machine::ConsoleKind;
-use crate::sandbox::{BootProfileUse, PullPolicy};
+use crate::sandbox::{BootProfileUse, PullPolicy, RootWrites};
 
 /// More variables, scripts or words than anybody needs.
 const MOST_ENTRIES: usize = 256;
+
+/// The guest finds no more by one letter.
+const MOST_DISKS: usize = 24;
 
 /// The longest host name (RFC 1123, 2.1).
 const HOST_NAME_LENGTH: usize = 63;
@@ -32,6 +40,38 @@ pub(super) const MACHINE: &[Key<MachineDescription>] = &[
                 value.parsed("the name of an image, such as \"alpine\"", problems),
             );
         },
+    },
+    Key {
+        name: "base_image",
+        kind: Kind::Text,
+        effect: Effect::Recreate,
+        doc: "A disk file that the disk is made over instead of an image: qcow2, or raw where it ends with .raw or .img",
+        read: |machine, value, problems| set(&mut machine.base_image, value.path(problems).map(Some)),
+    },
+    Key {
+        name: "overlay",
+        kind: Kind::Text,
+        effect: Effect::Recreate,
+        doc: "The file for what is written to the disk, such as disk.qcow2; it is made with the VM, and goes with it",
+        read: |machine, value, problems| set(&mut machine.overlay, value.path(problems).map(Some)),
+    },
+    Key {
+        name: "read_only",
+        kind: Kind::BooleanOr(&["memory", "disk"]),
+        effect: Effect::Recreate,
+        doc: "Attach the root's disk read-only; what is written goes to memory (true), or to a disk of its own (\"disk\")",
+        read: |machine, value, problems| {
+            let words = [("memory", RootWrites::Memory), ("disk", RootWrites::Disk)];
+            let writes = value.boolean_or(&words, (RootWrites::Root, RootWrites::Memory), problems);
+            set(&mut machine.read_only, writes);
+        },
+    },
+    Key {
+        name: "disks",
+        kind: Kind::Tables(|| json_schema::of_table(DISK, &["path"])),
+        effect: Effect::Restart,
+        doc: "Disk files of the project's that the VM has beside its own, as /dev/vdb and so on, in this order",
+        read: read_disks,
     },
     Key {
         name: "boot_profile",
@@ -187,6 +227,44 @@ pub(super) const MACHINE: &[Key<MachineDescription>] = &[
     },
 ];
 
+/// What a disk may have.
+const DISK: &[Key<ProjectDisk>] = &[
+    Key {
+        name: "path",
+        kind: Kind::Text,
+        effect: Effect::Nothing,
+        doc: "The file",
+        read: |disk, value, problems| set(&mut disk.path, value.path(problems).map(Some)),
+    },
+    Key {
+        name: "size",
+        kind: Kind::Size,
+        effect: Effect::Nothing,
+        doc: "Make it so large, such as 20G, where it is not there; without, it must be there",
+        read: |disk, value, problems| {
+            let size = value.parsed("an amount with its unit, such as \"20G\"", problems);
+            set(&mut disk.size, size.map(Some));
+        },
+    },
+    Key {
+        name: "read_only",
+        kind: Kind::Boolean,
+        effect: Effect::Nothing,
+        doc: "The guest only reads it; several VMs can",
+        read: |disk, value, problems| set(&mut disk.read_only, value.boolean(problems)),
+    },
+    Key {
+        name: "format",
+        kind: Kind::Choice(&["raw", "qcow2"]),
+        effect: Effect::Nothing,
+        doc: "Its format, where its name does not tell it",
+        read: |disk, value, problems| {
+            let words = [("raw", Format::Raw), ("qcow2", Format::Qcow2)];
+            set(&mut disk.format, value.choice(&words, problems).map(Some));
+        },
+    },
+];
+
 /// What a script may have.
 const SCRIPT: &[Key<Script>] = &[
     Key {
@@ -334,6 +412,43 @@ fn read_env(machine: &mut MachineDescription, value: Value<'_, '_>, problems: &m
         }
         if let Some(text) = (Value { key, value: text }).text(problems) {
             machine.env.insert(key.to_owned(), text.to_owned());
+        }
+    }
+}
+
+fn read_disks(machine: &mut MachineDescription, value: Value<'_, '_>, problems: &mut Problems<'_>) {
+    let tables = value.tables(problems);
+    if tables.len() > MOST_DISKS {
+        value.wrong(problems, format!("there are more than {MOST_DISKS} disks"));
+        return;
+    }
+    for value in tables {
+        let Some(table) = value.table(problems) else { continue };
+        let mut disk = ProjectDisk::default();
+        read_table(table, DISK, &mut disk, problems);
+        if !table.keys().any(|key| key.get_ref() == "path") {
+            value.wrong(problems, "there is no path in it");
+        }
+        if disk.read_only && disk.size.is_some() {
+            value.wrong(problems, "a disk that is only read is not made: leave out size or read_only");
+        }
+        machine.disks.push(disk);
+    }
+}
+
+/// Notes what does not go together in a machine's table.
+pub(super) fn check_together(table: &DeTable<'_>, machine: &MachineDescription, problems: &mut Problems<'_>) {
+    let mut refuse = |key: &str, why: &str| {
+        if let Some((name, _)) = table.iter().find(|(name, _)| name.get_ref() == key) {
+            problems.add(name.span().start, format!("{key}: {why}"));
+        }
+    };
+    if machine.base_image.is_some() {
+        refuse("managed_image", "the disk is made over base_image: leave one of them out");
+    }
+    if machine.read_only == RootWrites::Memory {
+        for key in ["overlay", "disk_size"] {
+            refuse(key, "what is written stays in memory: leave it out, or say read_only = \"disk\"");
         }
     }
 }

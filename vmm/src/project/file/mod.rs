@@ -109,6 +109,7 @@ fn read_machines(document: &DeTable<'_>, problems: &mut Problems<'_>) -> Vec<(St
     let Some((_, tables)) = tables else {
         let mut machine = MachineDescription::default();
         read_table_but(&TOP_LEVEL, document, keys::MACHINE, &mut machine, problems);
+        keys::check_together(document, &machine, problems);
         return vec![(ONLY_MACHINE.to_owned(), machine)];
     };
     refuse_top_level(document, problems);
@@ -140,6 +141,7 @@ fn read_machines(document: &DeTable<'_>, problems: &mut Problems<'_>) -> Vec<(St
             let Some(table) = (Value { key, value }).table(problems) else { continue };
             let mut machine = MachineDescription::default();
             read_table(table, keys::MACHINE, &mut machine, problems);
+            keys::check_together(table, &machine, problems);
             machines.push((key.to_owned(), machine));
         } else {
             problems.add(name.span().start, format!("{key} belongs into a table [vm.NAME]"));

@@ -82,6 +82,8 @@ pub(super) enum Kind {
     Text,
     /// `true` or `false`.
     Boolean,
+    /// `true` or `false`, or one of these words.
+    BooleanOr(&'static [&'static str]),
     /// A whole number within bounds.
     Number(i64, i64),
     /// One of these words.
@@ -203,6 +205,24 @@ impl<'a, 'i> Value<'a, 'i> {
             self.wrong_type(problems, "true or false");
         }
         value
+    }
+
+    /// `true` or `false`, which mean these two, or one of several words.
+    pub(super) fn boolean_or<T: Copy>(
+        &self,
+        words: &[(&str, T)],
+        (no, yes): (T, T),
+        problems: &mut Problems<'_>,
+    ) -> Option<T> {
+        match self.value.get_ref().as_bool() {
+            Some(value) => Some(if value { yes } else { no }),
+            None if self.value.get_ref().is_str() => self.choice(words, problems),
+            None => {
+                let words: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+                self.wrong_type(problems, &format!("true, false or {}", words.join(" or ")));
+                None
+            }
+        }
     }
 
     /// A text, without the one character that no program's argument or environment can hold.

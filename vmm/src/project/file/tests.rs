@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::project::{HostPath, ScriptRun, ScriptSource};
+use crate::sandbox::RootWrites;
 
 /// What is wrong with a text: lines, columns and words.
 fn problems(text: &str) -> Vec<(usize, usize, String)> {
@@ -43,6 +44,8 @@ fn every_key_is_read() {
         hostname = "box.example"
         kernel = "build/vmlinux"
         kernel_parameters = "loglevel=7"
+        overlay = "disk.qcow2"
+        read_only = "disk"
         pull = "never"
         boot_timeout = "3m"
         env = { A = "b=c", EMPTY = "" }
@@ -54,6 +57,13 @@ fn every_key_is_read() {
         file = "start.sh"
         user = "nobody:nogroup"
         timeout = "90s"
+        [[disks]]
+        path = "data.qcow2"
+        size = "20G"
+        [[disks]]
+        path = "../shared.img"
+        read_only = true
+        format = "raw"
         [health]
         command = ["test", "-e", "/x y"]
         interval = "500ms"
@@ -82,10 +92,26 @@ fn every_key_is_read() {
     assert!(matches!(&second.source, ScriptSource::File(file) if file.path.ends_with("start.sh")));
     assert_eq!(second.user.as_deref(), Some("nobody:nogroup"));
     assert_eq!(second.timeout, Some(Duration::from_secs(90)));
+    assert!(machine.overlay.is_some_and(|overlay| overlay.path.ends_with("disk.qcow2")));
+    assert_eq!(machine.read_only, RootWrites::Disk);
+    let [made, shared] = machine.disks.as_slice() else { panic!("two disks") };
+    assert_eq!(made.size.map(|size| size.bytes()), Some(20 << 30));
+    assert!(shared.read_only && shared.format == Some(crate::image::Format::Raw));
     let health = machine.health.unwrap();
     assert_eq!(health.command, ["test", "-e", "/x y"]);
     assert_eq!((health.interval, health.timeout), (Duration::from_millis(500), Duration::from_secs(2)));
     assert_eq!(health.retries, 0);
+}
+
+#[test]
+fn a_root_that_is_read_only_is_said_in_a_word() {
+    let writes = |value: &str| only(&format!("read_only = {value}")).read_only;
+    assert_eq!(writes("false"), RootWrites::Root);
+    assert_eq!(writes("true"), RootWrites::Memory);
+    assert_eq!(writes("\"memory\""), RootWrites::Memory);
+    assert_eq!(writes("\"disk\""), RootWrites::Disk);
+    let base = only("base_image = \"images/base.qcow2\"").base_image.unwrap();
+    assert_eq!((base.line, base.column), (1, 14));
 }
 
 #[test]
@@ -106,12 +132,20 @@ fn what_is_wrong_is_told_with_its_place_and_what_would_be_right() {
         ("\n  CPUS = 2", 2, 3, "did you mean cpus?"),
         ("memroy = \"1G\"", 1, 1, "did you mean memory?"),
         ("image = \"alpine\"", 1, 1, "managed_image"),
-        ("frobnicate = 1", 1, 1, "there are managed_image, boot_profile"),
+        ("frobnicate = 1", 1, 1, "there are managed_image, base_image"),
         ("[vms.web]", 1, 2, "did you mean vm?"),
         ("[vm.web]\nenvv = {}", 2, 1, "did you mean env?"),
         ("[health]\ncommand = \"true\"\nretrys = 3", 3, 1, "did you mean retries?"),
         ("[[provision]]\nscript = \"x\"\ninline = \"\"", 2, 1, "unknown key \"script\""),
         ("seccomp = false", 1, 1, "unknown key"),
+        ("managed_image = \"alpine\"\nbase_image = \"a.qcow2\"", 1, 1, "leave one of them out"),
+        ("read_only = true\ndisk_size = \"1G\"", 2, 1, "disk_size: what is written stays in memory"),
+        ("[vm.a]\nread_only = true\noverlay = \"x\"", 3, 1, "overlay: what is written stays in memory"),
+        ("[[disks]]\nsize = \"1G\"", 1, 1, "there is no path in it"),
+        ("[[disks]]\npath = \"a\"\nformat = \"vmdk\"", 3, 10, "\"vmdk\" is not one of raw, qcow2"),
+        ("[[disks]]\npath = \"a\"\nsize = \"1G\"\nread_only = true", 1, 1, "is not made"),
+        ("read_only = 1", 1, 13, "expected true, false or \"memory\" or \"disk\", found a whole number"),
+        ("read_only = \"dsk\"", 1, 13, "did you mean disk?"),
         // Types.
         ("cpus = \"2\"", 1, 8, "cpus: expected a whole number, such as 1, found a string"),
         ("cpus = 2.0", 1, 8, "found a number with a point"),
@@ -244,7 +278,9 @@ fn the_template_is_read_with_and_without_its_examples() {
         .filter(is_example)
         .map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line)))
         .collect();
-    ProjectFile::parse(&text).unwrap_or_else(|problems| panic!("{problems:?}\n{text}"));
+    // A disk is made over an image or over a file.
+    let over_a_file = text.replace("managed_image = \"alpine\"\n", "");
+    ProjectFile::parse(&over_a_file).unwrap_or_else(|problems| panic!("{problems:?}\n{text}"));
     for key in keys::MACHINE {
         assert!(text.contains(key.name), "the template does not show {}", key.name);
     }
@@ -348,8 +384,9 @@ fn only_what_makes_another_disk_recreates_a_machine() {
     assert_eq!(effect_of("health"), Effect::Nothing);
     let compared = serde_json::to_value(MachineDescription::default()).unwrap();
     for key in keys::MACHINE {
-        // The kernel is compared by its content, which is no part of the description.
-        let is_compared = compared.get(key.name).is_some() || key.name == "kernel";
+        // Files are compared by what they are or where they lead, which is no part of the description.
+        let is_file = ["kernel", "base_image", "disks"].contains(&key.name);
+        let is_compared = compared.get(key.name).is_some() || is_file;
         assert_eq!(is_compared, key.effect != Effect::Nothing, "{}", key.name);
     }
 }

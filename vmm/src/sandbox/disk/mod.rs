@@ -33,7 +33,13 @@ fn spec_of(held: &HeldVm) -> Result<VmSpec, Error> {
 
 /// The disk that a VM starts from: it is always the first.
 fn root(spec: &VmSpec) -> Result<&DiskSpec, Error> {
-    spec.machine.disks.first().ok_or_else(|| Error::Invalid { message: "this VM has no disk".to_owned() })
+    let disk = spec.machine.disks.first();
+    let disk = disk.ok_or_else(|| Error::Invalid { message: "this VM has no disk".to_owned() })?;
+    if disk.read_only {
+        let message = "what this VM writes to its root stays in memory: it has no disk that could change";
+        return Err(Error::Invalid { message: message.to_owned() });
+    }
+    Ok(disk)
 }
 
 /// How large a chain of layers is for who reads it: what its top layer says.

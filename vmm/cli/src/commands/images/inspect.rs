@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use vmm::image::{Image, ImageDetails, ImageStore};
+use vmm::image::{CustomisationState, Image, ImageDetails, ImageStore};
 use vmm::{Home, image_users};
 
 use super::super::{print, print_json};
@@ -70,6 +70,16 @@ fn describe(inspection: &Inspection) -> String {
     }
     for origin in &details.origin {
         lines.push(("made from", format!("{} (sha256 {})", origin.name, origin.sha256)));
+    }
+    match details.customisation {
+        CustomisationState::Pending => {
+            lines.push(("customised", "not yet: its first start does it".to_owned()));
+        }
+        CustomisationState::Done => lines.push(("customised", "by its script, in a layer".to_owned())),
+        CustomisationState::None => {}
+    }
+    if let Some(version) = details.system_version {
+        lines.push(("vmm-image", version.to_string()));
     }
     match details.drifted {
         Some(true) => lines.push(("catalog", "has another entry of this version: pull it anew".to_owned())),

@@ -117,3 +117,40 @@ fn every_way_to_have_no_network_is_told_from_other_failures() {
         Outcome::Interrupted(_)
     ));
 }
+
+#[test]
+fn who_may_have_told_pip_of_an_index_here_is_heard() {
+    let home = tempfile::tempdir().unwrap();
+    let settings = || {
+        has_settings(|name| match name {
+            "HOME" => Some(home.path().into()),
+            "VIRTUAL_ENV" => Some(home.path().join("venv").into()),
+            _ => None,
+        })
+    };
+    if settings() {
+        println!("skipped: this machine's own settings name an index here");
+        return;
+    }
+    for place in [".config/pip", ".pip", "venv"] {
+        fs::create_dir_all(home.path().join(place)).unwrap();
+        let file = home.path().join(place).join("pip.conf");
+        for (text, here) in [
+            ("[global]\nindex-url = https://mirror.example/simple", false),
+            ("[global]\nindex-url = http://127.0.0.1:3141/simple", true),
+            ("[global]\nproxy = LocalHost:3128", true),
+            ("[install]\nfind-links = /srv/wheels", true),
+        ] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(settings(), here, "{place}: {text}");
+        }
+        fs::remove_file(file).unwrap();
+    }
+    let hosts = "127.0.0.1 localhost\n127.0.1.1 Box.example box # us\n10.0.0.1 far\n::1 ip6-loopback";
+    let words = words_of_here(hosts);
+    for (word, here) in
+        [("box.example", true), ("box", true), ("ip6-loopback", true), ("far", false), ("us", false)]
+    {
+        assert_eq!(words.iter().any(|known| known == word), here, "{word}");
+    }
+}
