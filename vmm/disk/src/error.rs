@@ -43,6 +43,10 @@ pub enum Error {
     Inspect { path: PathBuf, source: io::Error },
     #[snafu(display("cannot use the disk {}", path.display()))]
     Foreign { path: PathBuf, source: ForeignError },
+    #[snafu(display("cannot compact {}", path.display()))]
+    Compact { path: PathBuf, source: io::Error },
+    #[snafu(display("{} has snapshots of its own, which would be lost", path.display()))]
+    Snapshots { path: PathBuf },
     #[snafu(display("cannot read the disk at {offset}"))]
     CopyRead { offset: u64, source: io::Error },
     #[snafu(display("the copy was stopped"))]
