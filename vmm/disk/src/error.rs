@@ -41,7 +41,7 @@ pub enum Error {
     Publish { what: &'static str, path: PathBuf, source: io::Error },
     #[snafu(display("cannot inspect {}", path.display()))]
     Inspect { path: PathBuf, source: io::Error },
-    #[snafu(display("cannot use the disk {}", path.display()))]
+    #[snafu(display("{source}"))]
     Foreign { path: PathBuf, source: ForeignError },
     #[snafu(display("cannot compact {}", path.display()))]
     Compact { path: PathBuf, source: io::Error },

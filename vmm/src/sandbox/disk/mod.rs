@@ -8,11 +8,13 @@ mod extra;
 mod file;
 mod size;
 mod snapshot;
+mod space;
 
 pub use extra::ExtraDisk;
 pub use file::{DiskCheck, DiskFile};
 pub use size::{DiskSize, DiskSizeError};
 pub use snapshot::SnapshotInfo;
+pub use space::DiskSpace;
 pub(super) use snapshot::{check_grows, check_whole};
 
 use std::path::Path;
