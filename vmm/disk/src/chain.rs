@@ -111,7 +111,8 @@ pub(crate) fn lock_layer(file: File, path: &Path, writable: bool) -> Result<File
     let opened = file.metadata().context(OpenLayerSnafu { path })?;
     let storage = if writable { FileStorage::exclusive(file) } else { FileStorage::shared(file) };
     let storage = storage.context(LockLayerSnafu { path })?.context(InUseSnafu { path })?;
-    let replaced = fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) != (opened.dev(), opened.ino()));
+    let replaced =
+        fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) != (opened.dev(), opened.ino()));
     ensure!(!replaced, InUseSnafu { path });
     Ok(storage)
 }

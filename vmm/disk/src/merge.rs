@@ -77,7 +77,9 @@ mod tests {
             match random.below(4) {
                 0 => disk.write_zeroes(offset, length, true).unwrap(),
                 1 => disk.discard(offset, length).unwrap(),
-                _ => disk.write(&[IoSlice::new(&vec![byte; usize::try_from(length).unwrap()])], offset).unwrap(),
+                _ => disk
+                    .write(&[IoSlice::new(&vec![byte; usize::try_from(length).unwrap()])], offset)
+                    .unwrap(),
             }
         }
     }

@@ -252,6 +252,11 @@ impl HeldVm {
         self.write_record(DROPPED, &gone)?;
         self.write_record(OWNED, &kept)?;
         remove_owned(&self.folder.home, &gone)?;
+        // Gone for good before it is forgotten: a layer half removed would be nobody's.
+        let layers = self.folder.home.root().join(LAYERS);
+        if layers.exists() {
+            files::sync(&[&layers])?;
+        }
         fs::remove_file(&dropped).context(WriteSnafu { path: &dropped })
     }
 

@@ -51,9 +51,9 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::{DiskImage, RawImage};
     use crate::qcow2::Layout;
     use crate::testing::MemoryStorage;
+    use crate::{DiskImage, RawImage};
 
     const CLUSTER: u64 = 512;
 

@@ -48,8 +48,10 @@ impl DiskFile {
     pub fn create(path: impl Into<PathBuf>, size: DiskSize) -> Result<Self, Error> {
         let path = path.into();
         let Some(format) = format_of_name(&path) else {
-            let message =
-                format!("name {} so that it tells its format, .qcow2 or .raw, or say --format", path.display());
+            let message = format!(
+                "name {} so that it tells its format, .qcow2 or .raw, or say --format",
+                path.display()
+            );
             return Err(Error::Invalid { message });
         };
         Self::create_as(path, format, size)

@@ -6,6 +6,8 @@
 mod clone;
 mod extra;
 mod file;
+#[cfg(test)]
+mod power_cuts;
 mod size;
 mod snapshot;
 mod space;
@@ -14,8 +16,8 @@ pub use extra::ExtraDisk;
 pub use file::{DiskCheck, DiskFile};
 pub use size::{DiskSize, DiskSizeError};
 pub use snapshot::SnapshotInfo;
-pub use space::DiskSpace;
 pub(super) use snapshot::{check_grows, check_whole};
+pub use space::DiskSpace;
 
 use std::path::Path;
 

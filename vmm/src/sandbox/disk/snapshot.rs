@@ -104,7 +104,8 @@ impl Sandbox {
         let store = ImageStore::open(held.folder().home().root())?;
         let before = spec_of(&held)?;
         let mut spec = before.clone();
-        let changed = change(&held, &store, &mut spec).and_then(|made| Ok(held.write_spec(&spec).map(|()| made)?));
+        let changed =
+            change(&held, &store, &mut spec).and_then(|made| Ok(held.write_spec(&spec).map(|()| made)?));
         // Where that failed, what was made for it is needed by nobody, unless it got as far as the description.
         let kept = if changed.is_ok() { spec } else { spec_of(&held).unwrap_or(before) };
         let dropped = drop_unneeded(&held, &kept);

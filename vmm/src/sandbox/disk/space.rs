@@ -80,8 +80,14 @@ impl Sandbox {
             let old = with_sizes(&layers[first..])?;
             let before = old.iter().map(|(_, size)| size).sum();
             let count = layers.len();
-            let mut space =
-                DiskSpace { layers_before: count, layers_after: count, before, after: before, given_back: 0, kept: 0 };
+            let mut space = DiskSpace {
+                layers_before: count,
+                layers_after: count,
+                before,
+                after: before,
+                given_back: 0,
+                kept: 0,
+            };
             if old.len() < part.least() {
                 return Ok((space, Vec::new()));
             }
@@ -189,4 +195,75 @@ fn put_upon(
     held.will_own(&store.layers().folder_of(&id))?;
     layers.push(store.layers().create_as(id, new, |path| fs::rename(&merged.0, path))?.spec());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::power_cuts::{Contents, prepare, token, vm};
+    use super::*;
+    use crate::home::Home;
+
+    fn home() -> (tempfile::TempDir, Home, Contents) {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(folder.path().join("home")).unwrap();
+        prepare(&home);
+        let contents = Contents::read(&home);
+        (folder, home, contents)
+    }
+
+    #[test]
+    fn a_flattened_disk_shows_the_same_in_fewer_layers_that_take_less() {
+        let (_folder, home, mut contents) = home();
+        let vm = vm(&home);
+        vm.remove_snapshot("old").unwrap();
+        contents.disks.remove("box@old");
+        let space = vm.flatten(&token()).unwrap();
+        assert_eq!((space.layers_before, space.layers_after, space.kept), (4, 2, 0));
+        assert_eq!(space.given_back, space.before - space.after);
+        assert!(space.given_back > 0 && Contents::read(&home) == contents);
+        let again = vm.flatten(&token()).unwrap();
+        assert_eq!((again.layers_before, again.layers_after, again.given_back), (2, 2, 0));
+        // The image's layer stays, whoever needs it.
+        let all = vm.flatten_all(&token()).unwrap();
+        assert_eq!((all.layers_before, all.layers_after, all.kept), (2, 1, 1));
+        assert_eq!(Contents::read(&home), contents);
+    }
+
+    #[test]
+    fn layers_that_a_snapshot_or_a_clone_needs_stay() {
+        let (_folder, home, contents) = home();
+        let space = vm(&home).flatten(&token()).unwrap();
+        assert_eq!((space.layers_after, space.kept), (2, 2));
+        assert_eq!(Contents::read(&home), contents);
+        vm(&home).remove_snapshot("old").unwrap();
+        let copy = vm(&home).clone_to("copy").unwrap();
+        vm(&home).create_snapshot("new").unwrap();
+        let contents = Contents::read(&home);
+        let space = copy.flatten(&token()).unwrap();
+        assert_eq!((space.layers_before, space.layers_after, space.kept), (3, 2, 1));
+        assert_eq!(Contents::read(&home), contents);
+    }
+
+    #[test]
+    fn a_compacted_disk_shows_the_same_and_takes_no_more() {
+        let (_folder, home, contents) = home();
+        let space = vm(&home).compact_disk(&token()).unwrap();
+        assert!(space.after < space.before, "{space:?}");
+        assert_eq!((space.layers_after, space.given_back), (4, space.before - space.after));
+        assert_eq!(Contents::read(&home), contents);
+        let again = vm(&home).compact_disk(&token()).unwrap();
+        assert_eq!((again.before, again.after, again.given_back), (space.after, space.after, 0));
+    }
+
+    #[test]
+    fn what_is_cancelled_leaves_everything_as_it_was() {
+        let (_folder, home, contents) = home();
+        let cancelled = token();
+        cancelled.cancel();
+        let layers = || fs::read_dir(home.root().join("layers")).unwrap().count();
+        let before = layers();
+        assert!(matches!(vm(&home).flatten(&cancelled), Err(Error::Cancelled)));
+        assert!(Contents::read(&home) == contents && layers() == before);
+        assert!(!home.find("box").unwrap().path().join(PARTIAL).exists());
+    }
 }
