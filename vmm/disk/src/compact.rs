@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use snafu::{ResultExt, ensure};
@@ -102,7 +102,7 @@ fn rewrite(path: &Path, storage: Arc<FileStorage>) -> Result<Compacted, Error> {
 }
 
 /// Puts the new file in the place of the old one, if it takes less.
-fn replace(path: &Path, partial: &PathBuf) -> io::Result<Compacted> {
+fn replace(path: &Path, partial: &Path) -> io::Result<Compacted> {
     let file = fs::File::open(partial)?;
     let old = fs::metadata(path)?;
     file.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;

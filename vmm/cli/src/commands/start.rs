@@ -19,7 +19,7 @@ pub(crate) struct Start {
     /// Make their disks this large before; the file systems on them grow with them
     #[arg(long, value_name = "SIZE")]
     disk_size: Option<DiskSize>,
-    /// Give them a disk file of yours from now on, as `vmm run --disk` does: PATH[,ro][,format=raw|qcow2]
+    /// Give them a disk file of yours from now on, as `vmm run --disk` does: FILE[,ro][,format=raw|qcow2]
     #[arg(long = "disk", value_name = "FILE", value_parser = ExtraDisk::parse)]
     disks: Vec<ExtraDisk>,
     /// For debugging: do not hold the VM's monitor to the system calls that it needs

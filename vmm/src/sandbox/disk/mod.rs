@@ -6,11 +6,11 @@
 mod clone;
 mod extra;
 mod file;
-#[cfg(test)]
-mod power_cuts;
 mod size;
 mod snapshot;
 mod space;
+#[cfg(test)]
+mod tests;
 
 pub use extra::ExtraDisk;
 pub use file::{DiskCheck, DiskFile};

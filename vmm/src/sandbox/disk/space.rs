@@ -199,7 +199,7 @@ fn put_upon(
 
 #[cfg(test)]
 mod tests {
-    use super::super::power_cuts::{Contents, prepare, token, vm};
+    use super::super::tests::{Contents, prepare, token, vm};
     use super::*;
     use crate::home::Home;
 

@@ -12,6 +12,9 @@ use super::trace::Step;
 /// A file, folder or link, whatever its name.
 pub(super) type NodeId = usize;
 
+/// The folder that everything lies in.
+pub(super) const ROOT: NodeId = 0;
+
 #[derive(Clone, Debug)]
 enum Node {
     File(Vec<u8>),
@@ -31,7 +34,7 @@ impl Tree {
     /// What is on the disk now.
     pub(super) fn read(path: &Path) -> Self {
         let mut tree = Self { path: path.to_owned(), nodes: vec![Node::Folder], names: BTreeMap::new() };
-        tree.read_folder(0, path);
+        tree.read_folder(ROOT, path);
         tree
     }
 
@@ -56,11 +59,6 @@ impl Tree {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
-    }
-
-    #[expect(clippy::unused_self, reason = "a tree has a root")]
-    pub(super) fn root(&self) -> NodeId {
-        0
     }
 
     pub(super) fn add_file(&mut self) -> NodeId {
@@ -108,7 +106,7 @@ impl Tree {
     /// Writes it in the place of what is there.
     pub(super) fn write(&self) {
         let _ = fs::remove_dir_all(&self.path);
-        self.write_folder(0, &self.path);
+        self.write_folder(ROOT, &self.path);
     }
 
     fn write_folder(&self, folder: NodeId, path: &Path) {
@@ -167,7 +165,7 @@ impl Tree {
     /// The files by their paths.
     pub(super) fn files(&self) -> BTreeMap<PathBuf, &[u8]> {
         let mut files = BTreeMap::new();
-        self.list(0, Path::new(""), &mut files);
+        self.list(ROOT, Path::new(""), &mut files);
         files
     }
 
@@ -280,7 +278,7 @@ fn is_durable(steps: &[Step], at: usize) -> bool {
     steps[at..].iter().any(|step| matches!(step, Step::Sync { node } if *node == folder))
 }
 
-/// For each file, what the steps write to it: for a look at what was traced.
+/// How many bytes the steps write.
 pub(super) fn written(steps: &[Step]) -> u64 {
     let bytes = steps.iter().map(|step| match step {
         Step::Content { event: Event::Write { bytes, .. }, .. } => bytes.len() as u64,

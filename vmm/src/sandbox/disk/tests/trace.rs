@@ -7,7 +7,7 @@ use std::process::Command;
 
 use vmm_disk::testing::Event;
 
-use super::tree::{NodeId, Tree};
+use super::tree::{NodeId, ROOT, Tree};
 
 /// A file that is opened, though it is nowhere, to say that the operation begins.
 pub(super) const BEGIN: &str = "/vmm-test-the-operation-begins";
@@ -205,7 +205,7 @@ impl Tracer<'_> {
         let path = Path::new(path);
         let start = match folder.and_then(|folder| folder.parse().ok()) {
             Some(descriptor) if path.is_relative() => self.open.get::<i64>(&descriptor)?.node,
-            _ => self.tree.root(),
+            _ => ROOT,
         };
         let path = if path.is_absolute() { path.strip_prefix(self.tree.path()).ok()? } else { path };
         let folder = self.tree.find(start, path.parent()?)?;
@@ -216,7 +216,7 @@ impl Tracer<'_> {
         let (path, flags) = (call.text(1), call.arguments[2]);
         let is_root = Path::new(&path) == self.tree.path();
         let found = if is_root {
-            Some(self.tree.root())
+            Some(ROOT)
         } else {
             let Some((folder, name)) = self.place(Some(call.arguments[0]), &path) else {
                 self.open.remove(&call.result);
