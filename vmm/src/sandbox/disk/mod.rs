@@ -63,7 +63,7 @@ fn layer_upon(
 ) -> Result<Vec<LayerSpec>, Error> {
     if layers.len() >= vmm_disk::MAX_LAYERS {
         let message = format!(
-            "the disk has {} layers, which is as many as there can be: go back to a snapshot that has fewer",
+            "the disk has {} layers, which is as many as there can be: make them fewer with vmm flatten",
             layers.len()
         );
         return Err(Error::Invalid { message });
