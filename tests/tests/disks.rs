@@ -1,8 +1,24 @@
 //! Disks: their size, their snapshots, their clones, and disks of the user's.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use vmm_tests::{TestHome, TestVm};
+
+/// What the files of a folder take of the host's disk, in bytes.
+fn taken(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let size = |path: std::path::PathBuf| match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => taken(&path),
+        metadata => metadata.map_or(0, |metadata| metadata.blocks() * 512),
+    };
+    entries.map(size).sum()
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
 
 /// What `df` says of the root, in MiB.
 fn root_size(vm: &TestVm<'_>) -> u64 {
@@ -121,4 +137,129 @@ fn a_disk_of_the_users_is_written_by_one_vm_and_read_by_others() {
     home.vmm(["run", "--disk", "/nowhere.raw", "alpine"])
         .run()
         .refused_saying(&["cannot find the disk /nowhere.raw"]);
+}
+
+#[test]
+fn what_the_guest_discards_goes_back_to_the_host() {
+    let home = TestHome::new();
+    let vm = home.machine("box", &[]);
+    let layers = home.path().join("layers");
+    let fill = "dd if=/dev/urandom of=/root/file bs=1M count=64 2>/dev/null; sync";
+    vm.shell(fill).succeeded();
+    let full = taken(&layers);
+    vm.shell("rm /root/file; sync; fstrim /; echo x > /root/x; sync").succeeded();
+    let trimmed = taken(&layers);
+    assert!(trimmed + (56 << 20) < full, "{full} before, {trimmed} after");
+
+    // Without a word of the guest's to its disk, it is the host's tool that gives back what is zero.
+    vm.shell("dd if=/dev/urandom of=/root/file bs=1M count=32 2>/dev/null; sync").succeeded();
+    vm.shell("dd if=/dev/zero of=/root/file bs=1M count=32 conv=notrunc 2>/dev/null; sync").succeeded();
+    home.vmm(["compact", "box"]).run().refused_saying(&["the VM box is running: stop it first"]);
+    home.vmm(["flatten", "box"]).run().refused_saying(&["the VM box is running: stop it first"]);
+    vm.stop().succeeded();
+    let before = taken(&layers);
+    let space = json(&home.vmm(["compact", "--json", "box"]).run().succeeded().stdout());
+    let given_back = space["given_back"].as_u64().expect("a number");
+    assert!(given_back > 28 << 20, "{space}");
+    assert!(taken(&layers) + (28 << 20) < before);
+    home.vmm(["start", "box"]).run().succeeded();
+    vm.shell("tr -d '\\0' < /root/file | wc -c | grep -qx 0 && cat /root/x").succeeded();
+}
+
+#[test]
+fn a_flattened_disk_has_one_layer_above_its_image() {
+    let home = TestHome::new();
+    let vm = home.machine("box", &[]);
+    let vmm = |arguments: &[&str]| home.vmm(arguments).run().succeeded().stdout();
+    let layers = || home.path().join("layers").read_dir().expect("a folder").count();
+    for number in 0..3 {
+        vm.shell(&format!(
+            "dd if=/dev/urandom of=/root/file bs=1M count=8 2>/dev/null; echo {number} > /root/number"
+        ))
+        .succeeded();
+        vm.stop().succeeded();
+        vmm(&["snapshot", "create", "box", &format!("s{number}")]);
+        vmm(&["start", "box"]);
+    }
+    let sum = vm.exec(&["sha256sum", "/root/file"]).succeeded().stdout();
+    vm.stop().succeeded();
+    let said = vmm(&["flatten", "box"]);
+    assert!(
+        said.contains("4 layers became one, no space was given back: 3 of them are still needed"),
+        "{said}"
+    );
+    for number in 0..3 {
+        vmm(&["snapshot", "rm", "box", &format!("s{number}")]);
+    }
+    assert_eq!(layers(), 3, "the image's layer, the one above it, and the lock");
+    assert_eq!(vmm(&["flatten", "box"]), "there is nothing to flatten: no space was given back\n");
+    vmm(&["start", "box"]);
+    assert_eq!(vm.exec(&["sha256sum", "/root/file"]).succeeded().stdout(), sum);
+    vm.stop().succeeded();
+    let space = json(&vmm(&["flatten", "--all", "--json", "box"]));
+    assert_eq!([&space["layers_before"], &space["layers_after"], &space["kept"]], [2, 1, 1], "{space}");
+    vmm(&["start", "box"]);
+    assert_eq!(vm.exec(&["sha256sum", "/root/file"]).succeeded().stdout(), sum);
+    vmm(&["rm", "--force", "box"]);
+    assert_eq!(home.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_disk_of_the_users_comes_and_goes() {
+    let home = TestHome::new();
+    let vmm = |arguments: &[&str]| home.vmm(arguments).run().succeeded().stdout();
+    let file = |name: &str| home.path().join(name).to_str().expect("a name").to_owned();
+    let [first, second] = ["first.qcow2", "second.raw"].map(file);
+    vmm(&["disk", "create", &first, "64M"]);
+    vmm(&["disk", "create", &second, "32M"]);
+    let vm = home.machine("box", &["--disk", &first]);
+    home.vmm(["disk", "detach", "box", &first])
+        .run()
+        .refused_saying(&["the VM box is running: stop it first"]);
+    vm.stop().succeeded();
+    let command = format!("vmm disk detach box {first}");
+    home.vmm(["disk", "rm", &first]).run().refused_saying(&["is a disk of the VM box", &command]);
+    home.vmm(["clone", "box", "copy"]).run().refused_saying(&[&command]);
+    // Twice the same is once.
+    let read_only = format!("{second},ro");
+    vmm(&["start", "--disk", &read_only, "box"]);
+    vm.stop().succeeded();
+    vmm(&["start", "--disk", &read_only, "box"]);
+    vm.shell(
+        "cat /sys/block/vdb/size /sys/block/vdc/size /sys/block/vdc/ro | xargs | grep -qx '131072 65536 1'",
+    )
+    .succeeded();
+    vm.stop().succeeded();
+    home.vmm(["start", "--disk", &second, "box"]).run().refused_saying(&["has the disk", "vmm disk detach"]);
+    vmm(&["disk", "detach", "box", &first]);
+    home.vmm(["disk", "detach", "box", &first]).run().refused_saying(&["box has no disk", &second]);
+    vmm(&["disk", "rm", &first]);
+    // A file that is gone is taken away, too.
+    fs::remove_file(&second).expect("a file");
+    vmm(&["disk", "detach", "box", &second]);
+    vmm(&["start", "box"]);
+    vm.shell("! test -e /dev/vdb").succeeded();
+}
+
+#[test]
+fn a_disk_file_is_what_it_is_said_to_be() {
+    let home = TestHome::new();
+    let vmm = |arguments: &[&str]| home.vmm(arguments).run().succeeded().stdout();
+    let file = home.path().join("disk");
+    let named = file.to_str().expect("a name");
+    home.vmm(["disk", "create", named, "8M"]).run().refused_saying(&["--format"]);
+    vmm(&["disk", "create", "--format", "raw", named, "8M"]);
+    for command in [&["info"][..], &["check"], &["compact"], &["rm"]] {
+        let arguments = ["disk"].iter().chain(command).copied().chain([named]);
+        home.vmm(arguments).run().refused_saying(&["which is raw", "as in --format raw"]);
+    }
+    home.vmm(["disk", "resize", named, "9M"]).run().refused_saying(&["as in --format raw"]);
+    vmm(&["disk", "resize", "--format", "raw", named, "9M"]);
+    assert_eq!(json(&vmm(&["disk", "info", "--format", "raw", "--json", named]))["size"], 9 << 20);
+    fs::write(&file, vec![0; 4 << 20]).expect("a file");
+    let compacted = json(&vmm(&["disk", "compact", "--format", "raw", "--json", named]));
+    assert!(compacted["before"].as_u64() >= Some(4 << 20) && compacted["after"] == 0, "{compacted}");
+    home.vmm(["disk", "info", "--format", "qcow2", named]).run().refused_saying(&["magic number"]);
+    vmm(&["disk", "rm", "--format", "raw", named]);
+    assert!(!file.exists());
 }

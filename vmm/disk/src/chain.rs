@@ -1,7 +1,7 @@
 //! A disk from its layers: each shows what the ones above it have not written.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -104,11 +104,17 @@ pub(crate) fn open_layer(path: &Path, writable: bool) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Locks an open layer.
+/// Locks an open layer. Whoever had it before may have put another file in its place between our open and our lock: then
+/// what we opened is nobody's disk any more.
 pub(crate) fn lock_layer(file: File, path: &Path, writable: bool) -> Result<FileStorage, Error> {
     check_kind(&file, path)?;
+    let opened = file.metadata().context(OpenLayerSnafu { path })?;
     let storage = if writable { FileStorage::exclusive(file) } else { FileStorage::shared(file) };
-    storage.context(LockLayerSnafu { path })?.context(InUseSnafu { path })
+    let storage = storage.context(LockLayerSnafu { path })?.context(InUseSnafu { path })?;
+    let replaced =
+        fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) != (opened.dev(), opened.ino()));
+    ensure!(!replaced, InUseSnafu { path });
+    Ok(storage)
 }
 
 fn check_kind(file: &File, path: &Path) -> Result<(), Error> {

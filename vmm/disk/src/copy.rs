@@ -1,4 +1,4 @@
-//! A disk copied into a qcow2 image of ours, without its zeroes.
+//! A disk, or some layers of one, written into a new qcow2 image without what is zero.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::Path;
@@ -9,13 +9,14 @@ use snafu::{ResultExt, ensure};
 use crate::DiskImage;
 use crate::bytes::{all_zero, index};
 use crate::error::{CopyReadSnafu, CopyStoppedSnafu, CopyTooLargeSnafu, Error, PublishSnafu, Qcow2Snafu};
+use crate::image::{Extent, Shown, check_writable};
 use crate::publish::{FileSystem, HostFileSystem};
 use crate::qcow2::{Layout, Qcow2Image};
 
-/// The clusters of our images: what is zero throughout one of them is not stored.
-const CLUSTER: usize = 64 << 10;
 /// So much is read and written at once.
 const CHUNK: u64 = 2 << 20;
+/// What is zero throughout so much is left a hole, even where the rest of its cluster is stored.
+const GRAIN: usize = 4096;
 
 /// What a copy made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,71 +39,158 @@ pub fn copy_disk(
     limit: u64,
     seen: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Copied, Error> {
-    let path = destination;
-    let storage = HostFileSystem.create(path).context(PublishSnafu { what: "create", path })?;
-    let size = source.size().next_multiple_of(512);
-    let mut copy = || {
-        Layout::new(size).write(&*storage).context(PublishSnafu { what: "write", path })?;
-        let image = Qcow2Image::open(Arc::clone(&storage), None, false).context(Qcow2Snafu { path })?;
-        let stored = copy_data(source, &image, path, limit, seen)?;
-        // The first flush lets go of what was freed, as when an image is closed.
-        image.flush().context(PublishSnafu { what: "write", path })?;
-        Ok(Copied { size, stored })
-    };
-    copy().inspect_err(|_| {
-        // The error that matters is the first.
-        let _ = HostFileSystem.remove(path);
-    })
+    let layout = Layout::new(source.size().next_multiple_of(512));
+    Copy { source, layers: source, layout, marked: 0, limit }.write_to(destination, seen)
 }
 
-fn copy_data(
-    source: &dyn DiskImage,
-    image: &Qcow2Image,
-    path: &Path,
-    limit: u64,
-    seen: &mut dyn FnMut(u64) -> bool,
-) -> Result<u64, Error> {
-    let mut buffer = vec![0; index(CHUNK)];
-    let (mut at, mut stored) = (0, 0);
-    while at < source.size() {
-        ensure!(seen(at), CopyStoppedSnafu);
-        let data = source.data_from(at).context(CopyReadSnafu { offset: at })?;
-        at = data / CHUNK * CHUNK;
-        if data >= source.size() {
-            break;
-        }
-        let chunk = &mut buffer[..index((source.size() - at).min(CHUNK))];
-        source.read(&mut [IoSliceMut::new(chunk)], at).context(CopyReadSnafu { offset: at })?;
-        for (first, last) in runs(chunk) {
-            let bytes = &chunk[first..last];
-            stored += bytes.len() as u64;
-            ensure!(stored <= limit, CopyTooLargeSnafu { limit });
-            write(image, bytes, at + first as u64).context(PublishSnafu { what: "write", path })?;
-        }
-        at += chunk.len() as u64;
+/// What is copied, and how.
+pub(crate) struct Copy<'a> {
+    /// What the disk shows.
+    pub(crate) source: &'a dyn DiskImage,
+    /// The layers of it that are copied: what they say nothing of is left out.
+    pub(crate) layers: &'a dyn DiskImage,
+    /// What the new image is.
+    pub(crate) layout: Layout,
+    /// Before here something may show through the new image, so that it must say of zeroes that they are.
+    pub(crate) marked: u64,
+    /// More bytes are not stored.
+    pub(crate) limit: u64,
+}
+
+impl Copy<'_> {
+    /// Makes the file. When it fails, there is none.
+    pub(crate) fn write_to(
+        &self,
+        destination: &Path,
+        seen: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Copied, Error> {
+        let path = destination;
+        let storage = HostFileSystem.create(path).context(PublishSnafu { what: "create", path })?;
+        let mut copy = || {
+            self.layout.write(&*storage).context(PublishSnafu { what: "write", path })?;
+            let below: Option<Arc<dyn DiskImage>> =
+                if self.marked > 0 { Some(Arc::new(Zeroes(self.marked))) } else { None };
+            let image = Qcow2Image::open(Arc::clone(&storage), below, false).context(Qcow2Snafu { path })?;
+            let stored = self.copy_extents(&image, path, seen)?;
+            // The first flush lets go of what was freed, as when an image is closed.
+            image.flush().context(PublishSnafu { what: "write", path })?;
+            Ok(Copied { size: self.layout.virtual_size, stored })
+        };
+        copy().inspect_err(|_| {
+            // The error that matters is the first.
+            let _ = HostFileSystem.remove(path);
+        })
     }
-    seen(source.size());
-    Ok(stored)
+
+    fn copy_extents(
+        &self,
+        image: &Qcow2Image,
+        path: &Path,
+        seen: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<u64, Error> {
+        let cluster = 1 << self.layout.cluster_bits;
+        let (size, mut at, mut stored) = (self.source.size(), 0, 0);
+        let mut buffer = vec![0; index(CHUNK)];
+        while at < size {
+            ensure!(seen(at), CopyStoppedSnafu);
+            let Extent { shown, length } =
+                self.layers.extent(at, size - at).context(CopyReadSnafu { offset: at })?;
+            // Whole clusters of the new image; what is left of the disk is one, too.
+            let whole = if at + length == size { length } else { length / cluster * cluster };
+            if shown == Shown::Data || whole == 0 {
+                let length = length.next_multiple_of(cluster).min(CHUNK).min(size - at);
+                stored += self.copy_data(image, path, at, &mut buffer[..index(length)], stored)?;
+                at += length;
+                continue;
+            }
+            if shown == Shown::Zeroes {
+                image.write_zeroes(at, whole, true).context(PublishSnafu { what: "write", path })?;
+            }
+            at += whole;
+        }
+        seen(size);
+        Ok(stored)
+    }
+
+    /// Copies what the disk shows from `at` on, as much as the buffer holds. Returns how much of it was stored.
+    fn copy_data(
+        &self,
+        image: &Qcow2Image,
+        path: &Path,
+        at: u64,
+        buffer: &mut [u8],
+        stored: u64,
+    ) -> Result<u64, Error> {
+        self.source.read(&mut [IoSliceMut::new(buffer)], at).context(CopyReadSnafu { offset: at })?;
+        let cluster = 1 << self.layout.cluster_bits;
+        let mut more = 0;
+        for (number, bytes) in buffer.chunks(cluster).enumerate() {
+            let offset = at + (number * cluster) as u64;
+            if all_zero(bytes) {
+                image.write_zeroes(offset, bytes.len() as u64, true)
+            } else {
+                more += bytes.len() as u64;
+                ensure!(stored + more <= self.limit, CopyTooLargeSnafu { limit: self.limit });
+                let mut runs = runs(bytes).into_iter();
+                runs.try_for_each(|(first, last)| {
+                    image.write(&[IoSlice::new(&bytes[first..last])], offset + first as u64)
+                })
+            }
+            .context(PublishSnafu { what: "write", path })?;
+        }
+        Ok(more)
+    }
 }
 
-fn write(image: &Qcow2Image, bytes: &[u8], offset: u64) -> io::Result<()> {
-    image.write(&[IoSlice::new(bytes)], offset)
-}
-
-/// The runs of clusters that are not all zero.
-fn runs(chunk: &[u8]) -> Vec<(usize, usize)> {
+/// The runs of a cluster that are not zero.
+fn runs(cluster: &[u8]) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
-    for (number, cluster) in chunk.chunks(CLUSTER).enumerate() {
-        if all_zero(cluster) {
+    for (number, grain) in cluster.chunks(GRAIN).enumerate() {
+        if all_zero(grain) {
             continue;
         }
-        let first = number * CLUSTER;
+        let first = number * GRAIN;
         match runs.last_mut() {
-            Some((_, end)) if *end == first => *end += cluster.len(),
-            _ => runs.push((first, first + cluster.len())),
+            Some((_, end)) if *end == first => *end += grain.len(),
+            _ => runs.push((first, first + grain.len())),
         }
     }
     runs
+}
+
+/// A disk of zeroes, which stands for what will lie below an image: so that the image says of its own zeroes that they
+/// are, and has nothing to fill the rest of a cluster with.
+struct Zeroes(u64);
+
+impl DiskImage for Zeroes {
+    fn size(&self) -> u64 {
+        self.0
+    }
+
+    fn read_only(&self) -> bool {
+        true
+    }
+
+    fn read(&self, buffers: &mut [IoSliceMut<'_>], _: u64) -> io::Result<()> {
+        vmm_sys::scattered::zero(buffers);
+        Ok(())
+    }
+
+    fn write(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<()> {
+        check_writable(true)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+        check_writable(true)
+    }
+
+    fn write_zeroes(&self, _: u64, _: u64, _: bool) -> io::Result<()> {
+        check_writable(true)
+    }
 }
 
 #[cfg(test)]
@@ -135,7 +223,7 @@ mod tests {
         });
         let copied = copied.unwrap();
         assert_eq!((copied.size, last), (9_000_448, 9_000_100));
-        assert!(copied.stored <= 6 * CLUSTER as u64, "{copied:?}");
+        assert!(copied.stored <= 6 * 65536, "{copied:?}");
         let report = check_layer(&path).unwrap();
         assert_eq!((report.corruptions, report.leaks), (0, 0));
         let image = open_chain(&[LayerSpec { path: path.clone(), format: Format::Qcow2 }], true).unwrap();

@@ -41,8 +41,12 @@ pub enum Error {
     Publish { what: &'static str, path: PathBuf, source: io::Error },
     #[snafu(display("cannot inspect {}", path.display()))]
     Inspect { path: PathBuf, source: io::Error },
-    #[snafu(display("cannot use the disk {}", path.display()))]
+    #[snafu(display("{source}"))]
     Foreign { path: PathBuf, source: ForeignError },
+    #[snafu(display("cannot compact {}", path.display()))]
+    Compact { path: PathBuf, source: io::Error },
+    #[snafu(display("{} has snapshots of its own, which would be lost", path.display()))]
+    Snapshots { path: PathBuf },
     #[snafu(display("cannot read the disk at {offset}"))]
     CopyRead { offset: u64, source: io::Error },
     #[snafu(display("the copy was stopped"))]

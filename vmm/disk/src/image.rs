@@ -58,6 +58,37 @@ pub trait DiskImage: Send + Sync {
     fn data_from(&self, offset: u64) -> io::Result<u64> {
         Ok(offset.min(self.size()))
     }
+
+    /// What the first of the `length` bytes from `offset` on is, of which there is one at least, and for how many of them
+    /// that goes on. The next ones may be the same again.
+    fn extent(&self, offset: u64, length: u64) -> io::Result<Extent> {
+        let data = self.data_from(offset)?;
+        Ok(if data > offset {
+            Extent { shown: Shown::Zeroes, length: length.min(data - offset) }
+        } else {
+            Extent { shown: Shown::Data, length }
+        })
+    }
+}
+
+/// What a place of a disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// It may hold anything.
+    Data,
+    /// Zeroes, whatever lies below the disk's layers.
+    Zeroes,
+    /// No layer says anything of it: zeroes too, unless there is something below the lowest.
+    Nothing,
+}
+
+/// A stretch of a disk that is one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// What it is.
+    pub shown: Shown,
+    /// How many bytes of it there are.
+    pub length: u64,
 }
 
 /// Refuses what reaches past the end of a disk.

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod chain;
+mod compact;
 mod copy;
 mod error;
 mod foreign;
@@ -12,6 +13,7 @@ mod grow;
 mod image;
 mod inspect;
 mod locking;
+mod merge;
 mod overlay;
 mod partitions;
 mod publish;
@@ -21,14 +23,16 @@ mod storage;
 pub mod testing;
 
 pub use chain::{Layer, LayerFile, MAX_LAYERS, open_chain, open_chain_files, open_chain_layers};
+pub use compact::{Compacted, compact};
 pub use copy::{Copied, copy_disk};
 pub use error::Error;
 pub use foreign::{
     ForeignDisk, ForeignError, ForeignFormat, LARGEST_FOREIGN_DISK, open_foreign, open_foreign_storage, probe,
 };
 pub use grow::grow;
-pub use image::{DiskImage, Format, LayerSpec};
+pub use image::{DiskImage, Extent, Format, LayerSpec, Shown};
 pub use inspect::{BackingName, LayerInfo, check_layer, inspect, is_untouched};
+pub use merge::merge_layers;
 pub use overlay::{create_overlay, create_overlay_on, create_overlay_unsynced, create_raw};
 pub use partitions::{MAX_PARTITIONS, Partition, PartitionError, PartitionKind, PartitionTable, partitions};
 pub use publish::{FileSystem, HostFileSystem, publish};

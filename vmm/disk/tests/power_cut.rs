@@ -229,6 +229,46 @@ fn a_refcount_table_that_grows_survives_power_cuts() {
 }
 
 #[test]
+fn a_disk_that_becomes_larger_survives_power_cuts() {
+    // One grows within its L1 table, the other needs a longer one, which lies elsewhere.
+    for (larger, moves) in [(1 << 17, false), (4 << 20, true)] {
+        let small = layout(100 << 10, 9);
+        let subject = Subject::new(small);
+        let disk = subject.open();
+        let mut guest = Guest::new(0, 0..200);
+        for deed in [Deed::Write(3..40), Deed::Discard(8..16), Deed::Write(100..200), Deed::Flush] {
+            guest.act(deed, &disk, &subject.recorder).unwrap();
+        }
+        drop(disk);
+        let before = read(&subject.open(), 0, 100 << 10);
+        subject.recorder.take_log();
+        let mut disk = subject.open();
+        let l1 = subject.recorder.bytes()[40..48].to_vec();
+        disk.grow_to(larger).unwrap();
+        assert_eq!(subject.recorder.bytes()[40..48] != l1, moves, "the table moved");
+        drop(disk);
+        let log = subject.recorder.take_log();
+        let cuts = PowerCuts { samples: 500, ..PowerCuts::default() };
+        let mut sizes = std::collections::BTreeSet::new();
+        let states = cuts.replay(&log, |state| {
+            let storage = Arc::new(MemoryStorage::new(state.bytes.to_vec()));
+            let report = check(&*storage).unwrap();
+            assert_eq!(report.corruptions, 0, "{:?}", report.findings);
+            let disk = subject.open_on(storage);
+            assert!(read(&disk, 0, 100 << 10) == before);
+            assert!([100 << 10, larger].contains(&disk.size()));
+            assert!(
+                state.settled < log.events.len() || disk.size() == larger,
+                "it is as large as was promised"
+            );
+            sizes.insert(disk.size());
+        });
+        println!("{states} states");
+        assert_eq!(sizes.len(), 2);
+    }
+}
+
+#[test]
 fn without_its_barriers_an_image_is_lost() {
     // The test of the tests: the same log with every other sync left out must show damage.
     let mut damaged = 0;

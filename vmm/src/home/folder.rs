@@ -252,6 +252,11 @@ impl HeldVm {
         self.write_record(DROPPED, &gone)?;
         self.write_record(OWNED, &kept)?;
         remove_owned(&self.folder.home, &gone)?;
+        // Gone for good before it is forgotten: a layer half removed would be nobody's.
+        let layers = self.folder.home.root().join(LAYERS);
+        if layers.exists() {
+            files::sync(&[&layers])?;
+        }
         fs::remove_file(&dropped).context(WriteSnafu { path: &dropped })
     }
 
@@ -286,13 +291,20 @@ impl HeldVm {
     /// Removes everything of the VM: its sockets, its name, what it owns, its folder, at last the lock.
     pub fn remove(self) -> Result<(), HomeError> {
         self.remove_sockets_folder()?;
+        let stays = self.folder.spec().is_ok_and(|spec| spec.is_some_and(|spec| !spec.ephemeral()));
         self.folder.home.release_names_of(&self.folder.id)?;
         let path = self.folder.path();
         // Set aside before anything of it goes: a VM that has lost its disk is never taken for one, and whoever clears
         // away after our death goes on from here.
         let removed = self.folder.home.vms().join(format!("{REMOVED}{}", self.folder.id));
         match fs::rename(&path, &removed) {
-            Ok(()) => finish_removal(&self.folder.home, &removed),
+            Ok(()) => {
+                // Not even a power cut brings it back without its disk.
+                if stays {
+                    files::sync(&[&self.folder.home.vms()])?;
+                }
+                finish_removal(&self.folder.home, &removed)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(HomeError::Folder { path, source }),
         }

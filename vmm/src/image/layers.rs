@@ -337,6 +337,13 @@ impl LayerStore {
             .collect())
     }
 
+    /// The layers without a record: a power cut has undone half of a removal. One that is made has its record before it has
+    /// its name.
+    pub fn half_removed(&self) -> Result<Vec<LayerId>> {
+        let ids = files::names_in(&self.folder)?.into_iter().filter_map(|name| name.parse::<LayerId>().ok());
+        Ok(ids.filter(|id| !self.folder.join(&id.0).join(RECORD).exists()).collect())
+    }
+
     /// Removes a layer with its data. That nobody refers to it is the caller's knowledge. A process that has it open
     /// keeps what it has.
     pub fn remove(&self, id: &LayerId) -> Result<()> {
@@ -357,8 +364,9 @@ impl LayerStore {
     /// The references are those of every image ([`super::Image::layer`]) and of every machine. Whoever removes what
     /// this gives must know that no machine is being made meanwhile.
     pub fn unreferenced(&self, references: &BTreeSet<LayerId>) -> Result<Vec<LayerId>> {
-        let layers: BTreeMap<LayerId, Option<LayerId>> =
-            self.list()?.into_iter().map(|layer| (layer.id, layer.below)).collect();
+        let whole = self.list()?.into_iter().map(|layer| (layer.id, layer.below));
+        let half = self.half_removed()?.into_iter().map(|id| (id, None));
+        let layers: BTreeMap<LayerId, Option<LayerId>> = whole.chain(half).collect();
         let mut needed = BTreeSet::new();
         for reference in references {
             let mut next = Some(reference);
@@ -514,6 +522,22 @@ mod tests {
         let mut expected = [other.id, lone.id];
         expected.sort();
         assert_eq!(store.unreferenced(&references).unwrap(), expected);
+    }
+
+    #[test]
+    fn half_a_layer_is_unreferenced_unless_something_leads_to_it() {
+        let (_home, store) = store();
+        let base = store.create(raw(None), write(b"")).unwrap();
+        let top = store.create(raw(Some(&base)), write(b"")).unwrap();
+        let lone = store.create(raw(None), write(b"")).unwrap();
+        for layer in [&base, &lone] {
+            fs::remove_file(layer.path.with_file_name(RECORD)).unwrap();
+        }
+        assert_eq!(store.half_removed().unwrap().len(), 2);
+        let references = BTreeSet::from([top.id]);
+        assert_eq!(store.unreferenced(&references).unwrap(), std::slice::from_ref(&lone.id));
+        store.remove(&lone.id).unwrap();
+        assert!(!lone.path.exists());
     }
 
     #[test]

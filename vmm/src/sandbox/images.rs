@@ -80,8 +80,9 @@ impl Quiet {
     fn wait_for(home: &Home) -> Result<Self, Error> {
         home.clear_leftovers()?;
         let lock = home.lock()?;
-        let there =
-            ImageStore::open(home.root())?.layers().list()?.into_iter().map(|layer| layer.id).collect();
+        let store = ImageStore::open(home.root())?;
+        let whole = store.layers().list()?.into_iter().map(|layer| layer.id);
+        let there = whole.chain(store.layers().half_removed()?).collect();
         let mut layers = BTreeSet::new();
         for folder in home.all_folders()? {
             layers.extend(layers_of(&folder)?);

@@ -79,4 +79,12 @@ fn act(disk: &Qcow2Image, deed: &[u8]) {
         6 => disk.write_zeroes(offset, length, false),
         _ => disk.flush(),
     };
+    if length > 0
+        && let Ok(extent) = disk.extent(offset, length)
+    {
+        assert!((1..=length).contains(&extent.length), "{extent:?} of {length}");
+    }
+    if let Ok(data) = disk.data_from(offset) {
+        assert!(data >= offset.min(size) && data <= size);
+    }
 }

@@ -19,6 +19,8 @@ pub(crate) enum Tool {
     Ext4,
     /// Serves images to the tests of downloads.
     Nginx,
+    /// Tells what the tests of power cuts do to files.
+    Strace,
     /// Links the fuzzer.
     Cxx,
     /// Runs the peer of the comparison.
@@ -30,7 +32,7 @@ pub(crate) const TO_RUN: &[Tool] = &[Tool::Qemu, Tool::Pip, Tool::StaticLibc];
 
 /// What the tests need beside that.
 pub(crate) const TO_TEST: &[Tool] =
-    &[Tool::Qemu, Tool::Pip, Tool::StaticLibc, Tool::QemuImg, Tool::Ext4, Tool::Nginx];
+    &[Tool::Qemu, Tool::Pip, Tool::StaticLibc, Tool::QemuImg, Tool::Ext4, Tool::Nginx, Tool::Strace];
 
 /// What fuzzing needs beside that.
 pub(crate) const TO_FUZZ: &[Tool] = &[Tool::Cxx];
@@ -52,6 +54,7 @@ impl Tool {
             Self::QemuImg => "qemu-img".to_owned(),
             Self::Ext4 => "the tools of ext4".to_owned(),
             Self::Nginx => "nginx".to_owned(),
+            Self::Strace => "strace".to_owned(),
             Self::Cxx => "a C++ compiler".to_owned(),
             Self::PythonVenv => "Python's venv".to_owned(),
         }
@@ -68,6 +71,7 @@ impl Tool {
             Self::QemuImg => command::exists("qemu-img"),
             Self::Ext4 => command::exists("mkfs.ext4") && command::exists("e2fsck"),
             Self::Nginx => command::exists("nginx"),
+            Self::Strace => cfg!(not(target_os = "linux")) || command::exists("strace"),
             Self::Cxx => command::exists("c++"),
             // Debian's Python has the module but not what it installs.
             Self::PythonVenv => command::output("python3", &["-c", "import venv, ensurepip"]).is_some(),
@@ -108,14 +112,15 @@ impl Tool {
             (Self::Ext4, _) => &["e2fsprogs"],
             (Self::Nginx, Manager::Apt) => &["nginx-light"],
             (Self::Nginx, _) => &["nginx"],
+            (Self::Strace, Manager::Apt | Manager::Dnf | Manager::Pacman) => &["strace"],
             (Self::Cxx, Manager::Apt) => &["g++"],
             (Self::Cxx, Manager::Dnf) => &["gcc-c++"],
             (Self::Cxx, Manager::Pacman) => &["gcc"],
             (Self::PythonVenv, Manager::Apt) => &["python3", "python3-venv"],
             (Self::PythonVenv, Manager::Dnf) => &["python3"],
             (Self::PythonVenv, Manager::Pacman | Manager::Brew) => &["python"],
-            // Apple's compiler is there, and needs no such library.
-            (Self::StaticLibc | Self::Cxx, Manager::Brew) => &[],
+            // Apple's compiler is there, and needs no such library; its system has no strace.
+            (Self::StaticLibc | Self::Cxx | Self::Strace, Manager::Brew) => &[],
         }
     }
 }
@@ -129,7 +134,7 @@ mod tests {
         for manager in [Manager::Apt, Manager::Dnf, Manager::Pacman, Manager::Brew] {
             for tool in [TO_RUN, TO_TEST, TO_FUZZ, TO_COMPARE].concat() {
                 let comes_with_macos =
-                    manager == Manager::Brew && matches!(tool, Tool::StaticLibc | Tool::Cxx);
+                    manager == Manager::Brew && matches!(tool, Tool::StaticLibc | Tool::Cxx | Tool::Strace);
                 assert_eq!(tool.packages(manager).is_empty(), comes_with_macos, "{tool:?} with {manager:?}");
             }
         }

@@ -4,6 +4,7 @@
 mod boots;
 mod fuzz;
 mod laboratory;
+mod operations;
 mod power_cut;
 mod progress;
 
@@ -36,7 +37,8 @@ trait Suite: Sync {
     fn run(&self, piece: &str) -> Outcome<String>;
 }
 
-const SUITES: [&dyn Suite; 4] = [&boots::Boots, &laboratory::Laboratory, &power_cut::PowerCut, &fuzz::Fuzz];
+const SUITES: [&dyn Suite; 5] =
+    [&boots::Boots, &laboratory::Laboratory, &power_cut::PowerCut, &operations::Operations, &fuzz::Fuzz];
 
 /// Says which suites there are.
 pub(crate) fn list() {

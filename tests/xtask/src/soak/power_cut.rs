@@ -1,5 +1,5 @@
-//! The states that a power cut permits, replayed for as long as a soak lasts: the tests of `vmm-disk` with seed after
-//! seed, and with all the samples of the design for each.
+//! The states that a power cut permits, replayed for as long as a soak lasts: the tests of `vmm-disk`, and those of the
+//! operations on the disks of VMs, with seed after seed and many samples for each.
 
 use super::Suite;
 use crate::failure::Outcome;
@@ -7,6 +7,9 @@ use crate::verify::some;
 
 /// How long each test goes on.
 const SECONDS: &str = "1500";
+
+/// The test of the operations on the disks of VMs.
+const OPERATIONS: &str = "operations_on_disks_survive_power_cuts";
 
 pub(super) struct PowerCut;
 
@@ -25,7 +28,7 @@ impl Suite for PowerCut {
 
     fn pieces(&self) -> Outcome<Vec<String>> {
         let tests = ["random_deeds_survive_power_cuts", "threads_that_write_and_flush_at_once_lose_nothing"];
-        Ok(tests.map(str::to_owned).to_vec())
+        Ok(tests.into_iter().chain([OPERATIONS]).map(str::to_owned).collect())
     }
 
     fn at_once(&self) -> usize {
@@ -33,7 +36,11 @@ impl Suite for PowerCut {
     }
 
     fn run(&self, test: &str) -> Outcome<String> {
-        let arguments = ["--release", "--package", "vmm-disk", "--test", "power_cut", test];
+        let program: &[&str] = match test {
+            OPERATIONS => &["--package", "vmm", "--lib"],
+            _ => &["--package", "vmm-disk", "--test", "power_cut"],
+        };
+        let arguments = [&["--release"], program, &[test]].concat();
         let ran = some::run(&arguments, &[("VMM_DISK_SOAK", SECONDS)])?;
         let states = ran.said.lines().rev().find(|line| line.ends_with(" states")).unwrap_or_default();
         Ok(format!("{}, {states}", ran.closing))

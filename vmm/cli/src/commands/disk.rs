@@ -1,11 +1,11 @@
 //! `vmm disk`: disk files, to be given to VMs by `--disk`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
-use vmm::{DiskFile, DiskSize};
+use vmm::{DiskFile, DiskFormat, DiskSize, Home, Sandbox};
 
 use super::{print, print_json};
 use crate::error::Failure;
@@ -13,7 +13,8 @@ use crate::table;
 
 /// Make disk files and look after them
 ///
-/// A VM gets one by `vmm run --disk FILE`. The format is what the file's name says: .qcow2, or .raw and .img.
+/// A VM gets one by `vmm run --disk FILE`, or later by `vmm start --disk FILE`. The format is what the file's name says,
+/// .qcow2, or .raw and .img, if the contents look like it; otherwise --format says it.
 #[derive(Args)]
 #[command(after_help = "Example:
   vmm disk create data.qcow2 20G && vmm run --disk data.qcow2 alpine")]
@@ -29,34 +30,56 @@ enum Action {
     /// Make a disk larger; the file systems on it are the guest's business
     Resize(Sized),
     /// Tell what a disk is
-    Info(Info),
+    Info(Printed),
     /// Look for damage in a disk that no VM uses; the status is 1 where there is some
     Check(Named),
-    /// Remove a disk that no VM uses
+    /// Give back to the host what is zero in a disk that no VM uses
+    Compact(Printed),
+    /// Remove a disk that no VM has, whether it runs or not
     Rm(Named),
-}
-
-#[derive(Args)]
-struct Sized {
-    /// The disk's file
-    file: PathBuf,
-    /// Its size, such as 512M or 20G
-    size: DiskSize,
+    /// Take a disk away from a stopped VM; its file stays
+    Detach(Detach),
 }
 
 #[derive(Args)]
 struct Named {
     /// The disk's file
     file: PathBuf,
+    /// What the file is, whatever its name and its contents say
+    #[arg(long)]
+    format: Option<Format>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Raw,
+    Qcow2,
 }
 
 #[derive(Args)]
-struct Info {
-    /// The disk's file
-    file: PathBuf,
+struct Sized {
+    #[command(flatten)]
+    named: Named,
+    /// Its size, such as 512M or 20G
+    size: DiskSize,
+}
+
+#[derive(Args)]
+struct Printed {
+    #[command(flatten)]
+    named: Named,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args)]
+struct Detach {
+    /// Name, id or the beginning of an id
+    #[arg(value_name = "VM")]
+    vm: String,
+    /// The disk's file
+    file: PathBuf,
 }
 
 #[derive(Serialize)]
@@ -69,27 +92,69 @@ struct Described {
     allocated: u64,
 }
 
+#[derive(Serialize)]
+struct Compacted {
+    file: PathBuf,
+    /// What it took of the host's disk.
+    before: u64,
+    /// What it takes now.
+    after: u64,
+}
+
 impl Disk {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         match self.action {
-            Action::Create(Sized { file, size }) => {
-                DiskFile::create(&file, size)?;
-                print(&format!("{}\n", file.display()))?;
+            Action::Create(Sized { named, size }) => {
+                let file = named.file.display().to_string();
+                named.create(size)?;
+                print(&format!("{file}\n"))?;
             }
-            Action::Resize(Sized { file, size }) => DiskFile::open(&file)?.resize(size)?,
-            Action::Info(Info { file, json }) => info(&file, json)?,
-            Action::Check(Named { file }) => return check(&file),
-            Action::Rm(Named { file }) => DiskFile::open(&file)?.remove()?,
+            Action::Resize(Sized { named, size }) => named.open()?.resize(size)?,
+            Action::Info(Printed { named, json }) => info(named, json)?,
+            Action::Check(named) => return check(named),
+            Action::Compact(Printed { named, json }) => compact(named, json)?,
+            Action::Rm(named) => named.open()?.remove(&home()?)?,
+            Action::Detach(Detach { vm, file }) => Sandbox::attach(&home()?, &vm)?.remove_disk(file)?,
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn info(file: &Path, json: bool) -> Result<(), Failure> {
-    let disk = DiskFile::open(file)?;
+impl Named {
+    fn create(self, size: DiskSize) -> Result<DiskFile, Failure> {
+        Ok(match self.format {
+            Some(format) => DiskFile::create_as(self.file, format.into(), size)?,
+            None => DiskFile::create(self.file, size)?,
+        })
+    }
+
+    fn open(self) -> Result<DiskFile, Failure> {
+        Ok(match self.format {
+            Some(format) => DiskFile::open_as(self.file, format.into()),
+            None => DiskFile::open(self.file)?,
+        })
+    }
+}
+
+impl From<Format> for DiskFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Raw => Self::Raw,
+            Format::Qcow2 => Self::Qcow2,
+        }
+    }
+}
+
+fn home() -> Result<Home, Failure> {
+    Ok(Home::open_default().map_err(vmm::Error::from)?)
+}
+
+fn info(named: Named, json: bool) -> Result<(), Failure> {
+    let file = named.file.clone();
+    let disk = named.open()?;
     let info = disk.info()?;
     let described = Described {
-        file: file.to_owned(),
+        file,
         format: disk.format_name(),
         size: info.virtual_size,
         allocated: info.allocated_size,
@@ -101,8 +166,8 @@ fn info(file: &Path, json: bool) -> Result<(), Failure> {
     print(&format!("{format}, {}, of which {} are used\n", table::bytes(size), table::bytes(allocated)))
 }
 
-fn check(file: &Path) -> Result<ExitCode, Failure> {
-    let found = DiskFile::open(file)?.check()?;
+fn check(named: Named) -> Result<ExitCode, Failure> {
+    let found = named.open()?.check()?;
     for line in &found.damage {
         print(&format!("{line}\n"))?;
     }
@@ -114,4 +179,14 @@ fn check(file: &Path) -> Result<ExitCode, Failure> {
     }
     print("no damage found\n")?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn compact(named: Named, json: bool) -> Result<(), Failure> {
+    let file = named.file.clone();
+    let found = named.open()?.compact()?;
+    let (before, after) = (found.before, found.after);
+    if json {
+        return print_json(&Compacted { file, before, after });
+    }
+    print(&format!("{} before, {} now\n", table::bytes(before), table::bytes(after)))
 }

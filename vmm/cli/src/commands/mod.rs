@@ -2,12 +2,14 @@
 
 mod balloon;
 mod clone;
+mod compact;
 mod completion;
 mod destroy;
 mod disk;
 mod doctor;
 mod down;
 mod exec;
+mod flatten;
 mod images;
 mod init;
 pub(crate) mod internal;
@@ -45,6 +47,8 @@ pub(crate) enum Command {
     Rm(rm::Rm),
     Clone(clone::Clone),
     Snapshot(snapshot::Snapshot),
+    Flatten(flatten::Flatten),
+    Compact(compact::Compact),
     Disk(disk::Disk),
     Logs(logs::Logs),
     Balloon(balloon::Balloon),
@@ -74,6 +78,8 @@ impl Command {
             Self::Rm(command) => command.run(),
             Self::Clone(command) => command.run(),
             Self::Snapshot(command) => command.run(),
+            Self::Flatten(command) => command.run(),
+            Self::Compact(command) => command.run(),
             Self::Disk(command) => command.run(),
             Self::Logs(command) => command.run(),
             Self::Balloon(command) => command.run(),

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use vmm::{CancelToken, DiskSize, Home, Sandbox, StartOptions};
+use vmm::{CancelToken, DiskSize, ExtraDisk, Home, Sandbox, StartOptions};
 
 use super::{for_each, print, run};
 use crate::error::Failure;
@@ -19,6 +19,9 @@ pub(crate) struct Start {
     /// Make their disks this large before; the file systems on them grow with them
     #[arg(long, value_name = "SIZE")]
     disk_size: Option<DiskSize>,
+    /// Give them a disk file of yours from now on, as `vmm run --disk` does: FILE[,ro][,format=raw|qcow2]
+    #[arg(long = "disk", value_name = "FILE", value_parser = ExtraDisk::parse)]
+    disks: Vec<ExtraDisk>,
     /// For debugging: do not hold the VM's monitor to the system calls that it needs
     #[arg(long)]
     no_seccomp: bool,
@@ -35,6 +38,9 @@ impl Start {
             }
             if let Some(size) = self.disk_size {
                 Sandbox::attach(&home, vm)?.resize_disk(size)?;
+            }
+            for disk in &self.disks {
+                Sandbox::attach(&home, vm)?.add_disk(disk)?;
             }
             let (observer, display) = progress::display(quiet);
             let options = StartOptions::default()

@@ -53,7 +53,7 @@ pub struct ForeignDisk {
 #[snafu(visibility(pub(crate)))]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum ForeignError {
-    #[snafu(display("cannot read it"))]
+    #[snafu(display("reading it failed"))]
     ReadForeign { source: io::Error },
     #[snafu(display("the file is empty"))]
     Empty,

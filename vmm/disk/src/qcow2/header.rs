@@ -5,6 +5,7 @@ use std::io;
 use snafu::{ResultExt, Snafu, ensure};
 
 use super::compressed::Compression;
+use super::create::Layout;
 use super::geometry::{Geometry, MAX_CLUSTER_BITS, MIN_CLUSTER_BITS};
 use super::table::Table;
 use crate::storage::{Storage, read_at};
@@ -181,6 +182,12 @@ impl Header {
         };
         header.check_tables(file_length)?;
         Ok(header)
+    }
+
+    /// What an image of the same kind is made with.
+    pub(crate) fn layout(&self) -> Layout {
+        let Geometry { cluster_bits, refcount_order } = self.geometry;
+        Layout { virtual_size: self.size, cluster_bits, refcount_order, version: self.version }
     }
 
     /// Refuses what may be read but not written.

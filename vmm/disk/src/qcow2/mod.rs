@@ -1,7 +1,7 @@
 //! qcow2: QEMU's copy-on-write format, versions 2 and 3.
 //!
 //! The parts: `header`, `geometry` and `entry` read the format; `table`, `pages` and `refcount` hold its tables in
-//! memory; `metadata` joins them; `read`, `write`, `zeroes` and `commit` are what an image does; `check` judges one.
+//! memory; `metadata` joins them; `read`, `write`, `zeroes`, `extents` and `commit` are what an image does; `check` judges one.
 //! What may be written when is told in `commit`, the contract in `docs/disks.md`.
 
 mod check;
@@ -10,6 +10,7 @@ mod commit;
 mod compressed;
 mod create;
 mod entry;
+mod extents;
 mod geometry;
 mod grow;
 mod header;
@@ -32,7 +33,7 @@ use snafu::{ResultExt, ensure};
 use vmm_sys::scattered;
 
 use crate::Storage;
-use crate::image::{DiskImage, check_bounds, check_writable};
+use crate::image::{DiskImage, Extent, check_bounds, check_writable};
 use crate::storage::write_at;
 pub use check::{CheckError, CheckReport, check};
 use claims::Claims;
@@ -190,6 +191,11 @@ impl DiskImage for Qcow2Image {
 
     fn data_from(&self, offset: u64) -> io::Result<u64> {
         self.find_data(offset)
+    }
+
+    fn extent(&self, offset: u64, length: u64) -> io::Result<Extent> {
+        check_bounds(offset, length, self.size)?;
+        self.find_extent(offset, length)
     }
 
     fn write(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {

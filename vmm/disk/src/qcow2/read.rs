@@ -11,9 +11,6 @@ use super::metadata::Lookup;
 use crate::bytes::{all_zero, index};
 use crate::locking::{read, write};
 
-/// So many pieces without data are passed over at once: tables that say little about much would hold us up.
-const MOST_LOOKUPS: usize = 1 << 16;
-
 impl Qcow2Image {
     /// Reads what lies within the disk.
     pub(super) fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
@@ -29,27 +26,6 @@ impl Qcow2Image {
             done += length;
         }
         Ok(())
-    }
-
-    /// The first place from `offset` on that may hold anything but zeroes.
-    pub(super) fn find_data(&self, offset: u64) -> io::Result<u64> {
-        let mut at = offset;
-        for _ in 0..MOST_LOOKUPS {
-            if at >= self.size {
-                return Ok(self.size);
-            }
-            let (mapping, length, _ticket) = self.find(at, self.size - at)?;
-            let shown = match (mapping, &self.backing) {
-                (Mapping::Data { .. } | Mapping::Compressed(_), _) => return Ok(at),
-                (Mapping::Unallocated, Some(backing)) if self.is_backed(at) => backing.data_from(at)?,
-                _ => u64::MAX,
-            };
-            if shown < (at + length).min(self.backed_size()) {
-                return Ok(shown);
-            }
-            at += length;
-        }
-        Ok(at.min(self.size))
     }
 
     /// The mapping of the byte at `offset`, and how many of the `length` bytes from there on it covers. While the

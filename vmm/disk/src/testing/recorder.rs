@@ -118,7 +118,7 @@ impl Storage for Recorder {
 
 impl Event {
     /// Does it again, as far as `keeps` says: it is asked for each sector of the file, by its number.
-    pub(super) fn apply(&self, bytes: &mut Vec<u8>, keeps: impl Fn(u64) -> bool) {
+    pub fn apply(&self, bytes: &mut Vec<u8>, keeps: impl Fn(u64) -> bool) {
         match self {
             Self::Write { offset, bytes: written } => {
                 for (start, end) in sectors(*offset, written.len() as u64) {

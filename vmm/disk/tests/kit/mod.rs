@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
 pub(crate) mod guest;
+pub(crate) mod qemu;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::path::Path;
@@ -98,6 +99,11 @@ pub(crate) fn assert_same(left: &[u8], right: &[u8], what: &str) {
     if let Some(at) = left.iter().zip(right).position(|(left, right)| left != right) {
         panic!("{what}: byte {at:#x} is {:#x} and {:#x}", left[at], right[at]);
     }
+}
+
+/// A folder in memory, where the machine has a place for that: nobody waits for a disk.
+pub(crate) fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 /// Whether a tool of QEMU is there; says so if it is not.

@@ -38,7 +38,9 @@ fn divide(source: &HeldVm, clone: &HeldVm, name: VmName) -> Result<(), Error> {
     let mut spec = spec_of(source)?;
     if let Some(disk) = spec.machine.disks.iter().skip(1).find(|disk| !disk.read_only) {
         let path = disk.layers.last().map(|layer| layer.path.display().to_string()).unwrap_or_default();
-        let message = format!("only one VM can write the disk {path}, which {} has", spec.display_name());
+        let vm = spec.display_name();
+        let message =
+            format!("only one VM can write the disk {path}, which {vm} has: vmm disk detach {vm} {path}");
         return Err(Error::Invalid { message });
     }
     let layers = root(&spec)?.layers.clone();

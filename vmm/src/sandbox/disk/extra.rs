@@ -2,13 +2,15 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use snafu::ResultExt;
 use vmm_disk::{Format, LayerSpec};
 
 use super::file::find_format;
+use crate::home::VmSpec;
 use crate::machine::DiskSpec;
+use crate::sandbox::Sandbox;
 use crate::sandbox::error::{DiskFileSnafu, Error, SystemSnafu};
 
 /// The longest name that the guest can read of a disk (virtio 1.2, 5.2.6: 20 bytes).
@@ -61,7 +63,7 @@ impl ExtraDisk {
             .with_context(|_| SystemSnafu { what: format!("find the disk {}", given.display()) })?;
         let format = match self.format {
             Some(format) => format,
-            None => find_format(&path)?,
+            None => find_format(&path, |looks| format!("--disk {},format={looks}", path.display()))?,
         };
         let layers = vec![LayerSpec { path, format }];
         vmm_disk::open_chain(&layers, self.read_only).context(DiskFileSnafu)?;
@@ -72,6 +74,63 @@ impl ExtraDisk {
         }
         Ok(DiskSpec { layers, read_only: self.read_only, serial })
     }
+}
+
+impl Sandbox {
+    /// Gives it a disk of its user's from its next start on, behind those that it has. One that it has already in the same
+    /// way stays. It must not run.
+    pub fn add_disk(&self, disk: &ExtraDisk) -> Result<(), Error> {
+        self.change_disk(|_, _, spec| {
+            let disks = &mut spec.machine.disks;
+            // The names by which the guest knows its disks differ, whatever was taken away between them.
+            let number = |disk: &DiskSpec| disk.serial.split_once('-')?.0.parse::<usize>().ok();
+            let number = disks.iter().filter_map(number).max().unwrap_or(1).saturating_add(1);
+            let new = disk.spec(number)?;
+            match disks.iter().skip(1).find(|other| other.layers == new.layers) {
+                None => disks.push(new),
+                Some(other) if other.read_only == new.read_only => {}
+                Some(_) => {
+                    let (vm, path) = (self.name(), disk.path.display());
+                    let message = format!(
+                        "{vm} has the disk {path} already, but not in this way: vmm disk detach {vm} {path}"
+                    );
+                    return Err(Error::Invalid { message });
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes a disk of its user's away from it. Its file stays as it is, and may be gone already. It must not run.
+    pub fn remove_disk(&self, file: impl AsRef<Path>) -> Result<(), Error> {
+        let file = file.as_ref();
+        self.change_disk(|_, _, spec| {
+            let path = true_path(file);
+            let position = spec.machine.disks.iter().skip(1).position(|disk| is_at(disk, &path));
+            let Some(position) = position else {
+                return Err(Error::Invalid { message: no_such_disk(spec, file) });
+            };
+            spec.machine.disks.remove(position + 1);
+            Ok(())
+        })
+    }
+}
+
+/// Where a file is, or was.
+pub(super) fn true_path(file: &Path) -> PathBuf {
+    let found = fs::canonicalize(file).or_else(|_| std::path::absolute(file));
+    found.unwrap_or_else(|_| file.to_owned())
+}
+
+fn is_at(disk: &DiskSpec, path: &Path) -> bool {
+    disk.layers.iter().any(|layer| layer.path == path)
+}
+
+fn no_such_disk(spec: &VmSpec, file: &Path) -> String {
+    let layers = spec.machine.disks.iter().skip(1).flat_map(|disk| disk.layers.last());
+    let names: Vec<_> = layers.map(|layer| layer.path.display().to_string()).collect();
+    let has = if names.is_empty() { "no disks beside its own".to_owned() } else { names.join(", ") };
+    format!("{} has no disk {}: it has {has}", spec.display_name(), file.display())
 }
 
 #[cfg(test)]

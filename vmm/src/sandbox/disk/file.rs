@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use snafu::ResultExt;
-use vmm_disk::{Format, LayerInfo, LayerSpec};
+use vmm_disk::{Compacted, Format, LayerInfo, LayerSpec};
 
 use super::DiskSize;
+use super::extra::true_path;
+use crate::home::Home;
 use crate::sandbox::error::{DiskFileSnafu, Error, SystemSnafu};
 
 /// What a qcow2 file begins with.
@@ -46,9 +48,18 @@ impl DiskFile {
     pub fn create(path: impl Into<PathBuf>, size: DiskSize) -> Result<Self, Error> {
         let path = path.into();
         let Some(format) = format_of_name(&path) else {
-            let message = format!("name {} so that it tells its format: .qcow2, or .raw", path.display());
+            let message = format!(
+                "name {} so that it tells its format, .qcow2 or .raw, or say --format",
+                path.display()
+            );
             return Err(Error::Invalid { message });
         };
+        Self::create_as(path, format, size)
+    }
+
+    /// Makes an empty disk of this format.
+    pub fn create_as(path: impl Into<PathBuf>, format: Format, size: DiskSize) -> Result<Self, Error> {
+        let path = path.into();
         let make = match format {
             Format::Qcow2 => vmm_disk::create_overlay,
             Format::Raw => vmm_disk::create_raw,
@@ -60,8 +71,13 @@ impl DiskFile {
     /// A disk that is there, of the format on which its name and its contents agree.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
-        let format = find_format(&path)?;
+        let format = find_format(&path, |looks| format!("--format {looks}"))?;
         Ok(Self { path, format })
+    }
+
+    /// A disk that is there, of this format, whatever it looks like.
+    pub fn open_as(path: impl Into<PathBuf>, format: Format) -> Self {
+        Self { path: path.into(), format }
     }
 
     /// The name of its format.
@@ -92,8 +108,16 @@ impl DiskFile {
         Ok(DiskCheck { damage, lost_clusters: report.leaks })
     }
 
-    /// Removes it, if no VM uses it.
-    pub fn remove(self) -> Result<(), Error> {
+    /// Gives back to the host what is zero in it, while no VM uses it. What it shows stays the same.
+    pub fn compact(&self) -> Result<Compacted, Error> {
+        vmm_disk::compact(&self.path, self.format).context(DiskFileSnafu)
+    }
+
+    /// Removes it, if no VM of this home has it, whether it runs or not.
+    pub fn remove(self, home: &Home) -> Result<(), Error> {
+        if let Some(message) = whose(home, &self.path)? {
+            return Err(Error::Invalid { message });
+        }
         if is_device(&self.path) {
             let message = format!("{} is a device and no disk file", self.path.display());
             return Err(Error::Invalid { message });
@@ -109,9 +133,28 @@ impl DiskFile {
     }
 }
 
+/// Which VM has a file, in words.
+fn whose(home: &Home, file: &Path) -> Result<Option<String>, Error> {
+    let path = true_path(file);
+    for folder in home.folders()? {
+        let Ok(Some(spec)) = folder.spec() else { continue };
+        let (vm, file) = (spec.display_name(), file.display());
+        let mut disks = spec.machine.disks.iter().map(|disk| disk.layers.as_slice());
+        let has = |layers: &[LayerSpec]| layers.iter().any(|layer| layer.path == path);
+        let of_root = disks.next().is_some_and(has) || spec.snapshots.iter().any(|kept| has(&kept.layers));
+        if of_root {
+            return Ok(Some(format!("{file} is a part of the disk of the VM {vm}")));
+        }
+        if disks.any(has) {
+            return Ok(Some(format!("{file} is a disk of the VM {vm}: vmm disk detach {vm} {file}")));
+        }
+    }
+    Ok(None)
+}
+
 /// The format of a file, where its name and its contents agree. A guest that writes a raw disk can make it look like any
 /// other format, so its looks alone decide nothing.
-pub(super) fn find_format(path: &Path) -> Result<Format, Error> {
+pub(super) fn find_format(path: &Path, told: impl FnOnce(&str) -> String) -> Result<Format, Error> {
     let looks = looks_like(path)
         .with_context(|_| SystemSnafu { what: format!("read the disk {}", path.display()) })?;
     if format_of_name(path) == Some(looks) || (is_device(path) && looks == Format::Raw) {
@@ -120,7 +163,8 @@ pub(super) fn find_format(path: &Path) -> Result<Format, Error> {
     let (path, looks) = (path.display(), name(looks));
     let message = format!(
         "the name of {path} does not tell what its contents look like, which is {looks}: say which format it has, as in \
-         --disk {path},format={looks}"
+         {}",
+        told(looks)
     );
     Err(Error::Invalid { message })
 }
@@ -163,19 +207,20 @@ mod tests {
         let at = |name: &str, start: &[u8]| {
             let path = folder.path().join(name);
             fs::write(&path, [start, &[0; 65536]].concat()).unwrap();
-            find_format(&path)
+            find_format(&path, |looks| format!("--format {looks}"))
         };
         assert_eq!(at("a.raw", b"").unwrap(), Format::Raw);
         assert_eq!(at("a.IMG", b"").unwrap(), Format::Raw);
         assert_eq!(at("a.qcow2", QCOW2).unwrap(), Format::Qcow2);
         let error = at("b.raw", QCOW2).unwrap_err().to_string();
-        assert!(error.ends_with("b.raw,format=qcow2"), "{error}");
+        assert!(error.ends_with("as in --format qcow2"), "{error}");
         assert!(at("b.qcow2", b"").is_err() && at("disk", b"").is_err());
     }
 
     #[test]
     fn a_disk_is_made_grown_checked_and_removed() {
         let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(folder.path().join("home")).unwrap();
         for (name, format) in [("a.raw", "raw"), ("a.qcow2", "qcow2")] {
             let path = folder.path().join(name);
             let disk = DiskFile::create(&path, "64M".parse().unwrap()).unwrap();
@@ -186,9 +231,9 @@ mod tests {
             assert_eq!(disk.info().unwrap().virtual_size, 1 << 30);
             assert_eq!(disk.check().unwrap(), DiskCheck::default());
             let used = vmm_disk::open_chain(&[LayerSpec { path: path.clone(), format: disk.format }], false);
-            assert!(disk.clone().remove().is_err() && disk.resize("2G".parse().unwrap()).is_err());
+            assert!(disk.clone().remove(&home).is_err() && disk.resize("2G".parse().unwrap()).is_err());
             drop(used);
-            disk.remove().unwrap();
+            disk.remove(&home).unwrap();
             assert!(!path.exists());
         }
         assert!(DiskFile::create(folder.path().join("a"), "64M".parse().unwrap()).is_err());

@@ -8,12 +8,16 @@ mod extra;
 mod file;
 mod size;
 mod snapshot;
+mod space;
+#[cfg(test)]
+mod tests;
 
 pub use extra::ExtraDisk;
 pub use file::{DiskCheck, DiskFile};
 pub use size::{DiskSize, DiskSizeError};
 pub use snapshot::SnapshotInfo;
 pub(super) use snapshot::{check_grows, check_whole};
+pub use space::DiskSpace;
 
 use std::path::Path;
 
@@ -65,7 +69,7 @@ fn layer_upon(
 ) -> Result<Vec<LayerSpec>, Error> {
     if layers.len() >= vmm_disk::MAX_LAYERS {
         let message = format!(
-            "the disk has {} layers, which is as many as there can be: go back to a snapshot that has fewer",
+            "the disk has {} layers, which is as many as there can be: make them fewer with vmm flatten",
             layers.len()
         );
         return Err(Error::Invalid { message });

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::clone::stop_first;
+use super::space::clear_partial;
 use super::{DiskSize, drop_unneeded, has_untouched_top, layer_upon, root, spec_of, virtual_size};
 use crate::home::{HeldVm, Snapshot, Timestamp, VmName, VmSpec};
 use crate::image::ImageStore;
@@ -94,18 +95,21 @@ impl Sandbox {
     }
 
     /// Changes the description of the disk of a VM that does not run, and gives up the layers that are needed no more.
-    fn change_disk(
+    pub(super) fn change_disk<T>(
         &self,
-        change: impl FnOnce(&HeldVm, &ImageStore, &mut VmSpec) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        change: impl FnOnce(&HeldVm, &ImageStore, &mut VmSpec) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let held = hold(self.link.folder(), self.name()).map_err(stop_first)?;
+        clear_partial(&held)?;
         let store = ImageStore::open(held.folder().home().root())?;
         let before = spec_of(&held)?;
         let mut spec = before.clone();
-        let changed = change(&held, &store, &mut spec).and_then(|()| Ok(held.write_spec(&spec)?));
+        let changed =
+            change(&held, &store, &mut spec).and_then(|made| Ok(held.write_spec(&spec).map(|()| made)?));
         // Where that failed, what was made for it is needed by nobody, unless it got as far as the description.
         let kept = if changed.is_ok() { spec } else { spec_of(&held).unwrap_or(before) };
-        changed.and(drop_unneeded(&held, &kept))
+        let dropped = drop_unneeded(&held, &kept);
+        changed.and_then(|made| dropped.map(|()| made))
     }
 }
 
