@@ -1,0 +1,58 @@
+//! What is asked of the disks. They have a part that lies in the overlay already, and a part that only the layer below
+//! has: the first write to a cluster there copies the rest of it up.
+
+const MIB: u64 = 1 << 20;
+
+/// The size of the disk: a part in the overlay, and parts below for each workload that brings clusters up.
+pub(crate) const DISK: u64 = 1536 * MIB;
+
+/// How much of it, from its beginning, the overlay has.
+pub(crate) const IN_OVERLAY: u64 = 512 * MIB;
+
+const LARGE: u64 = MIB;
+const SMALL: u64 = 4096;
+
+/// One kind of load.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    pub(crate) write: bool,
+    pub(crate) random: bool,
+    /// The length of a request.
+    pub(crate) block: u64,
+    /// How many requests are under way at once.
+    pub(crate) depth: u32,
+    /// The part of the disk: where it begins, and its length.
+    pub(crate) offset: u64,
+    pub(crate) span: u64,
+    /// How many requests there are.
+    pub(crate) requests: u64,
+}
+
+const fn sequential(name: &'static str, write: bool, offset: u64, span: u64) -> Workload {
+    Workload { name, write, random: false, block: LARGE, depth: 8, offset, span, requests: span / LARGE }
+}
+
+const fn random(name: &'static str, write: bool, depth: u32, part: (u64, u64), requests: u64) -> Workload {
+    let (offset, span) = part;
+    Workload { name, write, random: true, block: SMALL, depth, offset, span, requests }
+}
+
+const OVERLAY: (u64, u64) = (0, IN_OVERLAY);
+/// As much of the overlay as of what lies below.
+const BOTH: (u64, u64) = (0, 2 * IN_OVERLAY);
+const FIRST_BELOW: (u64, u64) = (IN_OVERLAY, IN_OVERLAY / 2);
+const SECOND_BELOW: (u64, u64) = (IN_OVERLAY * 3 / 2, IN_OVERLAY / 2);
+
+/// In an order in which none finds what another one changed.
+pub(crate) const WORKLOADS: [Workload; 9] = [
+    sequential("read, sequential", false, BOTH.0, BOTH.1),
+    random("read, 4 KiB, depth 1", false, 1, BOTH, 8192),
+    random("read, 4 KiB, depth 32", false, 32, BOTH, 32768),
+    sequential("write in place, sequential", true, OVERLAY.0, OVERLAY.1),
+    random("write in place, 4 KiB, depth 1", true, 1, OVERLAY, 8192),
+    random("write in place, 4 KiB, depth 32", true, 32, OVERLAY, 32768),
+    sequential("first write, sequential", true, 2 * IN_OVERLAY, IN_OVERLAY),
+    random("first write, 4 KiB, depth 1", true, 1, FIRST_BELOW, 2048),
+    random("first write, 4 KiB, depth 32", true, 32, SECOND_BELOW, 3072),
+];
