@@ -1,8 +1,10 @@
-//! How soon a VM is ready and how soon a command in it is done, beside a peer on the same machine in the same minutes.
+//! Ours beside a peer, on the same machine in the same minutes: how soon a VM is ready and how soon a command in it is
+//! done, and what a disk does.
 //!
-//! `cargo xtask bench` prepares everything and runs `vmm-bench compare`.
+//! `cargo xtask bench` prepares everything and runs `vmm-bench compare`, `cargo xtask bench disk` runs `vmm-bench disk`.
 
 mod compare;
+mod disk;
 mod host;
 mod one;
 mod sample;
@@ -14,7 +16,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-const USAGE: &str = "usage: vmm-bench compare PYTHON PEER-SCRIPT JSON-FILE ROUNDS COMMANDS\n       vmm-bench one COMMANDS\n       vmm-bench start ROUNDS";
+const USAGE: &str = "\
+usage: vmm-bench compare PYTHON PEER-SCRIPT JSON-FILE ROUNDS COMMANDS
+       vmm-bench disk fio|rings FOLDER JSON-FILE ROUNDS [NAME]
+       vmm-bench one COMMANDS
+       vmm-bench serve-disk SOCKET BASE TOP
+       vmm-bench start ROUNDS";
 
 fn main() -> ExitCode {
     let began = Instant::now();
@@ -40,6 +47,18 @@ fn run(arguments: &[&str], began: Instant) -> Result<(), Box<dyn Error>> {
             rounds: rounds.parse()?,
             commands: commands.parse()?,
         }),
+        ["disk", ruler, folder, json, rounds, filter @ ..] if filter.len() < 2 => {
+            disk::run(&disk::Comparison {
+                ruler: ruler.parse()?,
+                folder: PathBuf::from(folder),
+                json: PathBuf::from(json),
+                rounds: rounds.parse()?,
+                filter: filter.first().map(|&filter| filter.to_owned()),
+            })
+        }
+        ["serve-disk", socket, base, top] => {
+            disk::serve(&PathBuf::from(socket), &PathBuf::from(base), &PathBuf::from(top))
+        }
         _ => Err(USAGE.into()),
     }
 }

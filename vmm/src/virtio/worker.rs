@@ -9,6 +9,7 @@ use std::time::Duration;
 use vmm_sys::{Event, Interest, Poller};
 
 use super::log_limit::LogLimit;
+use super::pace::Pace;
 use super::{Chain, QueueError, QueueState, Virtqueue};
 use crate::memory::Regions;
 use crate::threads::{self, Role};
@@ -17,6 +18,9 @@ static BROKEN: LogLimit = LogLimit::new();
 
 const STOP: u64 = 0;
 const KICK: u64 = 1;
+
+/// How many of the chains that wait are shown to a device that looks ahead.
+const FARTHEST: u16 = 64;
 
 /// What became of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,21 @@ pub enum Served {
 pub trait QueueHandler: Send + 'static {
     /// Answers one chain.
     fn serve(&mut self, chain: &Chain, memory: &Regions) -> Served;
+
+    /// Whether answers come so soon that the driver may be told of several at once.
+    fn is_quick(&self) -> bool {
+        false
+    }
+
+    /// Whether the chains behind the next one are to be shown to [`QueueHandler::foresee`] now.
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
+    /// Sees a chain that is to be served soon. It may look different then, or not come at all.
+    fn foresee(&mut self, chain: &Chain, memory: &Regions) {
+        let _ = (chain, memory);
+    }
 }
 
 /// A thread that serves one queue until it is stopped. Dropping it stops it.
@@ -60,7 +79,16 @@ impl QueueWorker {
         poller.add(queue.kick(), KICK, Interest::READ)?;
         let its_stop = Arc::clone(&stop);
         let run = move || {
-            Loop { queue, handler, stop: its_stop, poller, kicks: Kicks::Awaited, chain: Chain::new() }.run()
+            Loop {
+                queue,
+                handler,
+                stop: its_stop,
+                poller,
+                kicks: Kicks::Awaited,
+                chain: Chain::new(),
+                pace: Pace::default(),
+            }
+            .run()
         };
         let thread = threads::spawn(Role::Queue, name, run)?;
         Ok(Self { stop, thread: Some(thread) })
@@ -89,36 +117,77 @@ impl Drop for QueueWorker {
     }
 }
 
+/// What a device that looks ahead has seen of the chains that wait.
+#[derive(Default)]
+struct Foreseen {
+    /// How many, from the next one on.
+    count: u16,
+    chain: Chain,
+}
+
+impl Foreseen {
+    /// The next chain was popped.
+    fn pass(&mut self) {
+        self.count = self.count.saturating_sub(1);
+    }
+
+    /// Shows the device what it has not seen.
+    fn look(&mut self, queue: &Virtqueue, handler: &mut impl QueueHandler, memory: &Regions) {
+        while self.count < FARTHEST && queue.peek(memory, self.count, &mut self.chain) {
+            handler.foresee(&self.chain, memory);
+            self.count += 1;
+        }
+    }
+}
+
 /// Answers chains until there are none or it is to stop; says for how long to pause if the device asked for that.
 pub(super) fn serve_available(
     queue: &mut Virtqueue,
     handler: &mut impl QueueHandler,
     chain: &mut Chain,
+    pace: &mut Pace,
     stopped: impl Fn() -> bool,
 ) -> Result<Option<Duration>, QueueError> {
+    let mut foreseen = Foreseen::default();
     loop {
         queue.disable_kicks(&queue.memory())?;
         while !stopped() {
             let memory = queue.memory();
             if !queue.pop(&memory, chain)? {
+                if handler.is_quick() && pace.pause(|| queue.waiting(&memory) > 0) {
+                    continue;
+                }
                 break;
             }
+            foreseen.pass();
+            if handler.looks_ahead() {
+                foreseen.look(queue, handler, &memory);
+            }
+            pace.begin();
             match handler.serve(chain, &memory) {
                 Served::Done(written) => {
                     queue.complete(&memory, chain.head(), written)?;
-                    // With the event index this interrupts only a driver that waits, so each answer may ask.
-                    queue.notify(&memory)?;
+                    if pace.is_due(queue.waiting(&memory)) {
+                        tell(queue, pace)?;
+                    }
                 }
                 Served::Later(pause) => {
                     queue.undo_pop();
+                    tell(queue, pace)?;
                     return Ok(Some(pause));
                 }
             }
         }
+        tell(queue, pace)?;
         if stopped() || !queue.enable_kicks(&queue.memory())? {
             return Ok(None);
         }
     }
+}
+
+/// Tells the driver of what was answered since it was told last.
+fn tell(queue: &mut Virtqueue, pace: &mut Pace) -> Result<(), QueueError> {
+    if pace.end() { queue.notify(&queue.memory()) } else { Ok(()) }
 }
 
 struct Loop<H> {
@@ -128,6 +197,7 @@ struct Loop<H> {
     poller: Poller,
     kicks: Kicks,
     chain: Chain,
+    pace: Pace,
 }
 
 impl<H: QueueHandler> Loop<H> {
@@ -135,7 +205,8 @@ impl<H: QueueHandler> Loop<H> {
         while !self.stop.asked() {
             let stop = Arc::clone(&self.stop);
             let stopped = || stop.asked();
-            let served = serve_available(&mut self.queue, &mut self.handler, &mut self.chain, stopped);
+            let Self { queue, handler, chain, pace, .. } = &mut self;
+            let served = serve_available(queue, handler, chain, pace, stopped);
             let waited = match served {
                 Ok(None) => self.wait(Kicks::Awaited, None),
                 Ok(Some(pause)) => self.wait(Kicks::Ignored, Some(pause)),

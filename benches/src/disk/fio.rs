@@ -1,0 +1,96 @@
+//! Rounds of `fio` in a guest: each round boots it anew, with fresh overlays and the disks' places exchanged.
+
+use std::error::Error;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::calm::calm;
+use super::debian::System;
+use super::guest::Guest;
+use super::layers::Layers;
+use super::workload::Workload;
+use super::{Measurement, Pair, Served, order};
+
+pub(crate) fn round(
+    layers: &Layers,
+    system: &System,
+    workloads: &[&Workload],
+    round: usize,
+) -> Result<Vec<[Measurement; 2]>, Box<dyn Error>> {
+    let disks: Pair = Served::both(layers)?;
+    let mut guest = Guest::boot(system, &disks, round % 2, &layers.beside("console.log"))?;
+    let mut measured = Vec::new();
+    for (at, &workload) in workloads.iter().enumerate() {
+        let mut both = [None; 2];
+        for which in order(round, at) {
+            calm(layers, &disks[which], workload)?;
+            // Before and after it has requests, a server sleeps: the guest's preparations cost it nothing.
+            let before = disks[which].processor_time()?;
+            let report = guest.run(which, &arguments(workload))?;
+            let processor = disks[which].processor_time()? - before;
+            both[which] = Some(read(&report, workload, processor)?);
+        }
+        if let [Some(ours), Some(theirs)] = both {
+            measured.push([ours, theirs]);
+        }
+    }
+    Ok(measured)
+}
+
+/// The same requests at the same places for both disks: `fio` seeds its random numbers always alike.
+fn arguments(workload: &Workload) -> String {
+    let &Workload { write, random, block, depth, offset, span, requests, .. } = workload;
+    let kind = match (write, random) {
+        (false, false) => "read",
+        (false, true) => "randread",
+        (true, false) => "write",
+        (true, true) => "randwrite",
+    };
+    let amount = requests * block;
+    format!(
+        "--eta=never --ioengine=libaio --direct=1 --thread --rw={kind} --bs={block} --iodepth={depth} --offset={offset} --size={span} \
+         --io_size={amount}"
+    )
+}
+
+/// What `fio` says that it did.
+fn read(report: &str, workload: &Workload, processor: Duration) -> Result<Measurement, Box<dyn Error>> {
+    // It may warn before it reports.
+    let start = report.find('{').ok_or_else(|| format!("fio reports nothing: {report}"))?;
+    let report: Value = serde_json::from_str(&report[start..])?;
+    let side = &report["jobs"][0][if workload.write { "write" } else { "read" }];
+    let field = |name: &str| side[name].as_u64().ok_or_else(|| format!("fio does not report {name}: {side}"));
+    let (requests, bytes) = (field("total_ios")?, field("io_bytes")?);
+    if requests != workload.requests || bytes != requests * workload.block {
+        return Err(format!("fio made {requests} requests for {bytes} bytes in \"{}\"", workload.name).into());
+    }
+    // `runtime` is in milliseconds; the rate is computed from a finer clock.
+    let rate = side["iops"].as_f64().filter(|&rate| rate > 0.0).ok_or("fio does not report iops")?;
+    #[expect(clippy::cast_precision_loss, reason = "some thousands of requests")]
+    let time = Duration::from_secs_f64(requests as f64 / rate);
+    Ok(Measurement { requests, bytes, time, processor })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::workload::WORKLOADS;
+    use super::*;
+
+    #[test]
+    fn a_report_is_read_and_one_of_other_work_is_refused() {
+        let workload = WORKLOADS.iter().find(|workload| workload.random && !workload.write).unwrap();
+        let report = |requests: u64| {
+            format!(
+                "a warning\n{{\"jobs\": [{{\"read\": {{\"total_ios\": {requests}, \"io_bytes\": {}, \"iops\": {}.0}}}}]}}",
+                requests * workload.block,
+                requests / 2
+            )
+        };
+        let processor = Duration::from_millis(3);
+        let measured = read(&report(workload.requests), workload, processor).unwrap();
+        assert_eq!((measured.time, measured.processor), (Duration::from_secs(2), processor));
+        assert!(read(&report(workload.requests - 1), workload, processor).is_err());
+        assert!(read("no report", workload, processor).is_err());
+    }
+}
