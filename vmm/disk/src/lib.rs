@@ -11,6 +11,7 @@ mod foreign;
 mod grow;
 mod image;
 mod inspect;
+mod live;
 mod locking;
 mod overlay;
 mod partitions;
@@ -29,6 +30,7 @@ pub use foreign::{
 pub use grow::grow;
 pub use image::{DiskImage, Format, LayerSpec};
 pub use inspect::{BackingName, LayerInfo, check_layer, inspect, is_untouched};
+pub use live::{LiveDisk, RecordError};
 pub use overlay::{create_overlay, create_overlay_on, create_overlay_unsynced, create_raw};
 pub use partitions::{MAX_PARTITIONS, Partition, PartitionError, PartitionKind, PartitionTable, partitions};
 pub use publish::{FileSystem, HostFileSystem, publish};
