@@ -16,13 +16,13 @@ use super::error::{
     UnknownSnafu,
 };
 use super::files;
-use super::image::{Image, METADATA};
+use super::image::Image;
 use super::index::Summary;
 use super::layers::{Layer, LayerId};
 use super::profile::BootProfile;
 use super::progress::{Progress, Stage, Step};
 use super::pull;
-use super::record::{self, FileRecord};
+use super::record::FileRecord;
 use super::reference::{ImageName, ImageRef};
 use super::store::ImageStore;
 use super::verify::Thoroughness;
@@ -178,26 +178,11 @@ impl ImageStore {
             return Ok(image.clone());
         }
         let _locks = pull::lock_for_work(self, &folder, &format!("{name}:{version}"), &())?;
-        let partial = pull::fresh_partial(&folder)?;
         let mut metadata = image.metadata.clone();
         (metadata.name, metadata.version) = (name.clone(), version);
-        let made = || {
-            for file in &metadata.files {
-                files::share(&image.folder.join(&file.name), &partial.join(&file.name))?;
-            }
-            let bytes = record::to_bytes(&metadata)
-                .map_err(std::io::Error::from)
-                .context(StorageSnafu { action: "record", path: &partial })?;
-            files::write_new(&partial.join(METADATA), &bytes)?;
-            files::sync_folder(&partial)?;
-            pull::publish(&partial, &folder)
-        };
-        if let Err(error) = made() {
-            // The first error is the one to tell.
-            let _ = files::remove_folder(&partial);
-            return Err(error);
-        }
-        Ok(Image { folder, metadata })
+        let tagged = Image { folder, metadata };
+        self.write_beside(&tagged, image)?;
+        Ok(tagged)
     }
 
     /// Writes an image's disk into one qcow2 file that needs no other. A file that is there is left as it is.
@@ -268,8 +253,13 @@ impl ImageStore {
         let chain = self.layers.chain(image.layer()).unwrap_or_default();
         // What cannot be known ends it before anything is gone.
         let mut references = self.references(Some(&image.folder))?;
+        let of_no_image = self.layers.unreferenced(&references)?;
         references.extend(others.iter().cloned());
         self.remove(image)?;
+        // Those of them that machines wrote go with these from now on.
+        for layer in chain.iter().filter(|layer| of_no_image.contains(&layer.id)) {
+            self.layers.release(&layer.id)?;
+        }
         let mut removed = vec![Removed { what: "image", path: image.folder.clone(), bytes }];
         let mut layers = self.layers.unreferenced(&references)?;
         layers.retain(|id| chain.iter().any(|layer| layer.id == *id));
@@ -345,6 +335,7 @@ fn copy(layers: &[LayerSpec], to: &Path, image: &Image, progress: &dyn Progress)
 mod tests {
     use std::fs;
 
+    use super::super::image::METADATA;
     use super::super::testing::{Fake, fake, root_file_system};
     use super::super::{ImageError, PullMode};
     use super::*;

@@ -4,6 +4,7 @@
 
 mod care;
 mod catalog;
+pub(crate) mod commit;
 mod digest;
 mod downloads;
 mod error;
@@ -33,6 +34,7 @@ mod version;
 mod waiting;
 
 pub use care::{ImageDetails, LayerDetails, Origin, Removed, Sizes};
+pub use commit::Commit;
 pub use digest::{Digest, DigestError};
 pub use error::ImageError;
 pub use image::Image;

@@ -28,7 +28,7 @@ pub use crate::control::Balloon;
 pub use builder::{BootProfileUse, PullPolicy, SandboxBuilder, StartOptions};
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
-pub use disk::{DiskCheck, DiskFile, DiskSize, DiskSizeError, ExtraDisk, SnapshotInfo};
+pub use disk::{Cloned, Committed, DiskCheck, DiskFile, DiskSize, DiskSizeError, ExtraDisk, SnapshotInfo};
 pub use error::Error;
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
