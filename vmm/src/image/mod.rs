@@ -4,7 +4,7 @@
 
 mod care;
 mod catalog;
-pub(crate) mod commit;
+mod commit;
 mod digest;
 mod downloads;
 mod error;

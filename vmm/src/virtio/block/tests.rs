@@ -412,7 +412,9 @@ fn a_driver_sees_nothing_of_a_disk_that_gets_another_top_layer() {
     statuses.extend((2..30).map(|value| write(&mut queue, value)));
     let again: Arc<dyn Storage> = old.clone();
     disk.switch(layer(&new), || Ok(again), &mut || Ok(())).unwrap();
-    (2..30).for_each(|_| drop(queue.wait_used()));
+    for _ in 2..30 {
+        queue.wait_used();
+    }
     statuses.push(write(&mut queue, 30));
     queue.wait_used();
     device.stop_queue(0);
