@@ -200,7 +200,7 @@ impl Shared {
 }
 
 fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc_error) if libc_error == rustix::io::Errno::OPNOTSUPP.raw_os_error())
+    error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error())
 }
 
 fn refusal(name: &str, error: &io::Error) -> Refusal {

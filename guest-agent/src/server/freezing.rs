@@ -16,9 +16,11 @@ pub(super) struct Freezing {
     freeze: Freeze,
 }
 
+type FileSystems = Vec<Box<dyn FileSystem>>;
+
 /// What there is to freeze, and for how long at most.
 pub(super) struct Freezable {
-    pub(super) find: Box<dyn Fn() -> std::io::Result<Vec<Box<dyn FileSystem>>>>,
+    pub(super) find: Box<dyn Fn() -> std::io::Result<FileSystems>>,
     pub(super) limit: Duration,
 }
 
