@@ -1,10 +1,11 @@
 //! An image of what is on a VM's disk. They share it: nothing is copied.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::live::LiveVm;
 use super::{has_untouched_top, layer_id, layer_upon, root, spec_of, virtual_size};
-use crate::home::{HeldVm, Home, VmSpec};
+use crate::home::{HeldVm, Home, VmFolder, VmSpec};
 use crate::image::{Commit, Image, ImageRef, ImageStore, LayerId, Progress};
 use crate::sandbox::error::Error;
 use crate::sandbox::images::{image_users, remove_image};
@@ -45,7 +46,7 @@ impl Sandbox {
                 let base = base_of(&store, &live.spec, target, replace)?;
                 live.see_on_disk(&store)?;
                 let frozen = live.add_layer(&store, None)?;
-                (base, keep(home, &store, top_of(&live.spec)?)?, Some(frozen))
+                (base, keep(self.link.folder(), &store, top_of(&live.spec)?)?, Some(frozen))
             }
             Err(error) => return Err(error),
         };
@@ -78,7 +79,7 @@ fn settle(
         held.write_spec(&spec)?;
     }
     let top = layers.last().and_then(|layer| layer_id(&layer.path)).ok_or_else(no_layer)?;
-    Ok((base, keep(held.folder().home(), store, top)?))
+    Ok((base, keep(held.folder(), store, top)?))
 }
 
 /// The image whose kernel a VM boots, if an image of this name can be made of the VM.
@@ -103,12 +104,16 @@ fn no_layer() -> Error {
     Error::Invalid { message: "this VM's disk is none of the image store's".to_owned() }
 }
 
-/// Keeps a layer, and those below it, from going with the VMs that own them.
-fn keep(home: &Home, store: &ImageStore, top: LayerId) -> Result<LayerId, Error> {
+/// Keeps a layer, and those below it that this VM owns, from going with it and with others that own them. The rest is an
+/// image's already.
+fn keep(folder: &VmFolder, store: &ImageStore, top: LayerId) -> Result<LayerId, Error> {
     // Nobody gives up a layer meanwhile: either it is kept, or it is gone and that is said.
-    let _owners = home.lock_owners()?;
+    let _owners = folder.home().lock_owners()?;
+    let owned = folder.owned()?;
     for layer in store.layers().chain(&top)? {
-        store.layers().keep(&layer.id)?;
+        if owned.iter().any(|owned| owned.file_name() == layer.path.parent().and_then(Path::file_name)) {
+            store.layers().keep(&layer.id)?;
+        }
     }
     Ok(top)
 }
