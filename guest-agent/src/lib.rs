@@ -11,6 +11,7 @@ mod clock;
 mod command;
 mod console;
 mod environment;
+mod freeze;
 mod health;
 mod image_init;
 mod launch;

@@ -49,6 +49,15 @@ pub enum Reply {
     Processes(Vec<ProcessInfo>),
     /// How the guest is.
     Health(Health),
+    /// The file systems stand still: what their disks hold is what a disk that was unmounted holds.
+    Frozen,
+    /// They go on. The second answer to [`Request::Freeze`](crate::Request::Freeze), and the last.
+    Thawed {
+        /// How long they stood still.
+        frozen_us: u64,
+        /// It was too long, and the client was not waited for.
+        expired: bool,
+    },
 }
 
 /// Why a request was not done.
@@ -77,6 +86,8 @@ pub enum ErrorKind {
     Resources,
     /// The guest is shutting down.
     ShuttingDown,
+    /// Somebody else has it. Since 1.1.
+    Busy,
     /// The agent failed.
     Internal,
     /// A kind that a newer agent knows.

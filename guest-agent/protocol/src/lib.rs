@@ -22,7 +22,7 @@ pub use request::{Attach, OnDisconnect, Request, Shutdown, ShutdownMode, Start};
 pub use version::Version;
 
 /// The version that this package speaks.
-pub const VERSION: Version = Version { major: 1, minor: 0 };
+pub const VERSION: Version = Version { major: 1, minor: 1 };
 
 /// The vsock port on which the agent listens. Privileged (below 1024), so that no guest user can take it.
 pub const AGENT_PORT: u32 = 1023;

@@ -44,6 +44,10 @@ pub enum Request {
     Processes,
     /// Ask how the guest is: [`Reply::Health`](crate::Reply::Health).
     Health,
+    /// Hold the file systems on the guest's disks still: [`Reply::Frozen`](crate::Reply::Frozen), when they do. They go on
+    /// when this client ends its half of the connection, or is gone, or after 10 s; then comes
+    /// [`Reply::Thawed`](crate::Reply::Thawed). Since 1.1.
+    Freeze,
     /// Shut the guest down: [`Reply::Done`](crate::Reply::Done) as it begins.
     Shutdown(Shutdown),
 }

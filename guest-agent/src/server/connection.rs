@@ -25,6 +25,8 @@ pub(super) enum Role {
     Attached(u64),
     /// It waits for a process to end.
     Waiting(u64),
+    /// The guest's file systems stand still for it.
+    Freezing,
     /// Everything is said; what is still to be sent must go by then. The output of a process has all the time that
     /// its reader takes, as it had while the process ran.
     Closing(Option<Instant>),
@@ -90,7 +92,7 @@ impl Connection {
         match self.role {
             Role::Asking(deadline) => Some(deadline),
             Role::Closing(deadline) => deadline,
-            Role::Attached(_) | Role::Waiting(_) => None,
+            Role::Attached(_) | Role::Waiting(_) | Role::Freezing => None,
         }
     }
 

@@ -27,6 +27,8 @@ pub(super) enum Token {
     Listener,
     /// A signal has come.
     Signals,
+    /// There is news of a freeze.
+    Freeze,
     /// A client's connection.
     Connection(u64),
     /// A stream of a process.
@@ -38,6 +40,7 @@ impl Token {
         match self {
             Self::Listener => 0,
             Self::Signals => 1,
+            Self::Freeze => 6,
             Self::Connection(id) => id << 3 | 2,
             Self::Process(id, Stream::Stdin) => id << 3 | 3,
             Self::Process(id, Stream::Stdout) => id << 3 | 4,
@@ -53,6 +56,7 @@ impl Token {
             2 => Self::Connection(id),
             3 => Self::Process(id, Stream::Stdin),
             4 => Self::Process(id, Stream::Stdout),
+            6 => Self::Freeze,
             _ => Self::Process(id, Stream::Stderr),
         }
     }

@@ -4,6 +4,7 @@
 
 mod connection;
 mod epoll;
+mod freezing;
 mod process;
 mod requests;
 mod ring;
@@ -26,6 +27,7 @@ use vmm_protocol::{
 
 use self::connection::{Connection, Role};
 use self::epoll::{Epoll, Event, Token};
+use self::freezing::{Freezable, Freezing};
 use self::process::Process;
 use self::shutdown::ShuttingDown;
 use self::streams::{FrameBuffer, Moved};
@@ -86,6 +88,8 @@ pub struct Server {
     again: BTreeSet<u64>,
     /// No client is taken before this.
     accept_from: Option<Instant>,
+    freezable: Option<Freezable>,
+    freezing: Option<Freezing>,
     shutting_down: Option<ShuttingDown>,
     end: Option<End>,
     buffer: Box<FrameBuffer>,
@@ -123,6 +127,8 @@ impl Server {
             next_id: 1,
             again: BTreeSet::new(),
             accept_from: None,
+            freezable: Freezable::of(place),
+            freezing: None,
             shutting_down: None,
             end: None,
             buffer: Box::new([0; MAX_FRAME]),
@@ -162,6 +168,7 @@ impl Server {
         match event.token {
             Token::Listener => self.accept(),
             Token::Signals => self.receive_signals(),
+            Token::Freeze => self.serve_freeze(),
             Token::Connection(id) => {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.readable |= event.readable;
@@ -220,6 +227,7 @@ impl Server {
             },
             Role::Attached(process) => self.serve_process(process),
             Role::Waiting(_) => {}
+            Role::Freezing => self.serve_freeze(),
             Role::Closing(_) => connection.flush(),
         }
         // Whoever waits and is gone may have been gone before we read what it wanted: we are not told twice.

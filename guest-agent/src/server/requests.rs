@@ -33,6 +33,7 @@ impl Server {
             Request::Detach { process } => self.detach(process),
             Request::Processes => Ok(Reply::Processes(self.list())),
             Request::Health => Ok(Reply::Health(health::measure(self.running.len()))),
+            Request::Freeze => return self.freeze_for(client),
             Request::Shutdown(shutdown) => return self.shut_down_for(client, shutdown),
         };
         self.reply(client, &result.map_or_else(Answer::from, Answer::Ok));

@@ -47,6 +47,10 @@ impl Server {
         if self.shutting_down.is_some() {
             return;
         }
+        // Those who are to end may wait to write.
+        if let Some(freezing) = &self.freezing {
+            freezing.thaw();
+        }
         // No grace is for ever.
         let deadline = Instant::now() + grace.min(Duration::from_secs(24 * 60 * 60));
         self.shutting_down = Some(ShuttingDown { mode, phase: Phase::Asked, deadline });

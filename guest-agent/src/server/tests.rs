@@ -124,3 +124,92 @@ fn an_answer_that_is_too_long_is_an_error_that_says_so() {
     let answer: Answer = header::read(&mut &theirs).unwrap();
     assert!(matches!(answer, Answer::Error { kind: ErrorKind::Internal, .. }), "{answer:?}");
 }
+
+/// A server with file systems that stand still for the tests only.
+fn frozen_fixture(limit: Duration) -> (Fixture, std::sync::Arc<crate::freeze::testing::Script>) {
+    use crate::freeze::testing::{Behaviour, Script, file_systems};
+    let mut fixture = Fixture::new();
+    let script = std::sync::Arc::new(Script::default());
+    let its = script.clone();
+    let find = move || Ok(file_systems(&its, &[("/", Behaviour::Good)]));
+    fixture.server.freezable = Some(Freezable { find: Box::new(find), limit });
+    (fixture, script)
+}
+
+/// Serves until the client has an answer.
+fn answer_to(fixture: &mut Fixture, client: &UnixStream) -> Answer {
+    client.set_nonblocking(true).unwrap();
+    let mut byte = [0];
+    while rustix::net::recv(client, &mut byte, rustix::net::RecvFlags::PEEK).is_err() {
+        fixture.turn();
+    }
+    client.set_nonblocking(false).unwrap();
+    header::read(&mut &*client).unwrap()
+}
+
+#[test]
+fn a_guest_is_frozen_until_its_client_leaves() {
+    let (mut fixture, script) = frozen_fixture(Duration::from_secs(600));
+    let mut client = fixture.connect();
+    header::write(&mut client, &Request::Freeze).unwrap();
+    assert_eq!(answer_to(&mut fixture, &client), Answer::Ok(Reply::Frozen));
+    // Nobody else can have it meanwhile, and all else is answered.
+    let mut other = fixture.connect();
+    header::write(&mut other, &Request::Freeze).unwrap();
+    let refused = answer_to(&mut fixture, &other);
+    assert!(matches!(refused, Answer::Error { kind: ErrorKind::Busy, .. }), "{refused:?}");
+    let mut other = fixture.connect();
+    header::write(&mut other, &Request::Processes).unwrap();
+    assert_eq!(answer_to(&mut fixture, &other), Answer::Ok(Reply::Processes(vec![])));
+    assert!(!script.events().contains(&"thaw /".to_owned()));
+    // Who ends its half of the connection hears how long it was.
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let thawed = answer_to(&mut fixture, &client);
+    assert!(matches!(thawed, Answer::Ok(Reply::Thawed { expired: false, .. })), "{thawed:?}");
+    assert_eq!(script.events().last().unwrap(), "thaw /");
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    // And it can be frozen again.
+    let mut client = fixture.connect();
+    header::write(&mut client, &Request::Freeze).unwrap();
+    assert_eq!(answer_to(&mut fixture, &client), Answer::Ok(Reply::Frozen));
+    // One whose client is gone goes on, too.
+    drop(client);
+    while fixture.server.freezing.is_some() {
+        fixture.turn();
+    }
+    assert_eq!(script.events().iter().filter(|event| *event == "thaw /").count(), 2);
+}
+
+#[test]
+fn a_frozen_guest_thaws_when_its_time_is_up_or_it_is_told_to() {
+    let (mut fixture, script) = frozen_fixture(Duration::from_millis(20));
+    let mut client = fixture.connect();
+    header::write(&mut client, &Request::Freeze).unwrap();
+    assert_eq!(answer_to(&mut fixture, &client), Answer::Ok(Reply::Frozen));
+    let thawed = answer_to(&mut fixture, &client);
+    assert!(matches!(thawed, Answer::Ok(Reply::Thawed { expired: true, .. })), "{thawed:?}");
+    script.wait_for("thaw /");
+
+    let (mut fixture, script) = {
+        drop(fixture);
+        frozen_fixture(Duration::from_secs(600))
+    };
+    let mut client = fixture.connect();
+    header::write(&mut client, &Request::Freeze).unwrap();
+    assert_eq!(answer_to(&mut fixture, &client), Answer::Ok(Reply::Frozen));
+    if let Some(freezing) = &fixture.server.freezing {
+        freezing.thaw();
+    }
+    script.wait_for("thaw /");
+    let thawed = answer_to(&mut fixture, &client);
+    assert!(matches!(thawed, Answer::Ok(Reply::Thawed { expired: false, .. })), "{thawed:?}");
+}
+
+#[test]
+fn an_agent_alone_freezes_nothing() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
+    header::write(&mut client, &Request::Freeze).unwrap();
+    let refused = answer_to(&mut fixture, &client);
+    assert!(matches!(refused, Answer::Error { kind: ErrorKind::Internal, .. }), "{refused:?}");
+}

@@ -23,6 +23,12 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     vmm::machine::parse_bytes(text).map_err(|error| error.to_string())
 }
 
+/// A span of time as people and programs are told it: in milliseconds, of which three digits behind the point mean
+/// something.
+pub(crate) fn milliseconds(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1e6).round() / 1e3
+}
+
 /// Reads `KEY=VALUE`; a bare `KEY` takes the value that the variable has here, as Docker does.
 pub(crate) fn environment(text: &str) -> Result<(String, String), String> {
     let (key, value) = match text.split_once('=') {

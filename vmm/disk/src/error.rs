@@ -39,6 +39,14 @@ pub enum Error {
     Exists { path: PathBuf },
     #[snafu(display("cannot {what} {}", path.display()))]
     Publish { what: &'static str, path: PathBuf, source: io::Error },
+    #[snafu(display("the file that came for the layer {} is another one", path.display()))]
+    OtherTop { path: PathBuf },
+    #[snafu(display("{} is no empty layer for this disk", path.display()))]
+    NotEmpty { path: PathBuf },
+    #[snafu(display("cannot write back what belongs into the layer {}", path.display()))]
+    Settle { path: PathBuf, source: io::Error },
+    #[snafu(display("cannot record the layer {}", path.display()))]
+    Record { path: PathBuf, source: crate::RecordError },
     #[snafu(display("cannot inspect {}", path.display()))]
     Inspect { path: PathBuf, source: io::Error },
     #[snafu(display("{source}"))]

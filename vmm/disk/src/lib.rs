@@ -12,6 +12,7 @@ mod foreign;
 mod grow;
 mod image;
 mod inspect;
+mod live;
 mod locking;
 mod merge;
 mod overlay;
@@ -32,6 +33,7 @@ pub use foreign::{
 pub use grow::grow;
 pub use image::{DiskImage, Extent, Format, LayerSpec, Shown};
 pub use inspect::{BackingName, LayerInfo, check_layer, inspect, is_untouched};
+pub use live::{LiveDisk, RecordError};
 pub use merge::merge_layers;
 pub use overlay::{create_overlay, create_overlay_on, create_overlay_unsynced, create_raw};
 pub use partitions::{MAX_PARTITIONS, Partition, PartitionError, PartitionKind, PartitionTable, partitions};

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmm_protocol::{
-    AGENT_PORT, Answer, Exit, Health, ProcessId, ProcessInfo, Reply, Request, Shutdown, ShutdownMode, Signal,
-    SignalTarget, TerminalSize, header,
+    AGENT_PORT, Answer, ErrorKind, Exit, Health, ProcessId, ProcessInfo, Reply, Request, Shutdown,
+    ShutdownMode, Signal, SignalTarget, TerminalSize, header,
 };
 
 use super::connect::Timed;
 use super::error::{RefusalSnafu, UnexpectedSnafu, printable};
-use super::{AgentError, AgentProcess, AttachSpec, Connector, ProcessSpec, VsockSocket};
+use super::{AgentError, AgentProcess, AttachSpec, Connector, FrozenGuest, ProcessSpec, VsockSocket};
 
 /// How long the agent may take to answer what it can answer at once. An emulated guest under load is slow, not stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -128,6 +128,19 @@ impl AgentClient {
         match self.ask(what, &Request::Processes)? {
             Reply::Processes(processes) => Ok(processes),
             _ => UnexpectedSnafu { what }.fail(),
+        }
+    }
+
+    /// Holds the file systems on the guest's disks still. Whoever writes to them waits until what is returned is told to let
+    /// them go on, or dropped.
+    pub fn freeze(&self) -> Result<FrozenGuest, AgentError> {
+        let what = "hold the guest's file systems still";
+        match self.open(what, &Request::Freeze, self.deadline()) {
+            Ok((stream, Reply::Frozen)) => Ok(FrozenGuest::new(stream, self.answer_timeout)),
+            Ok(_) => UnexpectedSnafu { what }.fail(),
+            // An agent that does not know the request cannot read it.
+            Err(AgentError::Refusal { kind: ErrorKind::Malformed, .. }) => Err(AgentError::TooOld { what }),
+            Err(error) => Err(error),
         }
     }
 

@@ -48,6 +48,15 @@ pub enum AgentError {
         /// The agent's version.
         theirs: Version,
     },
+    /// The agent is of an older program, which knows nothing of what was asked for.
+    #[snafu(display(
+        "{what}: the guest's agent is of an older vmm, which cannot do that; start the machine again to give it this \
+         program's agent"
+    ))]
+    TooOld {
+        /// What was tried.
+        what: &'static str,
+    },
     /// The agent's header breaks the protocol.
     #[snafu(display("{what}: the agent's answer breaks the protocol"))]
     BadHeader {

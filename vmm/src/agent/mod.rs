@@ -10,6 +10,7 @@ mod collect;
 mod connect;
 mod demultiplexer;
 mod error;
+mod freeze;
 mod process;
 mod spec;
 
@@ -18,6 +19,7 @@ pub use client::AgentClient;
 pub use collect::{Collected, OutputLimits};
 pub use connect::{Connector, VsockSocket};
 pub use error::AgentError;
+pub use freeze::{FrozenGuest, Thawed};
 pub use process::{AgentProcess, Closer, Output, ProcessOutput, ProcessStdin};
 pub use spec::{AttachSpec, ProcessSpec};
 pub use vmm_protocol::{

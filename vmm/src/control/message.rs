@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use vmm_disk::LayerSpec;
 use vmm_protocol::Version;
 
-use crate::home::{End, Timestamp, Timings, VmId, VmState};
+use crate::home::{End, Timestamp, Timings, VmId, VmName, VmState};
 use crate::machine::RunExits;
 
 /// The first line of each side.
@@ -65,6 +66,21 @@ pub enum Request {
     Balloon {
         /// How many bytes. `None`: as it is.
         target: Option<u64>,
+    },
+    /// Record a layer that is to be made as one of the VM's own. Answered with [`Answer::Owned`]. Since 1.2.
+    OwnLayer {
+        /// Its folder, beneath the home.
+        folder: PathBuf,
+    },
+    /// Have the guest stand still, and go on with this layer upon its root disk: empty, and owned by the VM already. Two
+    /// files travel with the request: the layer's, open for writing, and that of the top until now, for reading. Answered
+    /// with [`Answer::LayerAdded`]; what lies below is written by nobody any more. Since 1.2.
+    AddLayer {
+        /// The layer.
+        layer: LayerSpec,
+        /// What lies below is kept by this name.
+        #[serde(default)]
+        snapshot: Option<VmName>,
     },
 }
 
@@ -133,6 +149,13 @@ pub enum Answer {
     Ended(End),
     /// What the guest does without.
     Balloon(Balloon),
+    /// The layer is recorded.
+    Owned,
+    /// The disk goes on with the layer.
+    LayerAdded {
+        /// How long the guest's file systems stood still, in microseconds.
+        frozen_us: u64,
+    },
     /// It was not done.
     Refused(Refusal),
 }

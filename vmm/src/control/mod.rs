@@ -9,7 +9,7 @@
 //! The monitor's standard input is such a connection too: the one of whoever started it. Its first request is
 //! [`Request::Start`], with which the VM's open lock file travels.
 //!
-//! May depend on: `home`, `vmm-protocol`, `vmm-sys`. Never on `monitor`, `sandbox`.
+//! May depend on: `home`, `vmm-disk`, `vmm-protocol`, `vmm-sys`. Never on `monitor`, `sandbox`.
 
 mod connection;
 mod line;
@@ -25,4 +25,4 @@ pub use message::{
 use vmm_protocol::Version;
 
 /// The version of the control language that is spoken here.
-pub const VERSION: Version = Version { major: 1, minor: 1 };
+pub const VERSION: Version = Version { major: 1, minor: 2 };

@@ -23,6 +23,9 @@ const DROPPED: &str = "drops.json";
 /// The folder of all layers, beneath the home.
 const LAYERS: &str = "layers";
 
+/// Beside the data of a layer that an image stands on. The image store writes it.
+const KEPT: &str = "kept";
+
 /// What the name of a VM's folder begins with while it is being removed.
 pub(super) const REMOVED: &str = ".removed-";
 
@@ -129,6 +132,13 @@ impl VmFolder {
         Ok(self.try_hold()?.is_none())
     }
 
+    /// Waits until no other client changes the disk of this VM while it runs. Whoever changes that of one that does not run
+    /// holds the VM instead.
+    pub fn lock_changes(&self) -> Result<FileLock, HomeError> {
+        let path = self.path().join("changes.lock");
+        FileLock::exclusive(&path).context(WriteSnafu { path })
+    }
+
     fn lock_path(&self) -> PathBuf {
         self.path().join("lock")
     }
@@ -217,10 +227,11 @@ impl HeldVm {
         self.write_record(OWNED, &owned)
     }
 
-    /// Owns of what another VM owns all that is `shared`. That VM is held by the caller.
-    pub fn share(&self, other: &Self, shared: impl Fn(&Path) -> bool) -> Result<(), HomeError> {
+    /// Owns of what another VM owns all that is `shared`. The caller sees to it, or sees afterwards, that it was that VM's
+    /// until then.
+    pub fn share(&self, other: &VmFolder, shared: impl Fn(&Path) -> bool) -> Result<(), HomeError> {
         let _owners = self.folder.home.lock_owners()?;
-        let owned = other.folder.owned()?;
+        let owned = other.owned()?;
         owned.iter().filter(|path| shared(path)).try_for_each(|path| self.will_own(path))
     }
 
@@ -258,6 +269,15 @@ impl HeldVm {
             files::sync(&[&layers])?;
         }
         fs::remove_file(&dropped).context(WriteSnafu { path: &dropped })
+    }
+
+    /// Gives up the layers that neither its disks nor a snapshot needs.
+    pub fn disown_unneeded(&self, spec: &VmSpec) -> Result<(), HomeError> {
+        let snapshots = spec.snapshots.iter().flat_map(|snapshot| &snapshot.layers);
+        let layers = spec.machine.disks.iter().flat_map(|disk| &disk.layers).chain(snapshots);
+        let needed: BTreeSet<_> =
+            layers.filter_map(|layer| layer.path.parent()?.file_name().map(ToOwned::to_owned)).collect();
+        self.disown(|owned| owned.file_name().is_some_and(|name| needed.contains(name)))
     }
 
     /// Makes the folder of its sockets, empty: what an earlier run left there is dead, for we hold the lock.
@@ -324,7 +344,7 @@ pub(super) fn finish_removal(home: &Home, removed: &Path) -> Result<(), HomeErro
     remove_all(removed).context(FolderSnafu { path: removed })
 }
 
-/// Removes those of the layers that no VM owns.
+/// Removes those of the layers that no VM owns and no image stands on.
 ///
 /// Of two VMs that give up the same layer at once, each has recorded that before it looks at the other, so the later one
 /// finds it nobody's. That none comes to own it meanwhile is what the lock of the owners is for.
@@ -346,6 +366,9 @@ fn remove_owned(home: &Home, layers: &[PathBuf]) -> Result<(), HomeError> {
     }
     for name in layers.iter().filter_map(layer_name).filter(|name| !shared.contains(name)) {
         let path = home.root().join(LAYERS).join(name);
+        if path.join(KEPT).exists() {
+            continue;
+        }
         // An overlay at a place of its user's choice goes with the VM, too. Of a layer that VMs own, nothing else is a link.
         if let Ok(overlay) = fs::read_link(path.join("disk.qcow2"))
             && let Err(source) = fs::remove_file(&overlay)

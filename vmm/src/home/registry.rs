@@ -151,7 +151,7 @@ impl Home {
     }
 
     /// Keeps layers from getting another owner while it is looked who owns them, and the other way round.
-    pub(super) fn lock_owners(&self) -> Result<FileLock, HomeError> {
+    pub(crate) fn lock_owners(&self) -> Result<FileLock, HomeError> {
         let path = self.vms().join(".owners");
         FileLock::exclusive(&path).context(WriteSnafu { path })
     }

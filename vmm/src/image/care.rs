@@ -292,8 +292,13 @@ impl ImageStore {
         let chain = self.layers.chain(image.layer()).unwrap_or_default();
         // What cannot be known ends it before anything is gone.
         let mut references = self.references(Some(&image.folder))?;
+        let of_no_image = self.layers.unreferenced(&references)?;
         references.extend(others.iter().cloned());
         self.remove(image)?;
+        // Those of them that machines wrote go with these from now on.
+        for layer in chain.iter().filter(|layer| of_no_image.contains(&layer.id)) {
+            self.layers.release(&layer.id)?;
+        }
         let mut removed = vec![told];
         let mut layers = self.layers.unreferenced(&references)?;
         layers.retain(|id| chain.iter().any(|layer| layer.id == *id));

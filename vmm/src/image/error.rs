@@ -141,6 +141,12 @@ pub enum ImageError {
         /// The file.
         path: PathBuf,
     },
+    /// An image of the name is there.
+    #[snafu(display("there is an image {image} already: replace it with --force"))]
+    NameInUse {
+        /// The image.
+        image: String,
+    },
     /// There is no such layer.
     #[snafu(display("there is no layer {id} in {}", folder.display()))]
     NoLayer {

@@ -4,6 +4,7 @@
 //! layers/.lock
 //! layers/<id>/layer.json    its format, the layer below it, and, where it is never written, its digest
 //! layers/<id>/disk.qcow2    its data (or disk.raw)
+//! layers/<id>/kept          an image stands on it: it does not go with the machine that wrote it
 //! ```
 //!
 //! A base layer is named by the digest of its contents, so that images share what is the same; it is read-only. A
@@ -30,6 +31,9 @@ use super::record::{self, FileRecord, Refusal};
 const LONGEST_CHAIN: usize = 1024;
 
 const RECORD: &str = "layer.json";
+
+/// Beside a layer that a machine owns and an image stands on. `home`, which removes what a machine owned, looks for it.
+pub(super) const KEPT: &str = "kept";
 
 /// The name of a layer: 32 or 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -138,9 +142,58 @@ impl LayerStore {
         })
     }
 
+    /// Sees a layer on the disk that was made without that promise. Its data is whoever's has it open.
+    pub fn see_on_disk(&self, id: &LayerId) -> Result<()> {
+        let folder = self.folder.join(&id.0);
+        let record = folder.join(RECORD);
+        let file = fs::File::open(&record).context(StorageSnafu { action: "open", path: &record })?;
+        files::sync(&file, &record)?;
+        files::sync_folder(&folder)?;
+        files::sync_folder(&self.folder)
+    }
+
     /// The base layer with these contents, if there is one. Whether they are still good is not looked at.
     pub(super) fn base(&self, sha256: Digest) -> Option<Layer> {
         self.layer(&LayerId(sha256.to_string())).ok()
+    }
+
+    /// Keeps a layer that a machine owns from going with that. Called while no owner can give it up.
+    pub fn keep(&self, id: &LayerId) -> Result<()> {
+        let layer = self.layer(id)?;
+        let path = self.folder.join(&layer.id.0).join(KEPT);
+        if path.exists() {
+            return Ok(());
+        }
+        files::write_new(&path, b"")?;
+        files::sync_folder(&self.folder.join(&id.0))
+    }
+
+    /// No image stands on a layer any more: it goes with the last machine that owns it.
+    pub(super) fn release(&self, id: &LayerId) -> Result<()> {
+        files::remove_file(&self.folder.join(&id.0).join(KEPT))
+    }
+
+    /// Records what a layer holds that is never written again. `tell` hears how much of it was read.
+    pub(super) fn seal(&self, layer: Layer, tell: impl FnMut(u64)) -> Result<Layer> {
+        let Layer { id, path, format, below, made_by, .. } = layer;
+        fs::set_permissions(&path, Permissions::from_mode(0o400))
+            .context(StorageSnafu { action: "make read-only", path: &path })?;
+        let storage = StorageSnafu { action: "read", path: &path };
+        let file = fs::File::open(&path).context(storage)?;
+        files::sync(&file, &path)?;
+        let (sha256, size) = Digest::of_reader(&file, tell).context(storage)?;
+        let content = FileRecord { name: data_file(format).to_owned(), size, sha256 };
+        let record = LayerRecord { id, disk_format: format, below, content: Some(content), made_by };
+        let at = self.folder.join(&record.id.0).join(RECORD);
+        let bytes = record::to_bytes(&record)
+            .map_err(std::io::Error::from)
+            .context(StorageSnafu { action: "record", path: &at })?;
+        let _lock = self.lock()?;
+        let partial = files::partial_of(&at);
+        files::remove_file(&partial)?;
+        files::write_new(&partial, &bytes)?;
+        files::rename(&partial, &at)?;
+        Ok(self.described(record))
     }
 
     /// Takes a file of the same file system in as a base layer; whoever made it has found its contents to be these. One

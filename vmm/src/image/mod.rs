@@ -4,6 +4,7 @@
 
 mod care;
 mod catalog;
+mod commit;
 mod customise;
 mod digest;
 mod downloads;
@@ -34,6 +35,7 @@ mod version;
 mod waiting;
 
 pub use care::{CustomisationState, ImageDetails, LayerDetails, Origin, Removed, Sizes};
+pub use commit::Commit;
 pub use customise::{Customisation, Customising};
 pub use digest::{Digest, DigestError};
 pub use error::ImageError;

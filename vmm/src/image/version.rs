@@ -57,6 +57,14 @@ impl ImageVersion {
         Self { major, minor, patch, ..self }
     }
 
+    /// Itself, or, where that is not later, the version after `other`.
+    pub(super) fn later_than(self, other: Self) -> Self {
+        if self > other {
+            return self;
+        }
+        Self { revision: Self::LAST_REVISION.min(other.revision + 1), ..other }
+    }
+
     /// The largest revision: seven hexadecimal digits.
     const LAST_REVISION: u32 = 0x0fff_ffff;
 

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use vmm_disk::Format;
 
 use crate::arch::Arch;
 use crate::control::Connection;
 use crate::home::{End, EngineChoice, HeldVm, Home, Timestamp, VmFolder, VmName, VmSpec};
-use crate::machine::{BootSpec, ConsoleKind, MachineSpec, MemorySize, VsockSpec};
+use crate::image::{ImageStore, NewLayer};
+use crate::machine::{BootSpec, ConsoleKind, DiskSpec, MachineSpec, MemorySize, VsockSpec};
 use crate::sandbox::launch::launch;
 use crate::sandbox::program::MonitorProgram;
 use crate::sandbox::{Error, Sandbox, StartOptions, hold};
@@ -37,6 +39,10 @@ pub(super) enum Script {
     PowersOff,
     /// All goes well, and the machine has a balloon.
     Balloon,
+    /// All goes well, and the machine has a disk of layers.
+    Disk,
+    /// The same, and its agent cannot hold the guest still.
+    OldAgent,
     /// The agent does not take the request to shut down.
     RefusesShutdown,
     /// The agent takes it and does nothing.
@@ -44,7 +50,7 @@ pub(super) enum Script {
 }
 
 impl Script {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Ready,
         Self::Silent,
         Self::AgentFails,
@@ -56,6 +62,8 @@ impl Script {
         Self::Escapes,
         Self::PowersOff,
         Self::Balloon,
+        Self::Disk,
+        Self::OldAgent,
         Self::RefusesShutdown,
         Self::IgnoresShutdown,
     ];
@@ -98,6 +106,7 @@ impl TestHome {
         let name: Option<VmName> = name.map(|name| name.parse().unwrap());
         let held = self.home.create(name.as_ref()).unwrap();
         let folder = held.folder();
+        let has_disk = matches!(script, Script::Disk | Script::OldAgent);
         let root = vmm_protocol::Root {
             device: "/dev/vda".to_owned(),
             file_system: "ext4".to_owned(),
@@ -140,7 +149,7 @@ impl TestHome {
                     initramfs: "/nowhere".into(),
                     command_line: String::new(),
                 },
-                disks: Vec::new(),
+                disks: if has_disk { vec![disk_of(&held)] } else { Vec::new() },
                 vsock: VsockSpec { guest_cid: 3, socket: VmFolder::vsock_socket(&folder.sockets()) },
             },
         };
@@ -216,6 +225,21 @@ impl TestHome {
         assert!(names(self.home.names()).is_empty());
         assert!(!self.home.runtime().exists(), "{:?}", names(self.home.runtime().to_owned()));
     }
+}
+
+/// A base layer, and a layer of the VM's own upon it.
+fn disk_of(held: &HeldVm) -> DiskSpec {
+    const SIZE: u64 = 1 << 20;
+    let store = ImageStore::open(held.folder().home().root()).unwrap();
+    let layers = store.layers();
+    let base = NewLayer { format: Format::Raw, below: None, durable: true };
+    let base = layers.create(base, |path| vmm_disk::create_raw(path, SIZE)).unwrap();
+    let id = layers.draw_id().unwrap();
+    held.will_own(&layers.folder_of(&base.id)).unwrap();
+    held.will_own(&layers.folder_of(&id)).unwrap();
+    let top = NewLayer { format: Format::Qcow2, below: Some(base.id.clone()), durable: true };
+    let top = layers.create_as(id, top, |path| vmm_disk::create_overlay(path, SIZE)).unwrap();
+    DiskSpec { layers: vec![base.spec(), top.spec()], read_only: false, serial: "root".to_owned() }
 }
 
 pub(super) fn signal(pid: u32, signal: Signal) {

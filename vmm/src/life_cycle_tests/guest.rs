@@ -1,13 +1,14 @@
 //! An engine that plays a script: its machine is a thread that behaves as a guest and its agent would.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 
+use vmm_disk::{DiskImage, LiveDisk};
 use vmm_protocol::{
     AgentMessage, Answer, BOOT_PORT, Configuration, ErrorKind, Failed, Health, Hello, Ready, Reply, Request,
     Version, header,
@@ -38,7 +39,7 @@ impl Launcher for ScriptedLauncher {
         _home: &Home,
         spec: &VmSpec,
         console: OwnedFd,
-        built: &dyn Fn(),
+        built: &dyn Fn(Weak<LiveDisk>),
         ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> Result<Box<dyn RunningMachine>, LaunchFailure> {
         let script = Script::of(spec);
@@ -46,14 +47,18 @@ impl Launcher for ScriptedLauncher {
             let hint = Some("build one".to_owned());
             return Err(LaunchFailure { message: "there is no engine".to_owned(), hint });
         }
-        built();
+        let disks = spec.machine.disks.first().map(|disk| vmm_disk::LiveDisk::open(&disk.layers));
+        let disk = disks.map(|opened| Arc::new(opened.unwrap().unwrap()));
+        built(disk.as_ref().map(Arc::downgrade).unwrap_or_default());
         let ended: Ended = Arc::new(Mutex::new(Some(ended)));
         let socket = spec.machine.vsock.socket.clone();
         let listener = UnixListener::bind(&socket).unwrap();
-        let guest = Guest { script, socket, console: UnixStream::from(console), ended: ended.clone() };
+        let console = UnixStream::from(console);
+        let its = disk.as_ref().map(Arc::downgrade).unwrap_or_default();
+        let guest = Guest { script, socket, console, ended: ended.clone(), disk: its, freezes: 0 };
         thread::spawn(move || guest.run(&listener));
         let balloon = spec.machine.balloon.then(|| Balloon::new().control());
-        Ok(Box::new(ScriptedMachine { ended, report: report(), balloon }))
+        Ok(Box::new(ScriptedMachine { ended, report: report(), balloon, _disk: disk }))
     }
 }
 
@@ -64,6 +69,7 @@ fn report() -> LaunchReport {
 struct ScriptedMachine {
     ended: Ended,
     report: LaunchReport,
+    _disk: Option<Arc<LiveDisk>>,
     balloon: Option<BalloonControl>,
 }
 
@@ -99,6 +105,8 @@ struct Guest {
     socket: PathBuf,
     console: UnixStream,
     ended: Ended,
+    disk: Weak<LiveDisk>,
+    freezes: u8,
 }
 
 impl Guest {
@@ -179,9 +187,27 @@ impl Guest {
                 self.console.write_all(b"shutting down\n").unwrap();
                 return end(&self.ended, MachineEnd::PowerOff);
             }
+            (Request::Freeze, Script::OldAgent) => {
+                let answer = Answer::Error { kind: ErrorKind::Malformed, message: "what?".to_owned() };
+                return header::write(stream, &answer).unwrap();
+            }
+            (Request::Freeze, _) => return self.freeze(stream),
             (request, _) => panic!("{request:?}"),
         };
         header::write(stream, &Answer::Ok(reply)).unwrap();
+    }
+}
+
+impl Guest {
+    /// Writes how often it was frozen until now to its disk, and stands still; what it writes then belongs to later.
+    fn freeze(&mut self, stream: &mut UnixStream) {
+        self.freezes += 1;
+        let disk = self.disk.upgrade().unwrap();
+        disk.write(&[IoSlice::new(&[self.freezes; 512])], 0).unwrap();
+        header::write(stream, &Answer::Ok(Reply::Frozen)).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        disk.write(&[IoSlice::new(&[0xff; 512])], 0).unwrap();
+        let _ = header::write(stream, &Answer::Ok(Reply::Thawed { frozen_us: 1500, expired: false }));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whole lives of VMs: the library starts a real monitor process, whose engine is a script that plays machine, guest
 //! and agent. Beside `sandbox` and `monitor` because it sees both.
 
+mod disks;
 mod fixture;
 mod guest;
 

@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
 use snafu::{ResultExt, Snafu, ensure};
+use vmm_disk::{DiskImage, LiveDisk};
 
 use super::{ConsoleKind, DiskSpec, Machine, MachineSpec, MemorySize};
 use crate::virtio::VirtioDevice;
@@ -76,15 +78,28 @@ pub enum BuildError {
 impl MachineSpec {
     /// Opens the files and makes the devices; nothing runs yet. `console` gets what the guest writes to its console:
     /// one end of a stream socket whose other end the caller reads.
-    pub fn build(&self, console: OwnedFd) -> Result<Machine, BuildError> {
+    ///
+    /// With the machine comes a hold on its root disk, whose top layer can be switched while the machine has it. It leads
+    /// nowhere if the disk is none of that kind.
+    pub fn build(&self, console: OwnedFd) -> Result<(Machine, Weak<LiveDisk>), BuildError> {
         ensure!(self.cpus > 0, NoProcessorSnafu);
         let host = vmm_sys::memory::of_host();
         let fits = self.memory.bytes() <= host;
         ensure!(fits, MemorySnafu { asked: self.memory, host: format!("{}M", host >> 20) });
         // In the guest's order: the root comes first, so that it is the first disk of its kind.
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+        let mut root = Weak::new();
         for (number, disk) in (1usize..).zip(&self.disks) {
-            devices.push(Box::new(self.open_disk(disk).context(DiskSnafu { number })?));
+            let live = if number == 1 { open_live(disk).context(DiskSnafu { number })? } else { None };
+            let image: Arc<dyn DiskImage> = match live {
+                Some(live) => {
+                    root = Arc::downgrade(&live);
+                    live
+                }
+                None => vmm_disk::open_chain(&disk.layers, disk.read_only).context(DiskSnafu { number })?,
+            };
+            let queues = self.cpus.clamp(1, MAX_DISK_QUEUES).into();
+            devices.push(Box::new(Block::new(image, &disk.serial, queues)));
         }
         let guest = GuestCid::try_from(self.vsock.guest_cid).context(AddressSnafu)?;
         devices.push(Box::new(VsockDevice::new(guest, &self.vsock.socket).context(VsockSnafu)?));
@@ -95,7 +110,7 @@ impl MachineSpec {
         let balloon = self.balloon.then(Balloon::new);
         let balloon_control = balloon.as_ref().map(Balloon::control);
         devices.extend(balloon.map(|balloon| Box::new(balloon) as Box<dyn VirtioDevice>));
-        Ok(Machine {
+        let machine = Machine {
             arch: self.arch,
             cpus: self.cpus,
             memory: self.memory,
@@ -106,15 +121,14 @@ impl MachineSpec {
             devices,
             balloon: balloon_control,
             console,
-        })
+        };
+        Ok((machine, root))
     }
 }
 
-impl MachineSpec {
-    fn open_disk(&self, disk: &DiskSpec) -> Result<Block, vmm_disk::Error> {
-        let image = vmm_disk::open_chain(&disk.layers, disk.read_only)?;
-        Ok(Block::new(image, &disk.serial, self.cpus.clamp(1, MAX_DISK_QUEUES).into()))
-    }
+/// Opens a disk whose top layer can be switched. `None`: it is none of that kind.
+fn open_live(disk: &DiskSpec) -> Result<Option<Arc<LiveDisk>>, vmm_disk::Error> {
+    if disk.read_only { Ok(None) } else { Ok(LiveDisk::open(&disk.layers)?.map(Arc::new)) }
 }
 
 fn open(what: &'static str, path: &Path) -> Result<File, BuildError> {
@@ -152,6 +166,10 @@ mod tests {
     }
 
     fn build(spec: &MachineSpec) -> Result<Machine, BuildError> {
+        build_with_root(spec).map(|(machine, _)| machine)
+    }
+
+    fn build_with_root(spec: &MachineSpec) -> Result<(Machine, Weak<LiveDisk>), BuildError> {
         spec.build(UnixStream::pair().unwrap().0.into())
     }
 
@@ -180,6 +198,24 @@ mod tests {
         let mut wanted = [0; 4];
         machine.devices.last().unwrap().read_config(0, &mut wanted);
         assert_eq!(u32::from_le_bytes(wanted), 3);
+    }
+
+    #[test]
+    fn a_root_of_layers_comes_with_a_hold_on_it_for_as_long_as_the_machine_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spec = spec(folder.path());
+        let (_machine, root) = build_with_root(&spec).unwrap();
+        assert!(root.upgrade().is_none(), "its top is raw");
+        let top = folder.path().join("top.qcow2");
+        vmm_disk::create_overlay(&top, 1 << 16).unwrap();
+        let layer = vmm_disk::LayerSpec { path: top.clone(), format: vmm_disk::Format::Qcow2 };
+        // Another device has the other one.
+        spec.vsock.socket = folder.path().join("other");
+        spec.disks = vec![DiskSpec { layers: vec![layer], ..spec.disks[0].clone() }];
+        let (machine, root) = build_with_root(&spec).unwrap();
+        assert_eq!(root.upgrade().unwrap().top(), top);
+        drop(machine);
+        assert!(root.upgrade().is_none());
     }
 
     #[test]

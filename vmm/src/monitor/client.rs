@@ -1,10 +1,10 @@
 //! The monitor's side of a control connection. Never blocks, keeps little: a client that does not read is dropped.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::SendFlags;
 
 use crate::control::{
     Answer, ClientLine, Event, Goal, Hello, LineBuffer, MonitorLine, Refusal, RefusalCode, Request, VERSION,
@@ -16,6 +16,20 @@ use crate::control::Status;
 
 /// More than this is not kept for a client that does not read.
 const OUTPUT_LIMIT: usize = 256 << 10;
+
+/// More open files than this are not kept for a request that is still to come.
+const FILE_LIMIT: usize = vmm_sys::fd_passing::MAX_DESCRIPTORS;
+
+/// A request, and what came with it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// Its number, which the answer repeats.
+    pub(super) id: u64,
+    /// What is asked.
+    pub(super) what: Request,
+    /// The files that travelled with it.
+    pub(super) files: Vec<OwnedFd>,
+}
 
 /// A request that awaits what it is answered with.
 #[derive(Debug)]
@@ -29,6 +43,7 @@ struct Waiting {
 pub(super) struct Client {
     stream: UnixStream,
     input: LineBuffer,
+    files: Vec<OwnedFd>,
     output: Vec<u8>,
     greeted: bool,
     subscribed: bool,
@@ -45,6 +60,7 @@ impl Client {
         Ok(Self {
             stream,
             input: LineBuffer::default(),
+            files: Vec::new(),
             output: Vec::new(),
             greeted: false,
             subscribed: false,
@@ -79,13 +95,18 @@ impl Client {
     }
 
     /// Reads what is there and gives the requests in it.
-    pub(super) fn read(&mut self) -> Vec<(u64, Request)> {
+    pub(super) fn read(&mut self) -> Vec<Asked> {
         let mut requests = Vec::new();
         let mut bytes = [0; 4096];
-        match rustix::net::recv(&self.stream, &mut bytes[..], RecvFlags::DONTWAIT) {
+        match vmm_sys::fd_passing::receive(&self.stream, &mut bytes) {
             Ok((0, _)) => self.deaf = true,
-            Ok((length, _)) => self.input.push(&bytes[..length]),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Ok((length, files)) => {
+                self.input.push(&bytes[..length]);
+                self.files.extend(files);
+                self.files.truncate(FILE_LIMIT);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => self.broken = true,
         }
         while !self.deaf && !self.broken {
@@ -98,7 +119,7 @@ impl Client {
         requests
     }
 
-    fn understand(&mut self, line: &[u8]) -> Option<(u64, Request)> {
+    fn understand(&mut self, line: &[u8]) -> Option<Asked> {
         match serde_json::from_slice(line) {
             Ok(ClientLine::Hello(hello)) => {
                 self.say(&MonitorLine::Hello(Hello::ours()));
@@ -110,7 +131,9 @@ impl Client {
                 }
                 None
             }
-            Ok(ClientLine::Request { id, what }) if self.greeted => Some((id, what)),
+            Ok(ClientLine::Request { id, what }) if self.greeted => {
+                Some(Asked { id, what, files: std::mem::take(&mut self.files) })
+            }
             Ok(ClientLine::Request { .. }) => {
                 self.refuse(RefusalCode::OutOfPlace, "the first line is a greeting with the version");
                 None

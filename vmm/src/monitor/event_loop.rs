@@ -1,26 +1,31 @@
 //! The monitor's one thread that waits for everything, and does what `life` says.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use snafu::{OptionExt, ResultExt};
+use vmm_disk::{LayerSpec, LiveDisk};
 use vmm_sys::signals::{Signals, Termination};
 use vmm_sys::{Event, Interest, Poller, Ready};
 
-use super::client::Client;
+use super::client::{Asked, Client};
 use super::console::{Console, Found};
 use super::guest;
 use super::launcher::{LaunchFailure, Launcher};
+use super::layer::{self, NewTop, Recorded};
 use super::life::{Action, Life, Progress, Stopper};
 use super::machine::{Launched, MachineThread};
 use super::process::{MonitorError, NoSpecSnafu, Process, Start, SystemSnafu};
 use crate::agent::boot::{BootError, BootReport};
 use crate::control::{Answer, Balloon, Goal, Refusal, RefusalCode, Request, StartRequest, Status};
 use crate::engine::MachineEnd;
-use crate::home::{End, HeldVm, StateRecord, Timestamp, Timings, VmFolder, VmSpec, VmState};
+use crate::home::{
+    End, HeldVm, HomeError, Snapshot, StateRecord, Timestamp, Timings, VmFolder, VmName, VmSpec, VmState,
+};
 use crate::machine::{Exits, RunExits};
 use crate::threads::{self, Role};
 
@@ -29,6 +34,9 @@ const MOST_CLIENTS: usize = 64;
 
 /// How long the thread of a machine that has ended may take to let go of it.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a layer that is being added to the disk of a machine that has ended may take to be given up.
+const LAYER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long what a guest's agent said last may take to arrive.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
@@ -46,8 +54,8 @@ const STARTER: u64 = 16;
 
 /// What the other threads report.
 pub(super) enum Happening {
-    /// The engine is chosen, disks are open, devices are made.
-    MachineBuilt,
+    /// The engine is chosen, disks are open, devices are made; with a hold on the root disk.
+    MachineBuilt(Weak<LiveDisk>),
     /// The machine runs.
     Launched(Launched),
     /// It does not.
@@ -60,6 +68,19 @@ pub(super) enum Happening {
     Boot(Result<(UnixStream, BootReport), BootError>),
     /// The agent could not be asked to shut down.
     ShutdownFailed(String),
+    /// The layer that is being added is to be recorded now.
+    RecordLayer(Recorded),
+    /// The layer was added, and so long the guest stood still; or why it was not.
+    LayerAdded(Result<Duration, String>),
+}
+
+/// A layer that is being added.
+struct Adding {
+    /// Who asked for it, and by which request.
+    client: u64,
+    request: u64,
+    layer: LayerSpec,
+    snapshot: Option<VmName>,
 }
 
 /// The way for other threads to report.
@@ -89,12 +110,15 @@ pub(super) struct Monitor {
     listener: UnixListener,
     boot_listener: UnixListener,
     console: Console,
-    console_of_machine: Option<std::os::fd::OwnedFd>,
+    console_of_machine: Option<OwnedFd>,
     post: Post,
     posted: mpsc::Receiver<Happening>,
     clients: BTreeMap<u64, Client>,
     next_token: u64,
     machine: Option<MachineThread>,
+    /// The root disk. Whoever drops a disk writes to it, which this thread must not: so it has no part in it.
+    disk: Weak<LiveDisk>,
+    adding: Option<Adding>,
     launched: Launched,
     life: Life,
     started: Timestamp,
@@ -155,6 +179,8 @@ impl Monitor {
             clients: BTreeMap::from([(STARTER, starter)]),
             next_token: STARTER + 1,
             machine: None,
+            disk: Weak::new(),
+            adding: None,
             launched: Launched::default(),
             life,
             started: Timestamp::now(),
@@ -307,7 +333,7 @@ impl Monitor {
                 }
                 Ok(Happening::Boot(Ok(_))) | Err(_) => self.booting = false,
                 Ok(Happening::Launched(launched)) => self.launched = launched,
-                Ok(_) => {}
+                Ok(other) => self.take_at_the_end(other),
             }
         }
         self.console.drain();
@@ -332,7 +358,15 @@ impl Monitor {
         while self.finished.is_none() {
             let Ok(happening) = self.posted.try_recv() else { break };
             match happening {
-                Happening::MachineBuilt => self.timings.built = self.elapsed(),
+                Happening::MachineBuilt(disk) => {
+                    self.timings.built = self.elapsed();
+                    self.disk = disk;
+                }
+                Happening::RecordLayer(recorded) => {
+                    // Whoever asks waits for it.
+                    let _ = recorded.send(self.record_layer());
+                }
+                Happening::LayerAdded(outcome) => self.layer_added(outcome),
                 Happening::Launched(launched) => {
                     self.timings.launched = self.elapsed();
                     self.timings.processor = launched.processor_us;
@@ -446,8 +480,8 @@ impl Monitor {
         }
         let mut stops = Vec::new();
         if ready.readable && !client.is_deaf() {
-            for (id, request) in client.read() {
-                self.request(&mut client, id, &request, &mut stops);
+            for asked in client.read() {
+                self.request(&mut client, token, asked, &mut stops);
             }
         }
         // Hung up: both directions are closed. One that has only ended its side may still wait for an answer.
@@ -468,8 +502,9 @@ impl Monitor {
         }
     }
 
-    fn request(&self, client: &mut Client, id: u64, request: &Request, stops: &mut Vec<Duration>) {
-        match request {
+    fn request(&mut self, client: &mut Client, token: u64, asked: Asked, stops: &mut Vec<Duration>) {
+        let Asked { id, what, files } = asked;
+        match what {
             Request::Status => client.answer(id, Answer::Status(self.status())),
             Request::Subscribe => {
                 client.subscribe();
@@ -478,13 +513,23 @@ impl Monitor {
             Request::Wait { goal: Goal::Ready } if self.life.was_ready() => {
                 client.answer(id, Answer::Ready(self.status()));
             }
-            Request::Wait { goal } => client.wait(id, *goal),
+            Request::Wait { goal } => client.wait(id, goal),
             Request::Stop { grace_ms } => {
                 client.wait(id, Goal::Ended);
-                stops.push(Duration::from_millis(*grace_ms));
+                stops.push(Duration::from_millis(grace_ms));
             }
             Request::Balloon { target } => {
-                client.answer(id, self.balloon(*target).map_or_else(Answer::Refused, Answer::Balloon));
+                client.answer(id, self.balloon(target).map_or_else(Answer::Refused, Answer::Balloon));
+            }
+            Request::OwnLayer { folder } => {
+                let owned = self.own_layer(&folder);
+                client.answer(id, owned.map_or_else(Answer::Refused, |()| Answer::Owned));
+            }
+            Request::AddLayer { layer, snapshot } => {
+                let adding = Adding { client: token, request: id, layer, snapshot };
+                if let Err(refusal) = self.add_layer(adding, files) {
+                    client.answer(id, Answer::Refused(refusal));
+                }
             }
             Request::Start(_) => {
                 client.answer(id, Answer::Refused(out_of_place("this monitor has its VM already")));
@@ -503,11 +548,121 @@ impl Monitor {
             }));
         };
         if let Some(bytes) = target {
-            let invalid = |message| Refusal { code: RefusalCode::Invalid, message };
             self.spec.machine.check_balloon(bytes).map_err(|error| invalid(error.to_string()))?;
             balloon.set_target(bytes).map_err(|error| invalid(format!("cannot tell the guest: {error}")))?;
         }
         Ok(Balloon { target: balloon.target(), actual: balloon.actual() })
+    }
+
+    /// Records a layer that is to be made. What an earlier one left that was given up goes.
+    fn own_layer(&self, folder: &Path) -> Result<(), Refusal> {
+        self.may_add_layer()?;
+        let described = self.described().and_then(|spec| {
+            self.held.disown_unneeded(&spec)?;
+            self.held.will_own(folder)
+        });
+        described.map_err(|error| invalid(crate::engine::chain(&error)))
+    }
+
+    fn may_add_layer(&self) -> Result<(), Refusal> {
+        match self.life.state() {
+            _ if self.adding.is_some() => {
+                Err(out_of_place("the VM's disk is being changed for somebody else"))
+            }
+            VmState::Running => Ok(()),
+            VmState::Starting => Err(out_of_place("the VM is still starting")),
+            _ => Err(out_of_place("the VM is ending")),
+        }
+    }
+
+    /// Begins to add a layer. It is answered when that is done.
+    fn add_layer(&mut self, adding: Adding, files: Vec<OwnedFd>) -> Result<(), Refusal> {
+        self.may_add_layer()?;
+        let Ok([file, old]) = <[OwnedFd; 2]>::try_from(files) else {
+            return Err(invalid("a new layer comes with two open files".to_owned()));
+        };
+        let owned = self.held.folder().owned().unwrap_or_default();
+        if !owned.iter().any(|owned| Some(owned.as_path()) == adding.layer.path.parent()) {
+            return Err(invalid("the new layer is none of the VM's own".to_owned()));
+        }
+        let layer = adding.layer.clone();
+        let (disk, vsock_socket) = (self.disk.clone(), self.vsock_socket.clone());
+        let started = layer::add(NewTop { disk, vsock_socket, layer, file, old }, &self.post);
+        started.map_err(|error| invalid(format!("cannot start a thread for it: {error}")))?;
+        self.adding = Some(adding);
+        Ok(())
+    }
+
+    /// What the VM is, as it is recorded.
+    fn described(&self) -> Result<VmSpec, HomeError> {
+        let gone = || HomeError::NoSuchVm { wanted: self.spec.display_name().to_owned(), nearest: None };
+        self.held.folder().spec()?.ok_or_else(gone)
+    }
+
+    /// Records that the VM's disk goes on with the layer that is being added. The disk waits for it, as this thread does
+    /// here for the host's.
+    fn record_layer(&self) -> Result<(), String> {
+        let Some(Adding { layer, snapshot, .. }) = &self.adding else {
+            return Err("no layer is being added".to_owned());
+        };
+        let before = self.described().map_err(|error| crate::engine::chain(&error))?;
+        let mut spec = before.clone();
+        let Some(root) = spec.machine.disks.first_mut() else { return Err("the VM has no disk".to_owned()) };
+        let layers = root.layers.clone();
+        root.layers.push(layer.clone());
+        if let Some(name) = snapshot {
+            spec.snapshots.push(Snapshot { name: name.clone(), created: Timestamp::now(), layers });
+        }
+        self.held.write_spec(&spec).map_err(|error| {
+            // It may have its name already. The disk goes on as it was, and either description is right for that.
+            let _ = self.held.write_spec(&before);
+            crate::engine::chain(&error)
+        })
+    }
+
+    /// Answers whoever had a layer added.
+    fn layer_added(&mut self, outcome: Result<Duration, String>) {
+        let Some(Adding { client, request, .. }) = self.adding.take() else { return };
+        let answer = match outcome {
+            Ok(frozen) => {
+                tracing::info!(?frozen, "the disk has a new top layer");
+                Answer::LayerAdded { frozen_us: u64::try_from(frozen.as_micros()).unwrap_or(u64::MAX) }
+            }
+            Err(message) => {
+                tracing::warn!("the disk has no new top layer: {message}");
+                let dropped = self.described().and_then(|spec| self.held.disown_unneeded(&spec));
+                if let Err(error) = dropped {
+                    tracing::warn!("cannot remove a layer: {}", crate::engine::chain(&error));
+                }
+                Answer::Refused(invalid(message))
+            }
+        };
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.answer(request, answer);
+        }
+        self.update_interests();
+    }
+
+    /// What still counts when the machine has ended. A layer is not recorded any more: whoever waits for that hears it.
+    fn take_at_the_end(&mut self, happening: Happening) {
+        if let Happening::LayerAdded(outcome) = happening {
+            self.layer_added(outcome);
+        }
+    }
+
+    /// Waits until nobody is at work on the disk of a machine that has ended.
+    fn settle_layer(&mut self) {
+        let deadline = Instant::now() + LAYER_TIMEOUT;
+        while self.adding.is_some() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.posted.recv_timeout(left) {
+                Ok(happening) => self.take_at_the_end(happening),
+                Err(_) => {
+                    tracing::error!("the disk of the machine that has ended is still being changed");
+                    return;
+                }
+            }
+        }
     }
 
     fn update_interests(&mut self) {
@@ -521,6 +676,7 @@ impl Monitor {
         let Some(end) = self.finished.take() else { return };
         tracing::info!(reason = end.reason.code(), "{}", end.message);
         self.release_machine();
+        self.settle_layer();
         self.record(Some(end.clone()));
         let given_up = self.request.fresh && !self.life.was_ready() && is_given_up(&end);
         let remove = self.spec.ephemeral() || given_up;
@@ -547,7 +703,7 @@ impl Monitor {
                 Ok(Happening::MachineGone | Happening::LaunchFailed(_)) => return,
                 // A machine that ended at once.
                 Ok(Happening::Launched(launched)) => self.launched = launched,
-                Ok(_) => {}
+                Ok(other) => self.take_at_the_end(other),
                 Err(_) => {
                     tracing::error!("the machine's thread does not let go of it");
                     return;
@@ -555,6 +711,11 @@ impl Monitor {
             }
         }
     }
+}
+
+/// The refusal of what cannot be.
+fn invalid(message: String) -> Refusal {
+    Refusal { code: RefusalCode::Invalid, message }
 }
 
 /// The refusal of a request that is not for now.

@@ -1,6 +1,9 @@
 //! From a VM's description to a machine that runs.
 
 use std::os::fd::OwnedFd;
+use std::sync::Weak;
+
+use vmm_disk::LiveDisk;
 
 use crate::engine::{EngineError, EngineOptions, MachineEnd, RunningMachine, chain, select};
 use crate::home::{Home, VmSpec};
@@ -9,13 +12,14 @@ use crate::machine::BuildError;
 /// Makes machines run.
 pub trait Launcher: Send + Sync {
     /// Starts the machine of a VM of `home`. `console` gets what the guest writes to its console; `ended` is called once, when
-    /// the machine has ended, and never after an error. `built` is called when the engine takes over.
+    /// the machine has ended, and never after an error. `built` is called when the engine takes over, with a hold on the
+    /// root disk.
     fn launch(
         &self,
         home: &Home,
         spec: &VmSpec,
         console: OwnedFd,
-        built: &dyn Fn(),
+        built: &dyn Fn(Weak<LiveDisk>),
         ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> Result<Box<dyn RunningMachine>, LaunchFailure>;
 }
@@ -39,7 +43,7 @@ impl Launcher for EngineLauncher {
         home: &Home,
         spec: &VmSpec,
         console: OwnedFd,
-        built: &dyn Fn(),
+        built: &dyn Fn(Weak<LiveDisk>),
         ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> Result<Box<dyn RunningMachine>, LaunchFailure> {
         let supervisor = std::env::current_exe().map_err(|error| LaunchFailure {
@@ -48,8 +52,8 @@ impl Launcher for EngineLauncher {
         })?;
         let options = EngineOptions { cache: Some(home.cache()), ..EngineOptions::new(supervisor) };
         let engine = select(spec.engine, spec.require_hardware, spec.machine.arch, &options)?;
-        let machine = spec.machine.build(console)?;
-        built();
+        let (machine, root) = spec.machine.build(console)?;
+        built(root);
         Ok(engine.launch(machine, ended)?)
     }
 }

@@ -68,7 +68,7 @@ fn serve(
     pulled: &mpsc::Receiver<()>,
 ) {
     let ended = post.clone();
-    let built = || post.send(Happening::MachineBuilt);
+    let built = |root| post.send(Happening::MachineBuilt(root));
     let ended = Box::new(move |end| ended.send(Happening::MachineEnded(end)));
     match launcher.launch(home, spec, console, &built, ended) {
         Ok(mut machine) => {

@@ -16,6 +16,7 @@ mod console;
 mod event_loop;
 mod guest;
 mod launcher;
+mod layer;
 mod life;
 mod machine;
 mod process;

@@ -299,7 +299,7 @@ fn image_code(error: &ImageError) -> &'static str {
 fn agent_code(error: &AgentError) -> &'static str {
     match error {
         AgentError::Deadline { .. } => "agent_timeout",
-        AgentError::OtherVersion { .. } => "agent_version",
+        AgentError::OtherVersion { .. } | AgentError::TooOld { .. } => "agent_version",
         AgentError::Refusal { kind, .. } => match kind {
             ErrorKind::NoSuchProcess => "no_such_process",
             ErrorKind::Ended => "process_ended",
@@ -308,6 +308,7 @@ fn agent_code(error: &AgentError) -> &'static str {
             ErrorKind::NoSuchUser => "no_such_user",
             ErrorKind::Resources => "guest_resources",
             ErrorKind::ShuttingDown => "shutting_down",
+            ErrorKind::Busy => "guest_busy",
             _ => "agent_refused",
         },
         AgentError::TooLarge { .. } => "too_large",

@@ -30,7 +30,9 @@ pub use builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartO
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
 pub use customise::{ImagePull, PulledImage};
-pub use disk::{DiskCheck, DiskFile, DiskSize, DiskSizeError, DiskSpace, ExtraDisk, SnapshotInfo};
+pub use disk::{
+    Cloned, Committed, DiskCheck, DiskFile, DiskSize, DiskSizeError, DiskSpace, ExtraDisk, SnapshotInfo,
+};
 pub use error::Error;
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;

@@ -41,6 +41,7 @@ fn tables(role: Role) -> Vec<&'static Table> {
         Role::Queue => vec![&EVERY, &DISKS, &PAUSES],
         Role::Sockets => vec![&EVERY, &STREAMS, &ACCEPTING, &CONNECTING],
         Role::Agent => vec![&EVERY, &STREAMS, &CONNECTING],
+        Role::Layer => vec![&EVERY, &STREAMS, &CONNECTING, &DISKS],
     }
 }
 

@@ -57,11 +57,14 @@ pub enum Role {
     Sockets,
     /// It talks to the guest's agent.
     Agent,
+    /// It has the guest stand still, and switches the top layer of its disk.
+    Layer,
 }
 
 impl Role {
     /// Those that [`spawn`] gives.
-    const SPAWNED: [Self; 5] = [Self::Watcher, Self::Session, Self::Queue, Self::Sockets, Self::Agent];
+    const SPAWNED: [Self; 6] =
+        [Self::Watcher, Self::Session, Self::Queue, Self::Sockets, Self::Agent, Self::Layer];
 }
 
 /// There when threads are held to their roles.

@@ -15,7 +15,7 @@ use vmm_sys::Event;
 use super::filters::rules;
 use super::{Role, confine, spawn, spawn_without_role};
 
-const ROLES: [Role; 9] = [
+const ROLES: [Role; 10] = [
     Role::EventLoop,
     Role::Machine,
     Role::Starter,
@@ -25,6 +25,7 @@ const ROLES: [Role; 9] = [
     Role::Queue,
     Role::Sockets,
     Role::Agent,
+    Role::Layer,
 ];
 
 /// Says to the process that it is to attempt something: a role and what.
@@ -114,7 +115,7 @@ fn may(role: Role) -> Vec<Act> {
             vec![Act::StartAThread, Act::RemoveAFile, Act::OpenASocket, Act::Connect]
         }
         Role::Processor | Role::Queue => Vec::new(),
-        Role::Sockets | Role::Agent => vec![Act::OpenASocket, Act::Connect],
+        Role::Sockets | Role::Agent | Role::Layer => vec![Act::OpenASocket, Act::Connect],
     }
 }
 

@@ -16,6 +16,8 @@ pub mod fd_passing;
 pub mod file;
 #[cfg(target_os = "linux")]
 pub mod fork;
+#[cfg(target_os = "linux")]
+pub mod freeze;
 pub mod kill;
 pub mod lock;
 pub mod memory;

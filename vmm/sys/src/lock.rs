@@ -57,6 +57,21 @@ impl FileLock {
         &self.file
     }
 
+    /// Lets other readers lock the file beside us, or locks it for ourselves alone again.
+    ///
+    /// The kernel gives the one lock up before it takes the other (flock(2)). Where somebody else was quicker, the first is
+    /// taken back.
+    pub fn share(&self, others_may: bool) -> io::Result<()> {
+        let (wanted, other) = match others_may {
+            true => (FlockOperation::NonBlockingLockShared, FlockOperation::NonBlockingLockExclusive),
+            false => (FlockOperation::NonBlockingLockExclusive, FlockOperation::NonBlockingLockShared),
+        };
+        flock(&self.file, wanted).map_err(|errno| {
+            let _ = flock(&self.file, other);
+            errno.into()
+        })
+    }
+
     /// Leaves the lock to whoever has a duplicate of the file.
     pub fn hand_over(mut self) {
         self.handed_over = true;
@@ -89,6 +104,20 @@ mod tests {
         assert!(FileLock::try_shared(&path).unwrap().is_none());
         drop(held);
         assert!(FileLock::try_shared(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_is_shared_and_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = FileLock::try_exclusive(&path).unwrap().unwrap();
+        held.share(true).unwrap();
+        let reader = FileLock::try_shared(&path).unwrap().unwrap();
+        assert!(held.share(false).is_err());
+        assert!(FileLock::try_exclusive(&path).unwrap().is_none());
+        drop(reader);
+        held.share(false).unwrap();
+        assert!(FileLock::try_shared(&path).unwrap().is_none());
     }
 
     #[test]

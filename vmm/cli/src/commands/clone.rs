@@ -3,18 +3,21 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use vmm::{Home, Sandbox};
+use serde::Serialize;
+use vmm::{Cloned, Home, Sandbox, VmId};
 
-use super::print;
+use super::{print, print_json, tell_frozen};
 use crate::error::Failure;
+use crate::values;
 
 /// Make a VM that starts from what is on the disk of another one
 ///
-/// It takes no time however large the disk is: both share what is on it now, and what either writes is its own. The
-/// VM that is cloned must be stopped.
+/// It takes no time however large the disk is: both share what is on it now, and what either writes is its own. A VM
+/// that runs writes back what it has and stands still for a moment, so its clone finds its file systems in order; what
+/// programs keep in memory is not cloned.
 #[derive(Args)]
 #[command(after_help = "Example:
-  vmm stop box && vmm clone box copy && vmm start box copy")]
+  vmm clone box copy && vmm start copy")]
 pub(crate) struct Clone {
     /// Name, id or the beginning of an id
     #[arg(value_name = "VM")]
@@ -22,13 +25,30 @@ pub(crate) struct Clone {
     /// What to call the new one
     #[arg(value_name = "NEW")]
     name: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    name: &'a str,
+    id: &'a VmId,
+    /// How long the guest stood still; none if it does not run.
+    frozen_ms: Option<f64>,
 }
 
 impl Clone {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        let clone = Sandbox::attach(&home, &self.vm)?.clone_to(&self.name)?;
-        print(&format!("{}\n", clone.name()))?;
+        let Cloned { sandbox, frozen } = Sandbox::attach(&home, &self.vm)?.clone_to(&self.name)?;
+        if self.json {
+            let frozen_ms = frozen.map(values::milliseconds);
+            print_json(&Report { name: sandbox.name(), id: sandbox.id(), frozen_ms })?;
+        } else {
+            print(&format!("{}\n", sandbox.name()))?;
+            tell_frozen(&self.vm, frozen);
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -2,6 +2,7 @@
 
 mod balloon;
 mod clone;
+mod commit;
 mod compact;
 mod completion;
 mod destroy;
@@ -28,12 +29,15 @@ mod stop;
 mod up;
 mod version;
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Subcommand;
 use serde::Serialize;
 
 use crate::error::Failure;
+use crate::values;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -46,6 +50,7 @@ pub(crate) enum Command {
     Kill(kill::Kill),
     Rm(rm::Rm),
     Clone(clone::Clone),
+    Commit(commit::Commit),
     Snapshot(snapshot::Snapshot),
     Flatten(flatten::Flatten),
     Compact(compact::Compact),
@@ -77,6 +82,7 @@ impl Command {
             Self::Kill(command) => command.run(),
             Self::Rm(command) => command.run(),
             Self::Clone(command) => command.run(),
+            Self::Commit(command) => command.run(quiet),
             Self::Snapshot(command) => command.run(),
             Self::Flatten(command) => command.run(),
             Self::Compact(command) => command.run(),
@@ -106,7 +112,6 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// Prints text; a reader that has gone away is no failure.
 fn print(text: &str) -> Result<(), Failure> {
-    use std::io::Write;
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -119,6 +124,15 @@ fn print_table(heading: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
     let mut text = Vec::new();
     crate::table::write(&mut text, heading, rows)?;
     print(&String::from_utf8_lossy(&text))
+}
+
+/// Says how long a guest stood still, if it did, to who looks on.
+fn tell_frozen(vm: &str, frozen: Option<Duration>) {
+    if let (Some(frozen), true) = (frozen, std::io::stderr().is_terminal()) {
+        let text = format!("{vm} stood still for {} ms\n", values::milliseconds(frozen));
+        // Nobody needs to know it.
+        let _ = std::io::stderr().write_all(crate::sanitise::text(&text).as_bytes());
+    }
 }
 
 /// Does something to each of several VMs or images; a failure is told and the rest still done.

@@ -3,18 +3,20 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use vmm::{Home, Sandbox, SnapshotInfo};
 
-use super::{print, print_json, print_table};
+use super::{print, print_json, print_table, tell_frozen};
 use crate::error::Failure;
-use crate::table;
+use crate::{table, values};
 
 /// Keep states of a VM's disk, and go back to them
 ///
-/// A snapshot takes no time and no space of its own; what is written after it does. The VM must be stopped.
+/// A snapshot takes no time and no space of its own; what is written after it does. It can be made while the VM runs,
+/// which then writes back what it has and stands still for a moment; for all else the VM must be stopped.
 #[derive(Args)]
 #[command(after_help = "Example:
-  vmm stop box && vmm snapshot create box before-upgrade && vmm start box
+  vmm snapshot create box before-upgrade
   vmm stop box && vmm snapshot restore box before-upgrade && vmm start box")]
 pub(crate) struct Snapshot {
     #[command(subcommand)]
@@ -24,7 +26,7 @@ pub(crate) struct Snapshot {
 #[derive(Subcommand)]
 enum Action {
     /// Keep what is on the disk now
-    Create(Named),
+    Create(Create),
     /// Go back to a snapshot; what was written since is lost
     Restore(Named),
     /// Forget a snapshot
@@ -44,6 +46,22 @@ struct Named {
 }
 
 #[derive(Args)]
+struct Create {
+    #[command(flatten)]
+    named: Named,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    name: &'a str,
+    /// How long the guest stood still; none if it does not run.
+    frozen_ms: Option<f64>,
+}
+
+#[derive(Args)]
 struct List {
     /// Name, id or the beginning of an id
     #[arg(value_name = "VM")]
@@ -56,10 +74,7 @@ struct List {
 impl Snapshot {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         match self.action {
-            Action::Create(Named { vm, name }) => {
-                attach(&vm)?.create_snapshot(&name)?;
-                print(&format!("{name}\n"))?;
-            }
+            Action::Create(create) => create.run()?,
             Action::Restore(Named { vm, name }) => attach(&vm)?.restore_snapshot(&name)?,
             Action::Rm(Named { vm, name }) => {
                 attach(&vm)?.remove_snapshot(&name)?;
@@ -68,6 +83,19 @@ impl Snapshot {
             Action::List(list) => list.run()?,
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Create {
+    fn run(self) -> Result<(), Failure> {
+        let Named { vm, name } = self.named;
+        let frozen = attach(&vm)?.create_snapshot(&name)?;
+        if self.json {
+            return print_json(&Report { name: &name, frozen_ms: frozen.map(values::milliseconds) });
+        }
+        print(&format!("{name}\n"))?;
+        tell_frozen(&vm, frozen);
+        Ok(())
     }
 }
 

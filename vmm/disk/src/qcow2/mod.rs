@@ -133,6 +133,11 @@ impl Qcow2Image {
         })
     }
 
+    /// Nothing is written to it any more, not even when it is dropped: everything was flushed, and others read it now.
+    pub(crate) fn retire(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
     /// Refuses to go on where it is not known what is on the disk.
     fn check_sound(&self) -> io::Result<()> {
         if self.failed.load(Ordering::Acquire) {

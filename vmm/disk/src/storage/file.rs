@@ -162,6 +162,13 @@ impl Storage for FileStorage {
             }
         }
     }
+
+    fn let_others_read(&self, may: bool) -> io::Result<()> {
+        match &self.handle {
+            Handle::Locked(lock) => lock.share(may),
+            Handle::Unlocked(_) => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]

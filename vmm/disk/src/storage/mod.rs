@@ -46,6 +46,12 @@ pub trait Storage: Send + Sync + Debug {
 
     /// Returns when everything that was written before the call survives a power cut.
     fn sync(&self) -> io::Result<()>;
+
+    /// Whoever has it alone lets others read it beside themselves, or has it alone again. Where nothing is locked, nothing
+    /// is done.
+    fn let_others_read(&self, _may: bool) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Fills one buffer.

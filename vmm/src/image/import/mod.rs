@@ -333,7 +333,7 @@ impl Work<'_> {
 }
 
 /// Today's date in Greenwich as the digits of YYYYMMDD.
-fn today() -> u32 {
+pub(super) fn today() -> u32 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     date_of(since.as_secs() / 86400)
 }

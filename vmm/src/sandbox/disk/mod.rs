@@ -4,14 +4,18 @@
 //! an empty layer upon what is there, which takes no time however much that is.
 
 mod clone;
+mod commit;
 mod extra;
 mod file;
+mod live;
 mod size;
 mod snapshot;
 mod space;
 #[cfg(test)]
 mod tests;
 
+pub use clone::Cloned;
+pub use commit::Committed;
 pub use extra::ExtraDisk;
 pub use file::{DiskCheck, DiskFile};
 pub use size::{DiskSize, DiskSizeError};
@@ -25,14 +29,18 @@ use snafu::ResultExt;
 use vmm_disk::{Format, LayerSpec};
 
 use super::error::{DiskSnafu, Error};
-use crate::home::{HeldVm, HomeError, VmSpec};
+use crate::home::{HeldVm, HomeError, VmFolder, VmSpec};
 use crate::image::{ImageStore, LayerId, NewLayer};
 use crate::machine::DiskSpec;
 
 /// A VM's description, to be changed by whoever has its lock.
 fn spec_of(held: &HeldVm) -> Result<VmSpec, Error> {
-    let gone = || HomeError::NoSuchVm { wanted: held.folder().id().to_string(), nearest: None };
-    Ok(held.folder().spec()?.ok_or_else(gone)?)
+    read_spec(held.folder())
+}
+
+fn read_spec(folder: &VmFolder) -> Result<VmSpec, Error> {
+    let gone = || HomeError::NoSuchVm { wanted: folder.id().to_string(), nearest: None };
+    Ok(folder.spec()?.ok_or_else(gone)?)
 }
 
 /// The disk that a VM starts from: it is always the first.
@@ -67,13 +75,7 @@ fn layer_upon(
     layers: &[LayerSpec],
     size: u64,
 ) -> Result<Vec<LayerSpec>, Error> {
-    if layers.len() >= vmm_disk::MAX_LAYERS {
-        let message = format!(
-            "the disk has {} layers, which is as many as there can be: make them fewer with vmm flatten",
-            layers.len()
-        );
-        return Err(Error::Invalid { message });
-    }
+    check_depth(layers)?;
     let below = layers.last().and_then(|layer| layer_id(&layer.path));
     let new = NewLayer { format: Format::Qcow2, below, durable: true };
     let id = store.layers().draw_id()?;
@@ -82,17 +84,19 @@ fn layer_upon(
     Ok(layers.iter().cloned().chain([top.spec()]).collect())
 }
 
+/// Whether there can be another layer upon these.
+fn check_depth(layers: &[LayerSpec]) -> Result<(), Error> {
+    if layers.len() < vmm_disk::MAX_LAYERS {
+        return Ok(());
+    }
+    let message = format!(
+        "the disk has {} layers, which is as many as there can be: make them fewer with vmm flatten",
+        layers.len()
+    );
+    Err(Error::Invalid { message })
+}
+
 /// The layer whose data this is.
 fn layer_id(data: &Path) -> Option<LayerId> {
     data.parent()?.file_name()?.to_str()?.parse().ok()
-}
-
-/// Gives up the layers that neither its disk nor a snapshot needs.
-fn drop_unneeded(held: &HeldVm, spec: &VmSpec) -> Result<(), Error> {
-    let snapshots = spec.snapshots.iter().flat_map(|snapshot| &snapshot.layers);
-    let needed: Vec<_> = spec.machine.disks.iter().flat_map(|disk| &disk.layers).chain(snapshots).collect();
-    let folder_name = |path: &Path| path.file_name().map(ToOwned::to_owned);
-    let needed: Vec<_> =
-        needed.iter().filter_map(|layer| layer.path.parent().and_then(folder_name)).collect();
-    Ok(held.disown(|owned| folder_name(owned).is_some_and(|name| needed.contains(&name)))?)
 }

@@ -1,10 +1,13 @@
 //! Snapshots of a VM's disk, and its size: all of it by layers upon layers.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::clone::stop_first;
+use super::live::LiveVm;
 use super::space::clear_partial;
-use super::{DiskSize, drop_unneeded, has_untouched_top, layer_upon, root, spec_of, virtual_size};
+use super::{DiskSize, has_untouched_top, layer_upon, root, spec_of, virtual_size};
 use crate::home::{HeldVm, Snapshot, Timestamp, VmName, VmSpec};
 use crate::image::ImageStore;
 use crate::sandbox::error::Error;
@@ -36,13 +39,31 @@ impl Sandbox {
         described.collect()
     }
 
-    /// Keeps what is on its disk now. The VM must not run.
-    pub fn create_snapshot(&self, name: &str) -> Result<(), Error> {
+    /// Keeps what is on its disk now. If the VM runs, its guest writes back what it has and stands still for a moment, so
+    /// long as is returned: what is kept are file systems as they are when they were unmounted.
+    pub fn create_snapshot(&self, name: &str) -> Result<Option<Duration>, Error> {
         let name: VmName = name.parse().map_err(crate::home::HomeError::from)?;
+        match self.snapshot_stopped(&name) {
+            Err(Error::MustStop { .. }) => self.snapshot_running(name).map(Some),
+            outcome => outcome.map(|()| None),
+        }
+    }
+
+    fn snapshot_running(&self, name: VmName) -> Result<Duration, Error> {
+        let live = LiveVm::of(self)?;
+        check_new(&live.spec, &name)?;
+        if live.spec.ephemeral() {
+            let message =
+                format!("{} has no name, so its snapshots go with it when it ends: clone it", self.name());
+            return Err(Error::Invalid { message });
+        }
+        let store = ImageStore::open(self.link.folder().home().root())?;
+        live.add_layer(&store, Some(name))
+    }
+
+    fn snapshot_stopped(&self, name: &VmName) -> Result<(), Error> {
         self.change_disk(|held, store, spec| {
-            if spec.snapshots.iter().any(|snapshot| snapshot.name == name) {
-                return Err(Error::Invalid { message: format!("there is a snapshot {name} already") });
-            }
+            check_new(spec, name)?;
             let mut layers = root(spec)?.layers.clone();
             let size = virtual_size(&layers)?;
             let below = &layers[..layers.len().saturating_sub(1)];
@@ -51,7 +72,7 @@ impl Sandbox {
             } else {
                 spec.machine.disks[0].layers = layer_upon(store, held, &layers, size)?;
             }
-            spec.snapshots.push(Snapshot { name, created: Timestamp::now(), layers });
+            spec.snapshots.push(Snapshot { name: name.clone(), created: Timestamp::now(), layers });
             Ok(())
         })
     }
@@ -108,9 +129,17 @@ impl Sandbox {
             change(&held, &store, &mut spec).and_then(|made| Ok(held.write_spec(&spec).map(|()| made)?));
         // Where that failed, what was made for it is needed by nobody, unless it got as far as the description.
         let kept = if changed.is_ok() { spec } else { spec_of(&held).unwrap_or(before) };
-        let dropped = drop_unneeded(&held, &kept);
-        changed.and_then(|made| dropped.map(|()| made))
+        let dropped = held.disown_unneeded(&kept);
+        changed.and_then(|made| Ok(dropped.map(|()| made)?))
     }
+}
+
+/// Whether no snapshot has this name.
+fn check_new(spec: &VmSpec, name: &VmName) -> Result<(), Error> {
+    if spec.snapshots.iter().all(|snapshot| snapshot.name != *name) {
+        return Ok(());
+    }
+    Err(Error::Invalid { message: format!("there is a snapshot {name} already") })
 }
 
 /// A root that is a partition stays as large as that is.

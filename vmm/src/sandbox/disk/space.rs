@@ -236,7 +236,7 @@ mod tests {
         assert_eq!((space.layers_after, space.kept), (2, 2));
         assert_eq!(Contents::read(&home), contents);
         vm(&home).remove_snapshot("old").unwrap();
-        let copy = vm(&home).clone_to("copy").unwrap();
+        let copy = vm(&home).clone_to("copy").unwrap().sandbox;
         vm(&home).create_snapshot("new").unwrap();
         let contents = Contents::read(&home);
         let space = copy.flatten(&token()).unwrap();

@@ -366,3 +366,72 @@ proptest! {
         prop_assert_eq!(driver.disk.bytes(), model);
     }
 }
+
+/// A device on a disk that is kept by the test, too.
+fn live_driver(disk: Arc<dyn vmm_disk::DiskImage>) -> (TestMemory, GuestQueue, Block) {
+    let mut memory = TestMemory::new(32 << 20);
+    let queue = GuestQueue::new(&mut memory, 64);
+    let mut device = Block::new(disk, "root", 1);
+    device.start_queue(0, queue.resources(), feature::FLUSH, None).unwrap();
+    (memory, queue, device)
+}
+
+#[test]
+fn a_driver_sees_nothing_of_a_disk_that_gets_another_top_layer() {
+    use vmm_disk::testing::MemoryStorage;
+    use vmm_disk::{Format, Layer, LiveDisk, Storage, open_chain_layers, qcow2::Layout};
+
+    const SIZE: u64 = 1 << 20;
+    let empty = || {
+        let storage = Arc::new(MemoryStorage::default());
+        Layout::new(SIZE).write(&*storage).unwrap();
+        storage
+    };
+    let layer = |storage: &Arc<MemoryStorage>| {
+        let storage: Arc<dyn Storage> = storage.clone();
+        Layer { storage, path: "layer".into(), format: Format::Qcow2 }
+    };
+    let (old, new) = (empty(), empty());
+    let disk = Arc::new(LiveDisk::open_layers(vec![layer(&old)]).unwrap());
+    let (mut memory, mut queue, mut device) = live_driver(disk.clone());
+    // Given writes before the switch, others that are under way meanwhile, and some after it.
+    let mut write = |queue: &mut GuestQueue, value: u8| {
+        let sector = u64::from(value);
+        let header = [&OUT.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat();
+        let readable = memory.allocate_bytes(&[&header[..], &[value; 512]].concat());
+        let status = memory.allocate_bytes(&[0xaa]);
+        queue.add(&[
+            Buffer { address: readable, length: 16 + 512, writable: false },
+            Buffer { address: status, length: 1, writable: true },
+        ]);
+        queue.kick();
+        status
+    };
+    let mut statuses = vec![write(&mut queue, 1)];
+    queue.wait_used();
+    statuses.extend((2..30).map(|value| write(&mut queue, value)));
+    let again: Arc<dyn Storage> = old.clone();
+    disk.switch(layer(&new), || Ok(again), &mut || Ok(())).unwrap();
+    for _ in 2..30 {
+        queue.wait_used();
+    }
+    statuses.push(write(&mut queue, 30));
+    queue.wait_used();
+    device.stop_queue(0);
+    drop((device, disk));
+    assert!(statuses.into_iter().all(|status| memory.read(status, 1) == [OK]));
+    // Then each is where it belongs, whole.
+    let sectors = |layers: Vec<Layer>| {
+        let mut bytes = vec![0; usize::try_from(SIZE).unwrap()];
+        let disk = open_chain_layers(layers, true).unwrap();
+        disk.read(&mut [std::io::IoSliceMut::new(&mut bytes)], 0).unwrap();
+        bytes.chunks(512).take(31).map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    let (before, after) = (sectors(vec![layer(&old)]), sectors(vec![layer(&old), layer(&new)]));
+    for value in 1..=30_u8 {
+        let (before, after) = (&before[usize::from(value)], &after[usize::from(value)]);
+        assert_eq!(*after, vec![value; 512]);
+        assert!(*before == vec![value; 512] || *before == vec![0; 512]);
+    }
+    assert_eq!((before[1][0], before[30][0]), (1, 0));
+}

@@ -44,7 +44,7 @@ const OPERATIONS: [Operation; 11] = [
         name: "snapshot",
         vms: 1,
         snapshots: 2,
-        act: |home| vm(home).create_snapshot("new").unwrap(),
+        act: |home| assert_eq!(vm(home).create_snapshot("new").unwrap(), None, "no guest stood still"),
     },
     Operation {
         name: "restore",
@@ -63,19 +63,25 @@ const OPERATIONS: [Operation; 11] = [
         name: "flatten",
         vms: 1,
         snapshots: 1,
-        act: |home| drop(vm(home).flatten(&token()).unwrap()),
+        act: |home| {
+            vm(home).flatten(&token()).unwrap();
+        },
     },
     Operation {
         name: "flatten_all",
         vms: 1,
         snapshots: 1,
-        act: |home| drop(vm(home).flatten_all(&token()).unwrap()),
+        act: |home| {
+            vm(home).flatten_all(&token()).unwrap();
+        },
     },
     Operation {
         name: "compact",
         vms: 1,
         snapshots: 1,
-        act: |home| drop(vm(home).compact_disk(&token()).unwrap()),
+        act: |home| {
+            vm(home).compact_disk(&token()).unwrap();
+        },
     },
     Operation { name: "remove", vms: 0, snapshots: 0, act: |home| vm(home).remove(false).unwrap() },
     Operation {
@@ -220,6 +226,7 @@ fn spec(id: &str, layers: &[LayerSpec], kept: &[LayerSpec]) -> VmSpec {
                 options: String::new(),
                 read_only: false,
                 grow: false,
+                overlay: None,
             },
             init: vmm_protocol::Init::Agent,
             mask_services: Vec::new(),
