@@ -47,13 +47,15 @@ fn run(arguments: &[&str], began: Instant) -> Result<(), Box<dyn Error>> {
             rounds: rounds.parse()?,
             commands: commands.parse()?,
         }),
-        ["disk", ruler, folder, json, rounds, filter @ ..] if filter.len() < 2 => disk::run(&disk::Comparison {
-            ruler: ruler.parse()?,
-            folder: PathBuf::from(folder),
-            json: PathBuf::from(json),
-            rounds: rounds.parse()?,
-            filter: filter.first().map(|&filter| filter.to_owned()),
-        }),
+        ["disk", ruler, folder, json, rounds, filter @ ..] if filter.len() < 2 => {
+            disk::run(&disk::Comparison {
+                ruler: ruler.parse()?,
+                folder: PathBuf::from(folder),
+                json: PathBuf::from(json),
+                rounds: rounds.parse()?,
+                filter: filter.first().map(|&filter| filter.to_owned()),
+            })
+        }
         ["serve-disk", socket, base, top] => {
             disk::serve(&PathBuf::from(socket), &PathBuf::from(base), &PathBuf::from(top))
         }

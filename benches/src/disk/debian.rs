@@ -42,10 +42,18 @@ fn make(folder: &Path) -> Result<(), Box<dyn Error>> {
     println!("making a Debian disk with fio in {}", folder.display());
     let root = folder.join("root");
     let mut fetch = Command::new("mmdebstrap");
-    fetch.args(["--quiet", "--variant=minbase", "--format=tar", PACKAGES, RELEASE]).arg(folder.join("root.tar"));
+    fetch
+        .args(["--quiet", "--variant=minbase", "--format=tar", PACKAGES, RELEASE])
+        .arg(folder.join("root.tar"));
     done(&mut fetch)?;
     fs::create_dir(&root)?;
-    done(Command::new("tar").args(["--exclude=./dev/*", "-xf"]).arg(folder.join("root.tar")).arg("-C").arg(&root))?;
+    done(
+        Command::new("tar")
+            .args(["--exclude=./dev/*", "-xf"])
+            .arg(folder.join("root.tar"))
+            .arg("-C")
+            .arg(&root),
+    )?;
     let program = root.join(PROGRAM.trim_start_matches('/'));
     fs::write(&program, JOBS)?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
@@ -53,7 +61,13 @@ fn make(folder: &Path) -> Result<(), Box<dyn Error>> {
         fs::copy(find(&root.join("boot"), of)?, folder.join(name))?;
     }
     let disk = folder.join("debian.ext4");
-    done(Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4", "-L", LABEL, "-d"]).arg(&root).arg(disk).arg("2G"))?;
+    done(
+        Command::new("/sbin/mke2fs")
+            .args(["-q", "-t", "ext4", "-L", LABEL, "-d"])
+            .arg(&root)
+            .arg(disk)
+            .arg("2G"),
+    )?;
     fs::remove_dir_all(&root)?;
     fs::remove_file(folder.join("root.tar"))?;
     Ok(())

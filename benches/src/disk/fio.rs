@@ -1,11 +1,11 @@
 //! Rounds of `fio` in a guest: each round boots it anew, with fresh overlays and the disks' places exchanged.
 
 use std::error::Error;
-use std::fs::File;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::calm::calm;
 use super::debian::System;
 use super::guest::Guest;
 use super::layers::Layers;
@@ -24,8 +24,7 @@ pub(crate) fn round(
     for (at, &workload) in workloads.iter().enumerate() {
         let mut both = [None; 2];
         for which in order(round, at) {
-            // What was written before is not to be written out meanwhile.
-            File::open(&disks[which].top)?.sync_all()?;
+            calm(layers, &disks[which], workload)?;
             // Before and after it has requests, a server sleeps: the guest's preparations cost it nothing.
             let before = disks[which].processor_time()?;
             let report = guest.run(which, &arguments(workload))?;
@@ -50,7 +49,7 @@ fn arguments(workload: &Workload) -> String {
     };
     let amount = requests * block;
     format!(
-        "--ioengine=libaio --direct=1 --thread --rw={kind} --bs={block} --iodepth={depth} --offset={offset} --size={span} \
+        "--eta=never --ioengine=libaio --direct=1 --thread --rw={kind} --bs={block} --iodepth={depth} --offset={offset} --size={span} \
          --io_size={amount}"
     )
 }

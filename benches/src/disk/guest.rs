@@ -43,7 +43,8 @@ impl Guest {
         qemu.args(["-device", "virtio-blk-pci,drive=root,addr=02"]);
         for (at, (disk, slot)) in disks.iter().zip(slots).enumerate() {
             qemu.args(["-chardev", &format!("socket,id=disk{at},path={}", disk.socket.display())]);
-            let device = format!("vhost-user-blk-pci,chardev=disk{at},addr={slot},num-queues=1,queue-size=256");
+            let device =
+                format!("vhost-user-blk-pci,chardev=disk{at},addr={slot},num-queues=1,queue-size=256");
             qemu.args(["-device", &device]);
         }
         let mut process = qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;

@@ -4,6 +4,7 @@
 //! Two rulers: `fio` in a Debian guest that QEMU's TCG runs, which has both disks at once, and a driver of our own without
 //! a guest (`rings`), which hides less, since nobody emulates it.
 
+mod calm;
 mod debian;
 mod driver;
 mod fio;

@@ -38,9 +38,10 @@ impl<'a> Report<'a> {
     }
 
     pub(crate) fn table(&self) -> String {
-        let mut table = "| | ours | theirs | ours to theirs | processor time, ours | theirs | theirs to ours | |\n\
+        let mut table =
+            "| | ours | theirs | ours to theirs | processor time, ours | theirs | theirs to ours | |\n\
                          |---|---|---|---|---|---|---|---|\n"
-            .to_owned();
+                .to_owned();
         for row in &self.rows {
             let [rate, cost] = [row.ratios(rate_ratio), row.ratios(cost_ratio)];
             let verdict = verdict(rate.median().min(cost.median()));
@@ -63,7 +64,10 @@ impl<'a> Report<'a> {
             );
         }
         let rounds = self.rows.first().map_or(0, |row| row.rounds.len());
-        table + &format!("\nMedians of {rounds} rounds; of ratios the rounds' own, and from the least to the most.\n")
+        table
+            + &format!(
+                "\nMedians of {rounds} rounds; of ratios the rounds' own, and from the least to the most.\n"
+            )
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -182,7 +186,10 @@ mod tests {
             report.add(&[[measured(1000, 100), measured(time, 95)]]);
         }
         let table = report.table();
-        assert!(table.contains("| 1024 MiB/s | 1024 | 1.00 (0.90 to 1.10) | 100.0 ms per GiB | 95.0 | 0.95"), "{table}");
+        assert!(
+            table.contains("| 1024 MiB/s | 1024 | 1.00 (0.90 to 1.10) | 100.0 ms per GiB | 95.0 | 0.95"),
+            "{table}"
+        );
         assert!(table.contains("| within a tenth |"), "{table}");
         assert_eq!(report.json()[0]["rate_ratio"]["count"], 3);
     }

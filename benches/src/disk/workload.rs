@@ -27,15 +27,32 @@ pub(crate) struct Workload {
     pub(crate) span: u64,
     /// How many requests there are.
     pub(crate) requests: u64,
+    /// What the host's page cache has.
+    pub(crate) cache: Cache,
+}
+
+/// What the host's page cache has of the disk when a workload begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cache {
+    /// All of it.
+    Full,
+    /// Nothing.
+    Empty,
 }
 
 const fn sequential(name: &'static str, write: bool, offset: u64, span: u64) -> Workload {
-    Workload { name, write, random: false, block: LARGE, depth: 8, offset, span, requests: span / LARGE }
+    let (random, cache) = (false, Cache::Full);
+    Workload { name, write, random, block: LARGE, depth: 8, offset, span, requests: span / LARGE, cache }
 }
 
 const fn random(name: &'static str, write: bool, depth: u32, part: (u64, u64), requests: u64) -> Workload {
     let (offset, span) = part;
-    Workload { name, write, random: true, block: SMALL, depth, offset, span, requests }
+    let cache = Cache::Full;
+    Workload { name, write, random: true, block: SMALL, depth, offset, span, requests, cache }
+}
+
+const fn uncached(workload: Workload) -> Workload {
+    Workload { cache: Cache::Empty, ..workload }
 }
 
 const OVERLAY: (u64, u64) = (0, IN_OVERLAY);
@@ -45,7 +62,7 @@ const FIRST_BELOW: (u64, u64) = (IN_OVERLAY, IN_OVERLAY / 2);
 const SECOND_BELOW: (u64, u64) = (IN_OVERLAY * 3 / 2, IN_OVERLAY / 2);
 
 /// In an order in which none finds what another one changed.
-pub(crate) const WORKLOADS: [Workload; 9] = [
+pub(crate) const WORKLOADS: [Workload; 11] = [
     sequential("read, sequential", false, BOTH.0, BOTH.1),
     random("read, 4 KiB, depth 1", false, 1, BOTH, 8192),
     random("read, 4 KiB, depth 32", false, 32, BOTH, 32768),
@@ -55,4 +72,6 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
     sequential("first write, sequential", true, 2 * IN_OVERLAY, IN_OVERLAY),
     random("first write, 4 KiB, depth 1", true, 1, FIRST_BELOW, 2048),
     random("first write, 4 KiB, depth 32", true, 32, SECOND_BELOW, 3072),
+    uncached(random("uncached read, 4 KiB, depth 1", false, 1, BOTH, 1024)),
+    uncached(random("uncached read, 4 KiB, depth 32", false, 32, BOTH, 8192)),
 ];

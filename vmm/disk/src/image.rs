@@ -53,6 +53,17 @@ pub trait DiskImage: Send + Sync {
     /// The range reads as zeroes afterwards. With `unmap`, its space may be given back.
     fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
 
+    /// The range is about to be read: what has to be fetched from a slow disk for that may be fetched from now on. A hint,
+    /// which costs little and never waits; what reaches past the end is nothing.
+    fn will_read(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
+    }
+
+    /// The same of a range that is about to be written, which may mean that what lies around it is read.
+    fn will_write(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
+    }
+
     /// From `offset` on, the first place that may hold anything but zeroes; the disk's size if there is none. What
     /// copies a disk skips what lies before.
     fn data_from(&self, offset: u64) -> io::Result<u64> {

@@ -40,6 +40,10 @@ impl DiskImage for RawImage {
         self.storage.read(buffers, offset)
     }
 
+    fn will_read(&self, offset: u64, length: u64) {
+        self.storage.will_read(offset, length);
+    }
+
     fn data_from(&self, offset: u64) -> io::Result<u64> {
         Ok(self.storage.data_from(offset)?.min(self.size))
     }

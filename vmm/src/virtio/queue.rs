@@ -184,6 +184,24 @@ impl Virtqueue {
         self.note(popped)
     }
 
+    /// How many chains the driver has made available that are not popped yet; it may lie.
+    pub fn waiting(&self, memory: &Regions) -> u16 {
+        // What cannot be read breaks the queue when the next chain is popped.
+        let available = self.queue.avail_idx(memory, Ordering::Relaxed);
+        available.map_or(0, |available| available.0.wrapping_sub(self.queue.next_avail()))
+    }
+
+    /// Looks at a chain that waits, so many behind the next one, as [`Virtqueue::pop`] will take it if the driver leaves it
+    /// alone; `false` if there is none. What is wrong with it is told when it is popped.
+    pub fn peek(&self, memory: &Regions, behind: u16, chain: &mut Chain) -> bool {
+        let waiting = self.waiting(memory);
+        if self.broken || waiting > self.queue.size() || behind >= waiting {
+            return false;
+        }
+        let position = self.queue.next_avail().wrapping_add(behind);
+        self.take(memory, position, chain).is_ok()
+    }
+
     /// Gives the last chain that was popped back to the available ring, untouched.
     pub fn undo_pop(&mut self) {
         self.queue.go_to_previous_position();
@@ -260,13 +278,18 @@ impl Virtqueue {
         }
         let waiting = available.wrapping_sub(next);
         ensure!(waiting <= size, AvailableIndexSnafu { next, available, size });
-        // The ring follows two fields of two bytes; the whole of it was found to be in memory.
-        let entry = self.queue.avail_ring() + 4 + 2 * u64::from(next % size);
-        let head = u16::from_le(memory.load(GuestAddress(entry), Ordering::Relaxed).context(MemorySnafu)?);
-        chain.clear(head);
-        self.walk(memory, head, chain)?;
+        self.take(memory, next, chain)?;
         self.queue.set_next_avail(next.wrapping_add(1));
         Ok(true)
+    }
+
+    /// Fills `chain` from an entry of the available ring.
+    fn take(&self, memory: &Regions, position: u16, chain: &mut Chain) -> Result<(), QueueError> {
+        // The ring follows two fields of two bytes; the whole of it was found to be in memory.
+        let entry = self.queue.avail_ring() + 4 + 2 * u64::from(position % self.queue.size());
+        let head = u16::from_le(memory.load(GuestAddress(entry), Ordering::Relaxed).context(MemorySnafu)?);
+        chain.clear(head);
+        self.walk(memory, head, chain)
     }
 
     /// Follows a chain through the descriptor table and, at its end, perhaps through an indirect one.

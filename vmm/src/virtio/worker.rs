@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmm_sys::{Event, Interest, Poller};
 
@@ -17,6 +17,12 @@ static BROKEN: LogLimit = LogLimit::new();
 
 const STOP: u64 = 0;
 const KICK: u64 = 1;
+
+/// The longest that the driver is not told of an answer for the sake of those that follow it.
+const HELD_BACK: Duration = Duration::from_micros(50);
+
+/// How many of the chains that wait are shown to a device that looks ahead.
+const FARTHEST: u16 = 64;
 
 /// What became of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +37,16 @@ pub enum Served {
 pub trait QueueHandler: Send + 'static {
     /// Answers one chain.
     fn serve(&mut self, chain: &Chain, memory: &Regions) -> Served;
+
+    /// Whether the chains behind the next one are to be shown to [`QueueHandler::foresee`] now.
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
+    /// Sees a chain that is to be served soon. It may look different then, or not come at all.
+    fn foresee(&mut self, chain: &Chain, memory: &Regions) {
+        let _ = (chain, memory);
+    }
 }
 
 /// A thread that serves one queue until it is stopped. Dropping it stops it.
@@ -89,6 +105,60 @@ impl Drop for QueueWorker {
     }
 }
 
+/// Answers of which the driver is not told yet. A driver that waits for the next answer is woken by each that it is
+/// told of, takes it and waits again, which costs both sides more than the answer; so it is told of half of what it
+/// asked for at once, and makes new requests while the device has the other half to do.
+#[derive(Default)]
+struct Untold {
+    count: u16,
+    since: Option<Instant>,
+}
+
+impl Untold {
+    /// Takes another answer in; says whether the driver is to be told now, as so many chains still wait.
+    fn is_due(&mut self, waiting: u16) -> bool {
+        self.count += 1;
+        if self.count >= waiting {
+            return true;
+        }
+        match self.since {
+            Some(since) => since.elapsed() >= HELD_BACK,
+            None => {
+                self.since = Some(Instant::now());
+                false
+            }
+        }
+    }
+
+    /// Tells the driver.
+    fn tell(&mut self, queue: &mut Virtqueue, memory: &Regions) -> Result<(), QueueError> {
+        if std::mem::take(self).count > 0 { queue.notify(memory) } else { Ok(()) }
+    }
+}
+
+/// What a device that looks ahead has seen of the chains that wait.
+#[derive(Default)]
+struct Foreseen {
+    /// How many, from the next one on.
+    count: u16,
+    chain: Chain,
+}
+
+impl Foreseen {
+    /// The next chain was popped.
+    fn pass(&mut self) {
+        self.count = self.count.saturating_sub(1);
+    }
+
+    /// Shows the device what it has not seen.
+    fn look(&mut self, queue: &Virtqueue, handler: &mut impl QueueHandler, memory: &Regions) {
+        while self.count < FARTHEST && queue.peek(memory, self.count, &mut self.chain) {
+            handler.foresee(&self.chain, memory);
+            self.count += 1;
+        }
+    }
+}
+
 /// Answers chains until there are none or it is to stop; says for how long to pause if the device asked for that.
 pub(super) fn serve_available(
     queue: &mut Virtqueue,
@@ -96,6 +166,8 @@ pub(super) fn serve_available(
     chain: &mut Chain,
     stopped: impl Fn() -> bool,
 ) -> Result<Option<Duration>, QueueError> {
+    let mut untold = Untold::default();
+    let mut foreseen = Foreseen::default();
     loop {
         queue.disable_kicks(&queue.memory())?;
         while !stopped() {
@@ -103,18 +175,25 @@ pub(super) fn serve_available(
             if !queue.pop(&memory, chain)? {
                 break;
             }
+            foreseen.pass();
+            if handler.looks_ahead() {
+                foreseen.look(queue, handler, &memory);
+            }
             match handler.serve(chain, &memory) {
                 Served::Done(written) => {
                     queue.complete(&memory, chain.head(), written)?;
-                    // With the event index this interrupts only a driver that waits, so each answer may ask.
-                    queue.notify(&memory)?;
+                    if untold.is_due(queue.waiting(&memory)) {
+                        untold.tell(queue, &memory)?;
+                    }
                 }
                 Served::Later(pause) => {
                     queue.undo_pop();
+                    untold.tell(queue, &memory)?;
                     return Ok(Some(pause));
                 }
             }
         }
+        untold.tell(queue, &queue.memory())?;
         if stopped() || !queue.enable_kicks(&queue.memory())? {
             return Ok(None);
         }

@@ -1,4 +1,4 @@
-//! Giving file space back, zeroing ranges of a file without writing zeroes, renaming without replacing.
+//! Giving file space back, zeroing ranges of a file without writing zeroes, fetching them ahead, renaming without replacing.
 
 use std::fs::File;
 use std::io;
@@ -33,6 +33,20 @@ pub fn zero_range(file: &File, offset: u64, length: u64) -> io::Result<()> {
         let _ = (file, offset, length);
         Err(io::ErrorKind::Unsupported.into())
     }
+}
+
+/// The range is about to be read: the system begins to fetch what it does not have, and nobody waits for it. Where it
+/// cannot, nothing happens.
+pub fn fetch_ahead(file: &File, offset: u64, length: u64) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{Advice, fadvise};
+        if let Some(length) = std::num::NonZeroU64::new(length) {
+            let _only_a_hint = fadvise(file, offset, Some(length), Advice::WillNeed);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset, length);
 }
 
 /// Renames a file to a name that nothing has yet; fails with [`io::ErrorKind::AlreadyExists`] otherwise.

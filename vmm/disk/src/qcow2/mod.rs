@@ -1,9 +1,10 @@
 //! qcow2: QEMU's copy-on-write format, versions 2 and 3.
 //!
 //! The parts: `header`, `geometry` and `entry` read the format; `table`, `pages` and `refcount` hold its tables in
-//! memory; `metadata` joins them; `read`, `write`, `zeroes` and `commit` are what an image does; `check` judges one.
+//! memory; `metadata` joins them; `read`, `ahead`, `write`, `zeroes` and `commit` are what an image does; `check` judges one.
 //! What may be written when is told in `commit`, the contract in `docs/disks.md`.
 
+mod ahead;
 mod check;
 mod claims;
 mod commit;
@@ -19,6 +20,7 @@ mod pages;
 mod read;
 mod refcount;
 mod resize;
+mod rooms;
 mod table;
 mod write;
 mod zeroes;
@@ -47,6 +49,7 @@ use in_flight::InFlight;
 use metadata::Metadata;
 use pages::PageCache;
 use refcount::Refcounts;
+use rooms::Rooms;
 use table::Table;
 
 /// How many pages of L2 tables are kept: at 4 KiB each, with clusters of 64 KiB, they map 32 GiB.
@@ -65,6 +68,7 @@ pub struct Qcow2Image {
     metadata: RwLock<Metadata>,
     in_flight: InFlight,
     claims: Claims,
+    rooms: Rooms,
     compressed: CompressedReader,
     /// Data was written that no sync has covered.
     unsynced: AtomicBool,
@@ -118,6 +122,7 @@ impl Qcow2Image {
             metadata: RwLock::new(metadata),
             in_flight: InFlight::default(),
             claims: Claims::default(),
+            rooms: Rooms::default(),
             compressed: CompressedReader::new(geometry.cluster_size(), header.compression),
             unsynced: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -186,6 +191,14 @@ impl DiskImage for Qcow2Image {
     fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
         check_bounds(offset, scattered::length_mut(buffers), self.size)?;
         self.read_at(buffers, offset)
+    }
+
+    fn will_read(&self, offset: u64, length: u64) {
+        self.fetch_ahead(offset, length);
+    }
+
+    fn will_write(&self, offset: u64, length: u64) {
+        self.fetch_around_ahead(offset, length);
     }
 
     fn data_from(&self, offset: u64) -> io::Result<u64> {

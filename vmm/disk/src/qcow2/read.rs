@@ -8,7 +8,7 @@ use super::Qcow2Image;
 use super::entry::Mapping;
 use super::in_flight::Ticket;
 use super::metadata::Lookup;
-use crate::bytes::{all_zero, index};
+use crate::bytes::index;
 use crate::locking::{read, write};
 
 /// So many pieces without data are passed over at once: tables that say little about much would hold us up.
@@ -55,36 +55,58 @@ impl Qcow2Image {
     /// The mapping of the byte at `offset`, and how many of the `length` bytes from there on it covers. While the
     /// ticket lives, what the mapping points to stays what it is.
     pub(super) fn find(&self, offset: u64, length: u64) -> io::Result<(Mapping, u64, Ticket<'_>)> {
-        let geometry = self.geometry;
-        let first = geometry.cluster(offset);
-        let limit = geometry.cluster(offset + length - 1) - first + 1;
-        let covered = |count| length.min(geometry.offset(first + count) - offset);
-        {
-            let metadata = read(&self.metadata);
-            if let Lookup::Found(mapping, count) = metadata.lookup(first, limit)? {
-                return Ok((mapping, covered(count), self.in_flight.enter(metadata.epoch)));
-            }
+        if let Some(found) = self.find_in_memory(offset, length)? {
+            return Ok(found);
         }
+        let (first, limit) = self.clusters_of(offset, length);
         let mut metadata = write(&self.metadata);
         let (mapping, count) = metadata.lookup_loading(&*self.storage, first, limit)?;
-        Ok((mapping, covered(count), self.in_flight.enter(metadata.epoch)))
+        Ok((mapping, self.covered(offset, length, count), self.in_flight.enter(metadata.epoch)))
     }
 
-    /// What a mapping shows at `offset` of the disk, or `None` for zeroes.
-    pub(super) fn read_old(&self, mapping: Mapping, offset: u64, length: u64) -> io::Result<Option<Vec<u8>>> {
-        if length == 0 || matches!(mapping, Mapping::Zero { .. }) {
-            return Ok(None);
+    /// The same, unless the table has to be read for that.
+    pub(super) fn find_in_memory(
+        &self,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<Option<(Mapping, u64, Ticket<'_>)>> {
+        let (first, limit) = self.clusters_of(offset, length);
+        let metadata = read(&self.metadata);
+        Ok(match metadata.lookup(first, limit)? {
+            Lookup::Found(mapping, count) => {
+                Some((mapping, self.covered(offset, length, count), self.in_flight.enter(metadata.epoch)))
+            }
+            Lookup::Missing => None,
+        })
+    }
+
+    /// The first guest cluster of a range, and how many there are.
+    fn clusters_of(&self, offset: u64, length: u64) -> (u64, u64) {
+        let first = self.geometry.cluster(offset);
+        (first, self.geometry.cluster(offset + length - 1) - first + 1)
+    }
+
+    /// How many bytes of a range its first `count` clusters hold.
+    fn covered(&self, offset: u64, length: u64, count: u64) -> u64 {
+        length.min(self.geometry.offset(self.geometry.cluster(offset) + count) - offset)
+    }
+
+    /// Whether a mapping may show anything but zeroes at `offset` of the disk.
+    pub(super) fn shows_data(&self, mapping: Mapping, offset: u64) -> bool {
+        match mapping {
+            Mapping::Zero { .. } => false,
+            Mapping::Unallocated => self.is_backed(offset),
+            Mapping::Data { .. } | Mapping::Compressed(_) => true,
         }
-        if mapping == Mapping::Unallocated && !self.is_backed(offset) {
-            return Ok(None);
-        }
-        let mut bytes = vec![0; index(length)];
-        self.read_run(mapping, &mut [IoSliceMut::new(&mut bytes)], offset)?;
-        Ok((!all_zero(&bytes)).then_some(bytes))
     }
 
     /// Reads a range of the disk that has one mapping.
-    fn read_run(&self, mapping: Mapping, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+    pub(super) fn read_run(
+        &self,
+        mapping: Mapping,
+        buffers: &mut [IoSliceMut<'_>],
+        offset: u64,
+    ) -> io::Result<()> {
         let within = offset & (self.geometry.cluster_size() - 1);
         match mapping {
             Mapping::Data { host, .. } => self.storage.read(buffers, host + within),

@@ -1,6 +1,6 @@
 //! Writing: in place where the cluster is ours alone, otherwise into a new cluster that is filled up from below.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,12 @@ use super::entry::Mapping;
 use super::in_flight::Ticket;
 use super::metadata::Metadata;
 use super::refcount::{AllocateError, Run};
+use super::rooms::Room;
+use crate::bytes::{all_zero, index};
 use crate::locking::write;
+
+/// What lies between two parts to read is read with them up to this length: less than what another call costs.
+const READ_ALONG: u64 = 16 << 10;
 
 /// New clusters for guest clusters, with what they replace.
 struct Allocation<'a> {
@@ -142,7 +147,7 @@ impl Qcow2Image {
             mappings.push(mapping);
         }
         let run = metadata.allocate(storage, mappings.len() as u64)?;
-        let last = mappings[crate::bytes::index(run.count - 1)];
+        let last = mappings[index(run.count - 1)];
         let ticket = self.in_flight.enter(metadata.epoch);
         Ok(Some(Allocation { guest: first, run, first: first_mapping, last, _ticket: ticket }))
     }
@@ -155,8 +160,8 @@ impl Qcow2Image {
         let end = geometry.offset(allocation.guest + run.count);
         let data = length(buffers).min(end - offset);
         let (before, after) = (offset - start, end - offset - data);
-        let head = self.read_old(allocation.first, start, before)?;
-        let tail = self.read_old(allocation.last, offset + data, after)?;
+        let mut room = self.rooms.take();
+        let (head, tail) = self.read_around(allocation, offset, data, &mut room)?;
         let host = geometry.offset(run.first);
         if !run.fresh {
             if head.is_none() && before > 0 {
@@ -167,12 +172,53 @@ impl Qcow2Image {
             }
         }
         let mut all = Vec::with_capacity(buffers.len() + 2);
-        all.extend(head.as_deref().map(IoSlice::new));
+        all.extend(head.map(IoSlice::new));
         all.extend(window(buffers, 0, data));
-        all.extend(tail.as_deref().map(IoSlice::new));
+        all.extend(tail.map(IoSlice::new));
         let place = if head.is_some() { host } else { host + before };
         self.storage.write(&all, place)?;
         Ok(data)
+    }
+
+    /// What the new clusters showed before and behind `data` bytes at `offset`; `None` for zeroes, and where there is
+    /// nothing.
+    fn read_around<'r>(
+        &self,
+        allocation: &Allocation<'_>,
+        offset: u64,
+        data: u64,
+        room: &'r mut Room<'_>,
+    ) -> io::Result<(Option<&'r [u8]>, Option<&'r [u8]>)> {
+        let &Allocation { guest, run, first, last, .. } = allocation;
+        let (start, end) = (self.geometry.offset(guest), self.geometry.offset(guest + run.count));
+        let (before, after) = (index(offset - start), index(end - offset - data));
+        if run.count == 1 && before > 0 && after > 0 && data <= READ_ALONG {
+            let whole = room.bytes(index(end - start));
+            let whole = self.read_old(first, start, whole)?;
+            let sides = whole.map(|whole| (&whole[..before], &whole[whole.len() - after..]));
+            return Ok((
+                sides.map(|(head, _)| head).and_then(some_data),
+                sides.map(|(_, tail)| tail).and_then(some_data),
+            ));
+        }
+        let (head, tail) = room.bytes(before + after).split_at_mut(before);
+        let head = self.read_old(first, start, head)?.and_then(some_data);
+        let tail = self.read_old(last, offset + data, tail)?.and_then(some_data);
+        Ok((head, tail))
+    }
+
+    /// Fills `room` with what a mapping shows at `offset` of the disk, unless that is nothing but zeroes.
+    fn read_old<'r>(
+        &self,
+        mapping: Mapping,
+        offset: u64,
+        room: &'r mut [u8],
+    ) -> io::Result<Option<&'r [u8]>> {
+        if room.is_empty() || !self.shows_data(mapping, offset) {
+            return Ok(None);
+        }
+        self.read_run(mapping, &mut [IoSliceMut::new(room)], offset)?;
+        Ok(Some(room))
     }
 
     /// Commits when so much has changed that the caches are about to overflow.
@@ -182,4 +228,8 @@ impl Qcow2Image {
         }
         Ok(())
     }
+}
+
+fn some_data(bytes: &[u8]) -> Option<&[u8]> {
+    (!all_zero(bytes)).then_some(bytes)
 }

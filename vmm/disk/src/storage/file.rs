@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use rustix::fs::SeekFrom;
 use rustix::io::{Errno, preadv, pwritev, retry_on_intr};
 use vmm_sys::FileLock;
-use vmm_sys::file::{punch_hole, zero_range};
+use vmm_sys::file::{fetch_ahead, punch_hole, zero_range};
 use vmm_sys::scattered;
 
 use super::Storage;
@@ -97,6 +97,10 @@ impl Storage for FileStorage {
             }
         }
         Ok(())
+    }
+
+    fn will_read(&self, offset: u64, length: u64) {
+        fetch_ahead(self.file(), offset, length);
     }
 
     fn data_from(&self, offset: u64) -> io::Result<u64> {

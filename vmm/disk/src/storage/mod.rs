@@ -20,6 +20,11 @@ pub trait Storage: Send + Sync + Debug {
     /// Fills the buffers, in order, from `offset` on. What lies beyond the end reads as zeroes.
     fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()>;
 
+    /// The range is about to be read, and may be fetched from a slow disk from now on. A hint that never waits.
+    fn will_read(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
+    }
+
     /// From `offset` on, the first place that may hold anything but zeroes, or some place behind the end.
     fn data_from(&self, offset: u64) -> io::Result<u64> {
         Ok(offset)
