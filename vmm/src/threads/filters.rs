@@ -38,7 +38,7 @@ fn tables(role: Role) -> Vec<&'static Table> {
         Role::Processor => vec![&PROCESSOR, &EVERY, &WAKING, &HANGING_UP],
         Role::Watcher => vec![&EVERY, &STREAMS, &PROCESSES, &DISKS, &SOCKET_FILE],
         Role::Session => vec![&EVERY, &STREAMS, &SHARED_MEMORY, &DISKS, &SOCKET_FILE],
-        Role::Queue => vec![&EVERY, &DISKS],
+        Role::Queue => vec![&EVERY, &DISKS, &PAUSES],
         Role::Sockets => vec![&EVERY, &STREAMS, &ACCEPTING, &CONNECTING],
         Role::Agent => vec![&EVERY, &STREAMS, &CONNECTING],
     }
@@ -212,6 +212,9 @@ const DISKS: Table = Table {
         STATUS,
     ],
 };
+
+/// Waiting for less than a poller can.
+const PAUSES: Table = Table { rules: &[], calls: &[&[libc::SYS_clock_nanosleep, libc::SYS_nanosleep]] };
 
 /// The socket of the guest's that goes with its device.
 const SOCKET_FILE: Table = Table { rules: &[], calls: &[STATUS, REMOVE] };

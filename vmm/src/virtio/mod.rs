@@ -12,6 +12,7 @@ pub mod console;
 mod device;
 pub mod entropy;
 pub mod log_limit;
+mod pace;
 pub mod queue;
 #[cfg(test)]
 mod queue_tests;

@@ -4,11 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmm_sys::{Event, Interest, Poller};
 
 use super::log_limit::LogLimit;
+use super::pace::Pace;
 use super::{Chain, QueueError, QueueState, Virtqueue};
 use crate::memory::Regions;
 use crate::threads::{self, Role};
@@ -17,9 +18,6 @@ static BROKEN: LogLimit = LogLimit::new();
 
 const STOP: u64 = 0;
 const KICK: u64 = 1;
-
-/// The longest that the driver is not told of an answer for the sake of those that follow it.
-const HELD_BACK: Duration = Duration::from_micros(50);
 
 /// How many of the chains that wait are shown to a device that looks ahead.
 const FARTHEST: u16 = 64;
@@ -37,6 +35,11 @@ pub enum Served {
 pub trait QueueHandler: Send + 'static {
     /// Answers one chain.
     fn serve(&mut self, chain: &Chain, memory: &Regions) -> Served;
+
+    /// Whether answers come so soon that the driver may be told of several at once.
+    fn is_quick(&self) -> bool {
+        false
+    }
 
     /// Whether the chains behind the next one are to be shown to [`QueueHandler::foresee`] now.
     fn looks_ahead(&self) -> bool {
@@ -76,7 +79,16 @@ impl QueueWorker {
         poller.add(queue.kick(), KICK, Interest::READ)?;
         let its_stop = Arc::clone(&stop);
         let run = move || {
-            Loop { queue, handler, stop: its_stop, poller, kicks: Kicks::Awaited, chain: Chain::new() }.run()
+            Loop {
+                queue,
+                handler,
+                stop: its_stop,
+                poller,
+                kicks: Kicks::Awaited,
+                chain: Chain::new(),
+                pace: Pace::default(),
+            }
+            .run()
         };
         let thread = threads::spawn(Role::Queue, name, run)?;
         Ok(Self { stop, thread: Some(thread) })
@@ -102,37 +114,6 @@ impl QueueWorker {
 impl Drop for QueueWorker {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-/// Answers of which the driver is not told yet. A driver that waits for the next answer is woken by each that it is
-/// told of, takes it and waits again, which costs both sides more than the answer; so it is told of half of what it
-/// asked for at once, and makes new requests while the device has the other half to do.
-#[derive(Default)]
-struct Untold {
-    count: u16,
-    since: Option<Instant>,
-}
-
-impl Untold {
-    /// Takes another answer in; says whether the driver is to be told now, as so many chains still wait.
-    fn is_due(&mut self, waiting: u16) -> bool {
-        self.count += 1;
-        if self.count >= waiting {
-            return true;
-        }
-        match self.since {
-            Some(since) => since.elapsed() >= HELD_BACK,
-            None => {
-                self.since = Some(Instant::now());
-                false
-            }
-        }
-    }
-
-    /// Tells the driver.
-    fn tell(&mut self, queue: &mut Virtqueue, memory: &Regions) -> Result<(), QueueError> {
-        if std::mem::take(self).count > 0 { queue.notify(memory) } else { Ok(()) }
     }
 }
 
@@ -164,40 +145,49 @@ pub(super) fn serve_available(
     queue: &mut Virtqueue,
     handler: &mut impl QueueHandler,
     chain: &mut Chain,
+    pace: &mut Pace,
     stopped: impl Fn() -> bool,
 ) -> Result<Option<Duration>, QueueError> {
-    let mut untold = Untold::default();
     let mut foreseen = Foreseen::default();
     loop {
         queue.disable_kicks(&queue.memory())?;
         while !stopped() {
             let memory = queue.memory();
             if !queue.pop(&memory, chain)? {
+                if handler.is_quick() && pace.pause(|| queue.waiting(&memory) > 0) {
+                    continue;
+                }
                 break;
             }
             foreseen.pass();
             if handler.looks_ahead() {
                 foreseen.look(queue, handler, &memory);
             }
+            pace.begin();
             match handler.serve(chain, &memory) {
                 Served::Done(written) => {
                     queue.complete(&memory, chain.head(), written)?;
-                    if untold.is_due(queue.waiting(&memory)) {
-                        untold.tell(queue, &memory)?;
+                    if pace.is_due(queue.waiting(&memory)) {
+                        tell(queue, pace)?;
                     }
                 }
                 Served::Later(pause) => {
                     queue.undo_pop();
-                    untold.tell(queue, &memory)?;
+                    tell(queue, pace)?;
                     return Ok(Some(pause));
                 }
             }
         }
-        untold.tell(queue, &queue.memory())?;
+        tell(queue, pace)?;
         if stopped() || !queue.enable_kicks(&queue.memory())? {
             return Ok(None);
         }
     }
+}
+
+/// Tells the driver of what was answered since it was told last.
+fn tell(queue: &mut Virtqueue, pace: &mut Pace) -> Result<(), QueueError> {
+    if pace.end() { queue.notify(&queue.memory()) } else { Ok(()) }
 }
 
 struct Loop<H> {
@@ -207,6 +197,7 @@ struct Loop<H> {
     poller: Poller,
     kicks: Kicks,
     chain: Chain,
+    pace: Pace,
 }
 
 impl<H: QueueHandler> Loop<H> {
@@ -214,7 +205,8 @@ impl<H: QueueHandler> Loop<H> {
         while !self.stop.asked() {
             let stop = Arc::clone(&self.stop);
             let stopped = || stop.asked();
-            let served = serve_available(&mut self.queue, &mut self.handler, &mut self.chain, stopped);
+            let Self { queue, handler, chain, pace, .. } = &mut self;
+            let served = serve_available(queue, handler, chain, pace, stopped);
             let waited = match served {
                 Ok(None) => self.wait(Kicks::Awaited, None),
                 Ok(Some(pause)) => self.wait(Kicks::Ignored, Some(pause)),

@@ -7,7 +7,7 @@ mod tool;
 
 use manager::Manager;
 use tool::Tool;
-pub(crate) use tool::{TO_COMPARE, TO_FUZZ, TO_RUN, TO_TEST};
+pub(crate) use tool::{TO_COMPARE, TO_COMPARE_DISKS, TO_FUZZ, TO_RUN, TO_TEST};
 
 use crate::failure::{Failure, Outcome};
 

@@ -23,6 +23,10 @@ pub(crate) enum Tool {
     Cxx,
     /// Runs the peer of the comparison.
     PythonVenv,
+    /// The peer of the comparison of disks.
+    StorageDaemon,
+    /// Makes Debian's disk.
+    Mmdebstrap,
 }
 
 /// What `vmm` needs to be built and to run a machine.
@@ -39,6 +43,10 @@ pub(crate) const TO_FUZZ: &[Tool] = &[Tool::Cxx];
 pub(crate) const TO_COMPARE: &[Tool] =
     &[Tool::Qemu, Tool::Pip, Tool::StaticLibc, Tool::QemuImg, Tool::PythonVenv];
 
+/// What the comparison of disks needs.
+pub(crate) const TO_COMPARE_DISKS: &[Tool] =
+    &[Tool::Qemu, Tool::StaticLibc, Tool::StorageDaemon, Tool::Ext4, Tool::Mmdebstrap];
+
 impl Tool {
     /// Its name, for people.
     pub(crate) fn describe(self) -> String {
@@ -54,6 +62,8 @@ impl Tool {
             Self::Nginx => "nginx".to_owned(),
             Self::Cxx => "a C++ compiler".to_owned(),
             Self::PythonVenv => "Python's venv".to_owned(),
+            Self::StorageDaemon => "qemu-storage-daemon".to_owned(),
+            Self::Mmdebstrap => "mmdebstrap".to_owned(),
         }
     }
 
@@ -68,6 +78,8 @@ impl Tool {
             Self::QemuImg => command::exists("qemu-img"),
             Self::Ext4 => command::exists("mkfs.ext4") && command::exists("e2fsck"),
             Self::Nginx => command::exists("nginx"),
+            Self::StorageDaemon => command::exists("qemu-storage-daemon"),
+            Self::Mmdebstrap => command::exists("mmdebstrap"),
             Self::Cxx => command::exists("c++"),
             // Debian's Python has the module but not what it installs.
             Self::PythonVenv => command::output("python3", &["-c", "import venv, ensurepip"]).is_some(),
@@ -82,7 +94,7 @@ impl Tool {
 
     /// Whether it is a part of QEMU, and comes in the same version.
     pub(crate) fn is_of_qemu(self) -> bool {
-        matches!(self, Self::Qemu | Self::QemuImg)
+        matches!(self, Self::Qemu | Self::QemuImg | Self::StorageDaemon)
     }
 
     /// The packages that bring it.
@@ -111,6 +123,11 @@ impl Tool {
             (Self::Cxx, Manager::Apt) => &["g++"],
             (Self::Cxx, Manager::Dnf) => &["gcc-c++"],
             (Self::Cxx, Manager::Pacman) => &["gcc"],
+            (Self::StorageDaemon, Manager::Apt) => &["qemu-utils"],
+            (Self::StorageDaemon, Manager::Dnf | Manager::Pacman) => &["qemu-img"],
+            (Self::StorageDaemon, Manager::Brew) => &["qemu"],
+            (Self::Mmdebstrap, Manager::Brew) => &[],
+            (Self::Mmdebstrap, _) => &["mmdebstrap"],
             (Self::PythonVenv, Manager::Apt) => &["python3", "python3-venv"],
             (Self::PythonVenv, Manager::Dnf) => &["python3"],
             (Self::PythonVenv, Manager::Pacman | Manager::Brew) => &["python"],
@@ -127,9 +144,10 @@ mod tests {
     #[test]
     fn every_tool_that_can_be_missing_has_a_package_everywhere() {
         for manager in [Manager::Apt, Manager::Dnf, Manager::Pacman, Manager::Brew] {
-            for tool in [TO_RUN, TO_TEST, TO_FUZZ, TO_COMPARE].concat() {
-                let comes_with_macos =
-                    manager == Manager::Brew && matches!(tool, Tool::StaticLibc | Tool::Cxx);
+            for tool in [TO_RUN, TO_TEST, TO_FUZZ, TO_COMPARE, TO_COMPARE_DISKS].concat() {
+                // Or cannot run there.
+                let comes_with_macos = manager == Manager::Brew
+                    && matches!(tool, Tool::StaticLibc | Tool::Cxx | Tool::Mmdebstrap);
                 assert_eq!(tool.packages(manager).is_empty(), comes_with_macos, "{tool:?} with {manager:?}");
             }
         }

@@ -138,6 +138,10 @@ impl QueueHandler for BlockQueue {
         served
     }
 
+    fn is_quick(&self) -> bool {
+        self.quick >= MANY_QUICK
+    }
+
     /// One request after the other waits for the host's disk, unless that is told of all of them at once.
     fn looks_ahead(&self) -> bool {
         self.quick < MANY_QUICK

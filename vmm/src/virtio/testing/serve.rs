@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use crate::virtio::pace::Pace;
 use crate::virtio::worker::serve_available;
 use crate::virtio::{Chain, DeviceError, QueueError, QueueHandler, QueueResources, QueueState, Virtqueue};
 
@@ -10,6 +11,7 @@ pub struct ServedQueue<H> {
     queue: Virtqueue,
     handler: H,
     chain: Chain,
+    pace: Pace,
 }
 
 impl<H: QueueHandler> ServedQueue<H> {
@@ -20,7 +22,8 @@ impl<H: QueueHandler> ServedQueue<H> {
         state: Option<QueueState>,
         handler: H,
     ) -> Result<Self, DeviceError> {
-        Ok(Self { queue: Virtqueue::new(0, resources, features, state)?, handler, chain: Chain::new() })
+        let queue = Virtqueue::new(0, resources, features, state)?;
+        Ok(Self { queue, handler, chain: Chain::new(), pace: Pace::default() })
     }
 
     /// Serves what is available, but no more than `limit` chains: a device that is told to write to the rings can
@@ -28,7 +31,7 @@ impl<H: QueueHandler> ServedQueue<H> {
     pub fn serve(&mut self, limit: u32) -> Result<(), QueueError> {
         let left = Cell::new(limit);
         let stopped = || left.replace(left.get().saturating_sub(1)) == 0;
-        serve_available(&mut self.queue, &mut self.handler, &mut self.chain, stopped)?;
+        serve_available(&mut self.queue, &mut self.handler, &mut self.chain, &mut self.pace, stopped)?;
         Ok(())
     }
 
