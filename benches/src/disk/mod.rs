@@ -35,7 +35,7 @@ pub(crate) use self::serve::serve;
 /// What is compared, how and how long.
 pub(crate) struct Comparison {
     pub(crate) ruler: Ruler,
-    /// Where the disks are made. They take 5 GiB there.
+    /// Where the disks are made. They take 4 GiB there.
     pub(crate) folder: PathBuf,
     pub(crate) json: PathBuf,
     pub(crate) rounds: usize,

@@ -38,6 +38,6 @@ pub(crate) fn round(
 
 /// What is written for the first time can be written so only once, and what was read once is in the cache.
 fn requests(workload: &Workload) -> u64 {
-    let once = workload.name.starts_with("first") || workload.cache == Cache::Empty;
+    let once = workload.grows() || workload.cache == Cache::Empty;
     if once { workload.requests } else { workload.requests * TIMES }
 }

@@ -4,10 +4,10 @@
 const MIB: u64 = 1 << 20;
 
 /// The size of the disk: a part in the overlay, and parts below for each workload that brings clusters up.
-pub(crate) const DISK: u64 = 1536 * MIB;
+pub(crate) const DISK: u64 = 3 * IN_OVERLAY;
 
 /// How much of it, from its beginning, the overlay has.
-pub(crate) const IN_OVERLAY: u64 = 512 * MIB;
+pub(crate) const IN_OVERLAY: u64 = 256 * MIB;
 
 const LARGE: u64 = MIB;
 const SMALL: u64 = 4096;
@@ -31,6 +31,13 @@ pub(crate) struct Workload {
     pub(crate) cache: Cache,
 }
 
+impl Workload {
+    /// Whether the overlay grows by it.
+    pub(crate) fn grows(&self) -> bool {
+        self.write && self.offset >= IN_OVERLAY
+    }
+}
+
 /// What the host's page cache has of the disk when a workload begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cache {
@@ -40,9 +47,10 @@ pub(crate) enum Cache {
     Empty,
 }
 
-const fn sequential(name: &'static str, write: bool, offset: u64, span: u64) -> Workload {
-    let (random, cache) = (false, Cache::Full);
-    Workload { name, write, random, block: LARGE, depth: 8, offset, span, requests: span / LARGE, cache }
+const fn sequential(name: &'static str, write: bool, part: (u64, u64), times: u64) -> Workload {
+    let (offset, span) = part;
+    let (random, cache, requests) = (false, Cache::Full, times * span / LARGE);
+    Workload { name, write, random, block: LARGE, depth: 8, offset, span, requests, cache }
 }
 
 const fn random(name: &'static str, write: bool, depth: u32, part: (u64, u64), requests: u64) -> Workload {
@@ -60,18 +68,19 @@ const OVERLAY: (u64, u64) = (0, IN_OVERLAY);
 const BOTH: (u64, u64) = (0, 2 * IN_OVERLAY);
 const FIRST_BELOW: (u64, u64) = (IN_OVERLAY, IN_OVERLAY / 2);
 const SECOND_BELOW: (u64, u64) = (IN_OVERLAY * 3 / 2, IN_OVERLAY / 2);
+const THIRD_BELOW: (u64, u64) = (IN_OVERLAY * 2, IN_OVERLAY);
 
 /// In an order in which none finds what another one changed.
 pub(crate) const WORKLOADS: [Workload; 11] = [
-    sequential("read, sequential", false, BOTH.0, BOTH.1),
+    sequential("read, sequential", false, BOTH, 4),
     random("read, 4 KiB, depth 1", false, 1, BOTH, 8192),
-    random("read, 4 KiB, depth 32", false, 32, BOTH, 32768),
-    sequential("write in place, sequential", true, OVERLAY.0, OVERLAY.1),
+    random("read, 4 KiB, depth 32", false, 32, BOTH, 24576),
+    sequential("write in place, sequential", true, OVERLAY, 4),
     random("write in place, 4 KiB, depth 1", true, 1, OVERLAY, 8192),
-    random("write in place, 4 KiB, depth 32", true, 32, OVERLAY, 32768),
-    sequential("first write, sequential", true, 2 * IN_OVERLAY, IN_OVERLAY),
-    random("first write, 4 KiB, depth 1", true, 1, FIRST_BELOW, 2048),
-    random("first write, 4 KiB, depth 32", true, 32, SECOND_BELOW, 3072),
-    uncached(random("uncached read, 4 KiB, depth 1", false, 1, BOTH, 1024)),
-    uncached(random("uncached read, 4 KiB, depth 32", false, 32, BOTH, 8192)),
+    random("write in place, 4 KiB, depth 32", true, 32, OVERLAY, 24576),
+    sequential("first write, sequential", true, THIRD_BELOW, 1),
+    random("first write, 4 KiB, depth 1", true, 1, FIRST_BELOW, 1536),
+    random("first write, 4 KiB, depth 32", true, 32, SECOND_BELOW, 1536),
+    uncached(random("uncached read, 4 KiB, depth 1", false, 1, BOTH, 512)),
+    uncached(random("uncached read, 4 KiB, depth 32", false, 32, BOTH, 4096)),
 ];
