@@ -18,6 +18,9 @@ use crate::locking::write;
 /// What lies between two parts to read is read with them up to this length: less than what another call costs.
 const READ_ALONG: u64 = 16 << 10;
 
+/// What new clusters show before and behind the data that is written to them; `None` for zeroes.
+type Sides<'r> = (Option<&'r [u8]>, Option<&'r [u8]>);
+
 /// New clusters for guest clusters, with what they replace.
 struct Allocation<'a> {
     guest: u64,
@@ -188,7 +191,7 @@ impl Qcow2Image {
         offset: u64,
         data: u64,
         room: &'r mut Room<'_>,
-    ) -> io::Result<(Option<&'r [u8]>, Option<&'r [u8]>)> {
+    ) -> io::Result<Sides<'r>> {
         let &Allocation { guest, run, first, last, .. } = allocation;
         let (start, end) = (self.geometry.offset(guest), self.geometry.offset(guest + run.count));
         let (before, after) = (index(offset - start), index(end - offset - data));
