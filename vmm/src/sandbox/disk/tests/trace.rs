@@ -185,11 +185,11 @@ impl Tracer<'_> {
             }
             "unlink" | "rmdir" => self.unname(None, &call.text(0)),
             "unlinkat" => self.unname(Some(call.arguments[0]), &call.text(1)),
-            "rename" => self.rename((None, call.text(0)), (None, call.text(1)), false),
+            "rename" => self.rename((None, &call.text(0)), (None, &call.text(1)), false),
             "renameat" | "renameat2" => {
                 let exchange = call.arguments.get(4).is_some_and(|flags| flags.contains("EXCHANGE"));
-                let [from, to] = [0, 2].map(|at| (Some(call.arguments[at]), call.text(at + 1)));
-                self.rename(from, to, exchange);
+                let [from, to] = [1, 3].map(|at| call.text(at));
+                self.rename((Some(call.arguments[0]), &from), (Some(call.arguments[2]), &to), exchange);
             }
             other => {
                 let ours = call.arguments.iter().any(|argument| {
@@ -284,8 +284,8 @@ impl Tracer<'_> {
         self.steps.push(Step::Unname { folder, name, node });
     }
 
-    fn rename(&mut self, from: (Option<&str>, String), to: (Option<&str>, String), exchange: bool) {
-        let (from, to) = (self.place(from.0, &from.1), self.place(to.0, &to.1));
+    fn rename(&mut self, from: (Option<&str>, &str), to: (Option<&str>, &str), exchange: bool) {
+        let (from, to) = (self.place(from.0, from.1), self.place(to.0, to.1));
         let (Some(from), Some(to)) = (from, to) else { return };
         let node = self.tree.unname(from.0, &from.1);
         if !exchange {
