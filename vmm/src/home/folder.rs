@@ -323,7 +323,7 @@ impl HeldVm {
                 if stays {
                     files::sync(&[&self.folder.home.vms()])?;
                 }
-                finish_removal(&self.folder.home, &removed)
+                finish_removal(&self.folder.home, &removed, stays)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(HomeError::Folder { path, source }),
@@ -331,15 +331,21 @@ impl HeldVm {
     }
 }
 
-/// Removes what is left of a VM whose folder was set aside: the layers that it owns, then the folder.
-pub(super) fn finish_removal(home: &Home, removed: &Path) -> Result<(), HomeError> {
+/// Removes what is left of a VM whose folder was set aside: the layers that it owns, then the folder. `durable`: a power
+/// cut brings none of the layers back once nobody knows any more whose they were.
+pub(super) fn finish_removal(home: &Home, removed: &Path, durable: bool) -> Result<(), HomeError> {
+    let mut layers = Vec::new();
     for record in [OWNED, DROPPED] {
         let owned: Option<Vec<PathBuf>> = files::read_json(&removed.join(record)).unwrap_or_else(|error| {
             // What it owned is lost track of; that must not keep the rest.
             tracing::warn!(%error, "a VM is removed without what it owned");
             None
         });
-        remove_owned(home, &owned.unwrap_or_default())?;
+        layers.extend(owned.unwrap_or_default());
+    }
+    remove_owned(home, &layers)?;
+    if durable && !layers.is_empty() {
+        files::sync(&[&home.root().join(LAYERS)])?;
     }
     remove_all(removed).context(FolderSnafu { path: removed })
 }

@@ -120,7 +120,7 @@ impl Home {
         let vms = self.vms();
         for entry in fs::read_dir(&vms).context(FolderSnafu { path: &vms })?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(REMOVED)
-                && let Err(error) = finish_removal(self, &entry.path())
+                && let Err(error) = finish_removal(self, &entry.path(), true)
             {
                 tracing::warn!(%error, "cannot clear away what is left of a VM");
             }
