@@ -19,7 +19,7 @@ use crate::error::{
 };
 use crate::locking::{read, write};
 use crate::qcow2::{Header, Qcow2Image};
-use crate::{DiskImage, Format, Layer, LayerFile, LayerSpec, MAX_LAYERS, Storage, open_chain_layers};
+use crate::{DiskImage, Extent, Format, Layer, LayerFile, LayerSpec, MAX_LAYERS, Storage, open_chain_layers};
 
 /// A disk that is written and whose top layer is qcow2.
 pub struct LiveDisk {
@@ -103,7 +103,11 @@ impl LiveDisk {
         record: &mut dyn FnMut() -> Result<(), RecordError>,
     ) -> Result<(), Error> {
         let LayerFile { file, path, format } = new;
-        let (id, ours, current) = (FileId::of(&file, &path)?, read(&self.state).file, self.top());
+        let id = FileId::of(&file, &path)?;
+        let (ours, current) = {
+            let state = read(&self.state);
+            (state.file, state.path.clone())
+        };
         ensure!(ours == Some(FileId::of(&old, &current)?), OtherTopSnafu { path: current });
         ensure!(format == Format::Qcow2, NotEmptySnafu { path });
         let storage = Arc::new(lock_layer(file, &path, true)?);
@@ -214,8 +218,25 @@ impl DiskImage for LiveDisk {
         read(&self.state).top.write_zeroes(offset, length, unmap)
     }
 
+    /// A hint never waits: where the top is being switched, it is not given.
+    fn will_read(&self, offset: u64, length: u64) {
+        if let Ok(state) = self.state.try_read() {
+            state.top.will_read(offset, length);
+        }
+    }
+
+    fn will_write(&self, offset: u64, length: u64) {
+        if let Ok(state) = self.state.try_read() {
+            state.top.will_write(offset, length);
+        }
+    }
+
     fn data_from(&self, offset: u64) -> io::Result<u64> {
         read(&self.state).top.data_from(offset)
+    }
+
+    fn extent(&self, offset: u64, length: u64) -> io::Result<Extent> {
+        read(&self.state).top.extent(offset, length)
     }
 }
 

@@ -285,6 +285,7 @@ fn what_is_made_is_private_small_and_replaces_nothing() {
     assert_eq!(info.virtual_size, 1 << 20);
     assert!(info.allocated_size <= 128 << 10, "{info:?}");
     assert_eq!(inspect(&base, Format::Raw).unwrap().virtual_size, 1 << 20);
-    let lost = Path::new("/nonexistent/top.qcow2");
-    assert!(matches!(create_overlay(lost, 1 << 20), Err(Error::Publish { .. })));
+    let lost = base.with_file_name("none").join("top.qcow2");
+    let refused = create_overlay(&lost, 1 << 20);
+    assert!(matches!(refused, Err(Error::Publish { .. })), "{refused:?}");
 }

@@ -155,6 +155,14 @@ pub enum ImageError {
         /// The folder of all layers.
         folder: PathBuf,
     },
+    /// A file of the user's is a layer already, whether it is there or not.
+    #[snafu(display("{} is the place of another VM's disk, layer {id}: choose another, or remove that VM", path.display()))]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// The layer that leads to it.
+        id: String,
+    },
     /// The caller's part of making a layer failed.
     #[snafu(display("cannot make the layer {}", path.display()))]
     MakeLayer {

@@ -23,7 +23,9 @@ use vmm_disk::{Format, LayerSpec};
 use vmm_sys::FileLock;
 
 use super::digest::Digest;
-use super::error::{DamagedLayerSnafu, MakeLayerSnafu, NewerSnafu, NoLayerSnafu, Result, StorageSnafu};
+use super::error::{
+    DamagedLayerSnafu, MakeLayerSnafu, NewerSnafu, NoLayerSnafu, Result, StorageSnafu, TakenSnafu,
+};
 use super::files;
 use super::record::{self, FileRecord, Refusal};
 
@@ -60,6 +62,13 @@ pub struct Layer {
     pub(super) content: Option<FileRecord>,
     /// What it was made of and by, where that can be made again.
     pub(super) made_by: Option<Digest>,
+}
+
+impl Layer {
+    /// Whether it is recorded what its data file must be: then nobody writes it any more.
+    pub fn is_sealed(&self) -> bool {
+        self.content.is_some()
+    }
 }
 
 /// What `layer.json` says.
@@ -230,6 +239,12 @@ impl LayerStore {
         self.adopt_with(id, format, content, None, link)
     }
 
+    /// The layer whose data is this file of the user's, whether that is there or not.
+    pub fn leading_to(&self, file: &Path) -> Result<Option<LayerId>> {
+        let leads = |layer: &Layer| fs::read_link(&layer.path).is_ok_and(|target| target == file);
+        Ok(self.list()?.into_iter().find(leads).map(|layer| layer.id))
+    }
+
     /// Makes a layer whose data lies in a file of the user's that is not there yet: a machine's own, which goes with it.
     pub fn create_at<E>(
         &self,
@@ -243,6 +258,9 @@ impl LayerStore {
     {
         let _lock = self.lock()?;
         self.remove_partials()?;
+        if let Some(other) = self.leading_to(file)? {
+            return TakenSnafu { path: file, id: other.as_str() }.fail();
+        }
         let record =
             LayerRecord { id, disk_format: new.format, below: new.below, content: None, made_by: None };
         // The link is there before the file: whoever finds the layer later finds all of it.

@@ -38,7 +38,8 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
     }
     let first = spec.machine.disks.drain(..1);
     let mut disks: Vec<_> = first.collect();
-    let base = spec.machine.disks.pop().filter(|_| builder.root_writes == RootWrites::Disk);
+    let base = spec.machine.disks.drain(..).find(start::is_base);
+    let base = base.filter(|_| builder.root_writes == RootWrites::Disk);
     disks.extend(start::extra_disks(builder)?);
     disks.extend(base);
     let grow = spec.configuration.root.grow;

@@ -214,9 +214,27 @@ fn own_disks(
     let mut disks = vec![root_disk(first, builder.root_writes == RootWrites::Memory)];
     disks.extend(extra_disks(builder)?);
     if builder.root_writes == RootWrites::Disk {
-        disks.push(DiskSpec { layers, read_only: true, serial: "base".to_owned() });
+        disks.push(DiskSpec { layers, read_only: true, serial: BASE.to_owned() });
     }
     Ok(disks)
+}
+
+/// The disk, always the last, over which the guest of a read-only root lays what it writes to the first.
+const BASE: &str = "base";
+
+/// Whether a disk is that one: those of the user's have a number in their serial.
+pub(super) fn is_base(disk: &DiskSpec) -> bool {
+    disk.serial == BASE
+}
+
+/// Tells the guest where its base is after another disk came or went.
+pub(super) fn place_base(spec: &mut VmSpec) -> Result<(), Error> {
+    let number = spec.machine.disks.len();
+    let root = &mut spec.configuration.root;
+    if let Some(Overlay::Disk { device }) = &root.overlay {
+        root.device = on_disk(device, number)?;
+    }
+    Ok(())
 }
 
 /// The disks of the user's, as the builder says.

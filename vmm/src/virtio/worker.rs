@@ -167,7 +167,8 @@ pub(super) fn serve_available(
             match handler.serve(chain, &memory) {
                 Served::Done(written) => {
                     queue.complete(&memory, chain.head(), written)?;
-                    if pace.is_due(queue.waiting(&memory)) {
+                    // What may take long keeps nobody waiting for what is done.
+                    if pace.is_due(queue.waiting(&memory)) || !handler.is_quick() {
                         tell(queue, pace)?;
                     }
                 }

@@ -183,7 +183,7 @@ fn check(named: Named) -> Result<ExitCode, Failure> {
 
 fn compact(named: Named, json: bool) -> Result<(), Failure> {
     let file = named.file.clone();
-    let found = named.open()?.compact()?;
+    let found = named.open()?.compact(&home()?)?;
     let (before, after) = (found.before, found.after);
     if json {
         return print_json(&Compacted { file, before, after });

@@ -1,5 +1,6 @@
 //! An image of what is on a VM's disk. They share it: nothing is copied.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -54,6 +55,9 @@ impl Sandbox {
         let origin = format!("the disk of the VM {}", self.name());
         let commit = Commit { base: &base, target, top: &top, origin: &origin, replace };
         let image = store.commit(commit, progress)?;
+        // Another image that stood on the same layers may have gone meanwhile, and have let go of them.
+        let top = keep(self.link.folder(), &store, top)?;
+        debug_assert_eq!(top, *image.layer());
         let replaced = there.into_iter().filter(|old| old.folder() != image.folder());
         let replaced = replaced.filter(|old| is_removed(home, old)).collect();
         Ok(Committed { image, frozen, replaced })
@@ -92,6 +96,22 @@ fn base_of(store: &ImageStore, spec: &VmSpec, target: &ImageRef, replace: bool) 
         );
         return Err(Error::Invalid { message });
     }
+    let name = spec.display_name();
+    if spec.configuration.root.overlay.is_some() {
+        let message = format!(
+            "the root of {name} is read-only: what it wrote lies over it, and an image would not show it"
+        );
+        return Err(Error::Invalid { message });
+    }
+    // The base may be a file of the user's, whose contents are known; what the VM writes may not.
+    let own = root(spec)?.layers.iter().skip(1);
+    if let Some(file) = own.into_iter().find_map(|layer| fs::read_link(&layer.path).ok()) {
+        let file = file.display();
+        let message = format!(
+            "the disk of {name} lies in {file}, which is no image's: vmm flatten {name} takes it into the home"
+        );
+        return Err(Error::Invalid { message });
+    }
     store.check_commit(target, spec.machine.arch, replace)?;
     Ok(store.find_for(&spec.image_reference.parse()?, spec.machine.arch)?.0)
 }
@@ -113,6 +133,11 @@ fn keep(folder: &VmFolder, store: &ImageStore, top: LayerId) -> Result<LayerId, 
     for layer in store.layers().chain(&top)? {
         if owned.iter().any(|owned| owned.file_name() == layer.path.parent().and_then(Path::file_name)) {
             store.layers().keep(&layer.id)?;
+        } else if !layer.is_sealed() {
+            // It was removed meanwhile.
+            return Err(
+                crate::home::HomeError::NoSuchVm { wanted: folder.id().to_string(), nearest: None }.into()
+            );
         }
     }
     Ok(top)

@@ -12,6 +12,7 @@ use crate::home::VmSpec;
 use crate::machine::DiskSpec;
 use crate::sandbox::Sandbox;
 use crate::sandbox::error::{DiskFileSnafu, Error, SystemSnafu};
+use crate::sandbox::start::{is_base, place_base};
 
 /// The longest name that the guest can read of a disk (virtio 1.2, 5.2.6: 20 bytes).
 const LONGEST_SERIAL: usize = 20;
@@ -86,8 +87,9 @@ impl Sandbox {
             let number = |disk: &DiskSpec| disk.serial.split_once('-')?.0.parse::<usize>().ok();
             let number = disks.iter().filter_map(number).max().unwrap_or(1).saturating_add(1);
             let new = disk.spec(number)?;
-            match disks.iter().skip(1).find(|other| other.layers == new.layers) {
-                None => disks.push(new),
+            match disks.iter().skip(1).filter(|disk| !is_base(disk)).find(|other| other.layers == new.layers)
+            {
+                None => disks.insert(disks.iter().position(is_base).unwrap_or(disks.len()), new),
                 Some(other) if other.read_only == new.read_only => {}
                 Some(_) => {
                     let (vm, path) = (self.name(), disk.path.display());
@@ -97,7 +99,7 @@ impl Sandbox {
                     return Err(Error::Invalid { message });
                 }
             }
-            Ok(())
+            place_base(spec)
         })
     }
 
@@ -106,12 +108,13 @@ impl Sandbox {
         let file = file.as_ref();
         self.change_disk(|_, _, spec| {
             let path = true_path(file);
-            let position = spec.machine.disks.iter().skip(1).position(|disk| is_at(disk, &path));
+            let others = spec.machine.disks.iter().skip(1);
+            let position = others.into_iter().position(|disk| !is_base(disk) && is_at(disk, &path));
             let Some(position) = position else {
                 return Err(Error::Invalid { message: no_such_disk(spec, file) });
             };
             spec.machine.disks.remove(position + 1);
-            Ok(())
+            place_base(spec)
         })
     }
 }
@@ -127,7 +130,8 @@ fn is_at(disk: &DiskSpec, path: &Path) -> bool {
 }
 
 fn no_such_disk(spec: &VmSpec, file: &Path) -> String {
-    let layers = spec.machine.disks.iter().skip(1).flat_map(|disk| disk.layers.last());
+    let others = spec.machine.disks.iter().skip(1).filter(|disk| !is_base(disk));
+    let layers = others.flat_map(|disk| disk.layers.last());
     let names: Vec<_> = layers.map(|layer| layer.path.display().to_string()).collect();
     let has = if names.is_empty() { "no disks beside its own".to_owned() } else { names.join(", ") };
     format!("{} has no disk {}: it has {has}", spec.display_name(), file.display())

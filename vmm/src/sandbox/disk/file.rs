@@ -13,6 +13,7 @@ use vmm_disk::{Compacted, Format, LayerInfo, LayerSpec};
 use super::DiskSize;
 use super::extra::true_path;
 use crate::home::Home;
+use crate::image::ImageStore;
 use crate::sandbox::error::{DiskFileSnafu, Error, SystemSnafu};
 
 /// What a qcow2 file begins with.
@@ -109,7 +110,17 @@ impl DiskFile {
     }
 
     /// Gives back to the host what is zero in it, while no VM uses it. What it shows stays the same.
-    pub fn compact(&self) -> Result<Compacted, Error> {
+    pub fn compact(&self, home: &Home) -> Result<Compacted, Error> {
+        // What an image or a VM knows the bytes of is not written anew.
+        let layer = ImageStore::open(home.root())?.layers().leading_to(&true_path(&self.path))?;
+        if let Some(id) = layer {
+            let message = format!(
+                "{} is a part of a VM's disk or of an image, layer {}",
+                self.path.display(),
+                id.as_str()
+            );
+            return Err(Error::Invalid { message });
+        }
         vmm_disk::compact(&self.path, self.format).context(DiskFileSnafu)
     }
 
@@ -140,7 +151,11 @@ fn whose(home: &Home, file: &Path) -> Result<Option<String>, Error> {
         let Ok(Some(spec)) = folder.spec() else { continue };
         let (vm, file) = (spec.display_name(), file.display());
         let mut disks = spec.machine.disks.iter().map(|disk| disk.layers.as_slice());
-        let has = |layers: &[LayerSpec]| layers.iter().any(|layer| layer.path == path);
+        // A layer may be a link to a file of the user's.
+        let is_it = |layer: &LayerSpec| {
+            layer.path == path || fs::read_link(&layer.path).is_ok_and(|target| target == path)
+        };
+        let has = |layers: &[LayerSpec]| layers.iter().any(is_it);
         let of_root = disks.next().is_some_and(has) || spec.snapshots.iter().any(|kept| has(&kept.layers));
         if of_root {
             return Ok(Some(format!("{file} is a part of the disk of the VM {vm}")));

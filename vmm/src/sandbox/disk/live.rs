@@ -39,7 +39,14 @@ impl<'a> LiveVm<'a> {
             _ => return Err(Error::NotRunning { name: sandbox.name().to_owned() }),
         }
         let _changes = folder.lock_changes()?;
-        Ok(Self { sandbox, spec: super::read_spec(folder)?, _changes })
+        let spec = super::read_spec(folder)?;
+        if spec.configuration.root.overlay.is_some() {
+            // Its file system lies out of the agent's reach, beneath the overlay, and could not be held still.
+            let name = spec.display_name();
+            let message = format!("the root of {name} is read-only, with an overlay over it: stop it first");
+            return Err(Error::Invalid { message });
+        }
+        Ok(Self { sandbox, spec, _changes })
     }
 
     /// The layers of its disk, none of which is written any more once a layer is added.

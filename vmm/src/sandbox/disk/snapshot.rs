@@ -125,12 +125,20 @@ impl Sandbox {
         let store = ImageStore::open(held.folder().home().root())?;
         let before = spec_of(&held)?;
         let mut spec = before.clone();
-        let changed =
-            change(&held, &store, &mut spec).and_then(|made| Ok(held.write_spec(&spec).map(|()| made)?));
-        // Where that failed, what was made for it is needed by nobody, unless it got as far as the description.
-        let kept = if changed.is_ok() { spec } else { spec_of(&held).unwrap_or(before) };
-        let dropped = held.disown_unneeded(&kept);
-        changed.and_then(|made| Ok(dropped.map(|()| made)?))
+        match change(&held, &store, &mut spec) {
+            Ok(made) => {
+                // Where that fails, a power cut may still bring back either description: all that one of them names stays,
+                // and the next change clears up.
+                held.write_spec(&spec)?;
+                held.disown_unneeded(&spec)?;
+                Ok(made)
+            }
+            Err(error) => {
+                // What was made for it is needed by nobody. The first error is the one to tell.
+                let _ = held.disown_unneeded(&before);
+                Err(error)
+            }
+        }
     }
 }
 

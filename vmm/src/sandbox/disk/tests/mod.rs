@@ -88,7 +88,7 @@ const OPERATIONS: [Operation; 11] = [
         name: "compact_file",
         vms: 1,
         snapshots: 1,
-        act: |home| assert!(data(home).compact().unwrap().after > 0),
+        act: |home| assert!(data(home).compact(home).unwrap().after > 0),
     },
     Operation {
         name: "resize_file",
@@ -308,7 +308,7 @@ fn go_on(home: &Home, found: &Contents, base: &str) {
         vm(home).remove_snapshot("then").unwrap();
         vm(home).flatten(&token()).unwrap();
     }
-    data(home).compact().unwrap();
+    data(home).compact(home).unwrap();
     // A clone or a removal that a cut undid may have left a layer that nobody knows of.
     crate::sandbox::prune_images(home, false).unwrap();
     assert_eq!(Contents::read(home), *found);
