@@ -13,7 +13,8 @@ pub struct Holdings {
     pub threads: usize,
     /// Its open files and sockets.
     pub descriptors: usize,
-    /// Its mappings. What the allocator and the threads' stacks keep for the next one is among them.
+    /// Its mappings, without the heaps that the allocator makes when threads meet in it, which is chance. What the threads'
+    /// stacks keep for the next one is among them.
     pub mappings: usize,
     /// Its children, those among them that have ended and were not asked how.
     pub children: usize,
@@ -27,10 +28,35 @@ impl Holdings {
             threads: entries("/proc/self/task"),
             // One of them reads the list.
             descriptors: entries("/proc/self/fd") - 1,
-            mappings: maps.lines().count(),
+            mappings: mappings(&maps),
             children: processes::children(),
         }
     }
+}
+
+/// The size and the alignment of such a heap of glibc's (`HEAP_MAX_SIZE` on 64-bit machines).
+const HEAP: u64 = 64 << 20;
+
+/// Counts what `/proc/self/maps` lists (proc_pid_maps(5)). A heap is a writable mapping at a multiple of its size, and one
+/// that nobody may touch, up to its end.
+fn mappings(maps: &str) -> usize {
+    let ranges: Vec<_> = maps.lines().filter_map(range).collect();
+    let is_heap = |pair: &[(u64, u64, &str)]| match pair {
+        [(start, end, "rw-p"), (rest, last, "---p")] => {
+            start % HEAP == 0 && end == rest && last.checked_sub(*start) == Some(HEAP)
+        }
+        _ => false,
+    };
+    let heaps = ranges.windows(2).filter(|pair| is_heap(pair)).count();
+    ranges.len() - 2 * heaps
+}
+
+/// Where a mapping begins and ends, and what may be done with it.
+fn range(line: &str) -> Option<(u64, u64, &str)> {
+    let (start, rest) = line.split_once('-')?;
+    let (end, rest) = rest.split_once(' ')?;
+    let permissions = rest.split(' ').next()?;
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?, permissions))
 }
 
 fn entries(folder: &str) -> usize {
@@ -75,5 +101,18 @@ mod tests {
         let asked = std::cell::Cell::new(0);
         let now = || asked.replace(asked.get() + 1);
         assert_eq!(settles(&3, now), Ok(()));
+    }
+
+    #[test]
+    fn heaps_of_threads_are_no_mappings_that_count() {
+        let maps = "\
+5581c0000000-5581c0001000 r--p 00000000 fe:00 1  /bin/x
+7f3a2c000000-7f3a2c021000 rw-p 00000000 00:00 0
+7f3a2c021000-7f3a30000000 ---p 00000000 00:00 0
+7f3a34000000-7f3a38000000 rw-p 00000000 00:00 0
+7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0  [stack]
+";
+        assert_eq!(mappings(maps), 3);
+        assert!(Holdings::now().mappings > 3);
     }
 }
