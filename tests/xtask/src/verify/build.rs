@@ -29,8 +29,10 @@ impl TestBinary {
     /// Whether its tests are about what each engine does in its own way, and are run with each. The others are about the
     /// software engine itself, the sources, or what lies in front of every engine: images, projects, refusals.
     pub(crate) fn is_for_every_engine(&self) -> bool {
-        const OTHERS: [&str; 9] = [
+        const OTHERS: [&str; 11] = [
             "tests::bad_input",
+            "tests::base_file",
+            "tests::customised",
             "tests::engine_jail",
             "tests::first_run",
             "tests::images",
