@@ -60,10 +60,6 @@ impl Suite for Fuzz {
         Ok(names)
     }
 
-    fn at_once(&self) -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from)
-    }
-
     fn run(&self, target: &str) -> Outcome<String> {
         let corpus = folder().join("corpus").join(target);
         let findings = folder().join("findings").join(target);

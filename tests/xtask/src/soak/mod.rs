@@ -25,13 +25,17 @@ trait Suite: Sync {
     fn purpose(&self) -> &'static str;
 
     /// Brings what it needs and builds it.
-    fn prepare(&self) -> Outcome;
+    fn prepare(&self) -> Outcome {
+        Ok(())
+    }
 
     /// Its pieces, by name.
     fn pieces(&self) -> Outcome<Vec<String>>;
 
     /// How many pieces may run at once.
-    fn at_once(&self) -> usize;
+    fn at_once(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
 
     /// Runs a piece; what it found good to know, in a line.
     fn run(&self, piece: &str) -> Outcome<String>;

@@ -18,16 +18,8 @@ impl Suite for Operations {
         "10,000 operations on qcow2 images of each of 104 kinds, with the same bytes as qemu-io"
     }
 
-    fn prepare(&self) -> Outcome {
-        Ok(())
-    }
-
     fn pieces(&self) -> Outcome<Vec<String>> {
         Ok((9..=21).map(|bits| format!("clusters of 2^{bits}")).collect())
-    }
-
-    fn at_once(&self) -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from)
     }
 
     fn run(&self, piece: &str) -> Outcome<String> {

@@ -22,17 +22,9 @@ impl Suite for PowerCut {
         "disks in each state that a power cut permits, with ever new seeds for 25 minutes a test"
     }
 
-    fn prepare(&self) -> Outcome {
-        Ok(())
-    }
-
     fn pieces(&self) -> Outcome<Vec<String>> {
         let tests = ["random_deeds_survive_power_cuts", "threads_that_write_and_flush_at_once_lose_nothing"];
         Ok(tests.into_iter().chain([OPERATIONS]).map(str::to_owned).collect())
-    }
-
-    fn at_once(&self) -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from)
     }
 
     fn run(&self, test: &str) -> Outcome<String> {
