@@ -9,7 +9,7 @@ use snafu::{ResultExt, ensure};
 use crate::DiskImage;
 use crate::bytes::{all_zero, index};
 use crate::error::{CopyReadSnafu, CopyStoppedSnafu, CopyTooLargeSnafu, Error, PublishSnafu, Qcow2Snafu};
-use crate::image::{Extent, Shown, check_writable};
+use crate::image::{Extent, Shown, only_read};
 use crate::publish::{FileSystem, HostFileSystem};
 use crate::qcow2::{Layout, Qcow2Image};
 
@@ -163,33 +163,15 @@ fn runs(cluster: &[u8]) -> Vec<(usize, usize)> {
 struct Zeroes(u64);
 
 impl DiskImage for Zeroes {
+    only_read!();
+
     fn size(&self) -> u64 {
         self.0
-    }
-
-    fn read_only(&self) -> bool {
-        true
     }
 
     fn read(&self, buffers: &mut [IoSliceMut<'_>], _: u64) -> io::Result<()> {
         vmm_sys::scattered::zero(buffers);
         Ok(())
-    }
-
-    fn write(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<()> {
-        check_writable(true)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
-        check_writable(true)
-    }
-
-    fn write_zeroes(&self, _: u64, _: u64, _: bool) -> io::Result<()> {
-        check_writable(true)
     }
 }
 

@@ -82,6 +82,34 @@ pub trait DiskImage: Send + Sync {
     }
 }
 
+/// The half of [`DiskImage`] that changes a disk, for one that can only be read. Not as defaults of the trait: what passes
+/// everything on to another disk must not forget one of them.
+macro_rules! only_read {
+    () => {
+        fn read_only(&self) -> bool {
+            true
+        }
+
+        fn write(&self, _: &[std::io::IoSlice<'_>], _: u64) -> std::io::Result<()> {
+            $crate::image::check_writable(true)
+        }
+
+        fn flush(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn discard(&self, _: u64, _: u64) -> std::io::Result<()> {
+            $crate::image::check_writable(true)
+        }
+
+        fn write_zeroes(&self, _: u64, _: u64, _: bool) -> std::io::Result<()> {
+            $crate::image::check_writable(true)
+        }
+    };
+}
+
+pub(crate) use only_read;
+
 /// What a place of a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {

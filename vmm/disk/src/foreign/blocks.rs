@@ -1,13 +1,13 @@
 //! A disk whose format keeps it in blocks of one size, each of which is somewhere in the file or not there at all.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
 use vmm_sys::scattered::{length_mut, scatter, window_mut, zero};
 
 use crate::Storage;
 use crate::bytes::index;
-use crate::image::{DiskImage, check_bounds, check_writable};
+use crate::image::{DiskImage, check_bounds, only_read};
 
 /// So many blocks that are not there are passed over at once: see [`DiskImage::data_from`].
 const MOST_LOOKUPS: u64 = 1 << 20;
@@ -40,12 +40,10 @@ pub(super) struct BlockDisk<M> {
 }
 
 impl<M: BlockMap> DiskImage for BlockDisk<M> {
+    only_read!();
+
     fn size(&self) -> u64 {
         self.size
-    }
-
-    fn read_only(&self) -> bool {
-        true
     }
 
     fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
@@ -79,21 +77,5 @@ impl<M: BlockMap> DiskImage for BlockDisk<M> {
             }
         }
         Ok(((first + MOST_LOOKUPS) * self.block_size).min(self.size))
-    }
-
-    fn write(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<()> {
-        check_writable(true)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
-        check_writable(true)
-    }
-
-    fn write_zeroes(&self, _: u64, _: u64, _: bool) -> io::Result<()> {
-        check_writable(true)
     }
 }

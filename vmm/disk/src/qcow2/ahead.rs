@@ -66,7 +66,7 @@ mod tests {
     use std::io::{self, IoSlice, IoSliceMut};
     use std::sync::{Arc, Mutex};
 
-    use crate::image::DiskImage;
+    use crate::image::{DiskImage, only_read};
     use crate::qcow2::{Layout, Qcow2Image};
     use crate::testing::MemoryStorage;
 
@@ -77,33 +77,15 @@ mod tests {
     struct Noting(Mutex<Vec<(u64, u64)>>);
 
     impl DiskImage for Noting {
+        only_read!();
+
         fn size(&self) -> u64 {
             SIZE - CLUSTER / 2
-        }
-
-        fn read_only(&self) -> bool {
-            true
         }
 
         fn read(&self, buffers: &mut [IoSliceMut<'_>], _offset: u64) -> io::Result<()> {
             buffers.iter_mut().for_each(|buffer| buffer.fill(7));
             Ok(())
-        }
-
-        fn write(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<()> {
-            Err(io::ErrorKind::PermissionDenied.into())
-        }
-
-        fn flush(&self) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn discard(&self, _: u64, _: u64) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn write_zeroes(&self, _: u64, _: u64, _: bool) -> io::Result<()> {
-            Err(io::ErrorKind::PermissionDenied.into())
         }
 
         fn will_read(&self, offset: u64, length: u64) {

@@ -51,6 +51,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::image::only_read;
     use crate::qcow2::Layout;
     use crate::testing::MemoryStorage;
     use crate::{DiskImage, RawImage};
@@ -64,32 +65,14 @@ mod tests {
     }
 
     impl DiskImage for Counted {
+        only_read!();
+
         fn size(&self) -> u64 {
             self.disk.size()
         }
 
-        fn read_only(&self) -> bool {
-            true
-        }
-
         fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
             self.disk.read(buffers, offset)
-        }
-
-        fn write(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<()> {
-            Err(io::ErrorKind::PermissionDenied.into())
-        }
-
-        fn flush(&self) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn discard(&self, _: u64, _: u64) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn write_zeroes(&self, _: u64, _: u64, _: bool) -> io::Result<()> {
-            Err(io::ErrorKind::PermissionDenied.into())
         }
 
         fn extent(&self, offset: u64, length: u64) -> io::Result<Extent> {
