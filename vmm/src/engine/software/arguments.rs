@@ -104,7 +104,7 @@ pub(super) fn arguments(machine: &MachineShape<'_>) -> Vec<String> {
         arguments.option("-sandbox", filter);
     }
     arguments.option("-machine", &board_option(&machine.board, machine.nested));
-    arguments.option("-accel", "tcg,thread=multi");
+    arguments.option("-accel", accelerator(machine.arch, machine.nested));
     arguments.option("-cpu", processor(machine.arch, machine.nested));
     // One package, so that the kernel takes the first processor's figures for all of them.
     arguments.option("-smp", &format!("cpus={0},sockets=1,cores={0},threads=1", machine.cpus));
@@ -140,6 +140,15 @@ fn board_option(board: &Board, nested: bool) -> String {
         Board::Virt => "gic-version=3",
     };
     format!("{},{options},memory-backend=memory", board.name())
+}
+
+/// With a thread for each processor, any of them changes the first one's record of its SVM state, without a lock, whenever
+/// it restores floating-point registers (QEMU 10.0: `cpu_clear_ignne` and `hflags2`). Guests of the guest would be torn.
+fn accelerator(arch: Arch, nested: bool) -> &'static str {
+    match arch {
+        Arch::X86_64 if nested => "tcg,thread=single",
+        Arch::X86_64 | Arch::Arm64 => "tcg,thread=multi",
+    }
 }
 
 fn processor(arch: Arch, nested: bool) -> &'static str {
@@ -296,6 +305,8 @@ mod tests {
             let nested = MachineShape { nested: true, ..plain.clone() };
             assert_eq!(values(&arguments(&plain), "-cpu"), ["max,svm=off"]);
             assert_eq!(values(&arguments(&nested), "-cpu"), ["max"]);
+            assert_eq!(values(&arguments(&plain), "-accel"), ["tcg,thread=multi"]);
+            assert_eq!(values(&arguments(&nested), "-accel"), ["tcg,thread=single"]);
         }
         let nested = MachineShape { nested: true, ..machine(Board::Virt) };
         let arguments = arguments(&nested);

@@ -40,7 +40,10 @@ const GLANCE: Duration = Duration::from_millis(50);
 
 /// A file with a URL, of which the catalog knows size and checksum.
 #[derive(Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "only the tests' catalog pins files on a web server so far"))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "only the tests' catalog pins files on a web server so far")
+)]
 pub(in crate::image) struct Url {
     pub(in crate::image) url: &'static str,
 }
