@@ -31,6 +31,17 @@ fn a_guest_runs_machines_of_its_own() {
     assert_eq!(left, format!("{INNER_HOME}/names:\n\n{INNER_HOME}/vms:\n"));
 }
 
+#[test]
+fn a_guest_with_several_processors_and_machines_of_its_own_is_refused() {
+    if engine() != "software" {
+        skip!("on KVM there may be as many as the host has");
+    }
+    let home = TestHome::new();
+    let run = home.vmm(["run", "--nested", "--cpus", "2", "alpine", "--", "true"]).run().ended_with(125);
+    assert!(run.stderr().contains("one that nests (--nested) has one"), "{}", run.stderr());
+    assert!(run.stderr().contains("use --cpus 1"), "{}", run.stderr());
+}
+
 /// The program, and its libraries at the places where its loader looks for them.
 fn bring_vmm(home: &TestHome, vm: &TestVm<'_>, libraries: &[PathBuf]) {
     let program = std::fs::read(binary()).expect("vmm can be read");

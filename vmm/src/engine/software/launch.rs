@@ -17,8 +17,9 @@ use super::qemu_cache::QemuCache;
 use super::running::SoftwareMachine;
 use super::tick_rate::tick_rate;
 use super::{
-    DevicesSnafu, MAX_PROCESSORS, NotInQemuSnafu, PrepareSnafu, ProcessorsSnafu, RefusedSnafu,
-    SUPERVISOR_ARGUMENT, SilentSnafu, SoftwareEngine, SoftwareError, SupervisorSnafu, TalkSnafu,
+    DevicesSnafu, MAX_PROCESSORS, NestedProcessorsSnafu, NotInQemuSnafu, PrepareSnafu, ProcessorsSnafu,
+    RefusedSnafu, SUPERVISOR_ARGUMENT, SilentSnafu, SoftwareEngine, SoftwareError, SupervisorSnafu,
+    TalkSnafu,
 };
 use crate::arch::Arch;
 use crate::engine::{EngineKind, JailReport, LaunchReport, MachineEnd};
@@ -56,6 +57,11 @@ impl SoftwareEngine {
         ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> Result<SoftwareMachine, SoftwareError> {
         ensure!(machine.cpus <= MAX_PROCESSORS, ProcessorsSnafu { count: machine.cpus });
+        // With a thread for each processor, any of them changes the first one's record of its SVM state, without a lock,
+        // when it restores floating-point registers (QEMU 10.0: `cpu_clear_ignne`, `hflags2`). One thread for all would
+        // lack the barriers that our devices need.
+        let torn = machine.nested && machine.arch == Arch::X86_64 && machine.cpus > 1;
+        ensure!(!torn, NestedProcessorsSnafu { count: machine.cpus });
         let kinds = machine.devices.iter().map(|device| device.device_type());
         if let Some(kind) = kinds.into_iter().find(|kind| NOT_IN_QEMU.contains(kind)) {
             return NotInQemuSnafu { kind: kind.name() }.fail();

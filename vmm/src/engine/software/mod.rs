@@ -74,6 +74,14 @@ pub enum SoftwareError {
         /// How many it has.
         count: u8,
     },
+    /// QEMU tears the guests of such a guest.
+    #[snafu(display(
+        "the machine has {count} processors; on the software engine one that nests (--nested) has one"
+    ))]
+    NestedProcessors {
+        /// How many it has.
+        count: u8,
+    },
     /// QEMU cannot have such a device from us.
     #[snafu(display("the software engine has no virtio {kind}"))]
     NotInQemu {
@@ -126,6 +134,9 @@ impl SoftwareError {
         match self {
             Self::NoQemu { source } => Some(source.hint()),
             Self::Processors { .. } => Some("give it fewer (--cpus)".to_owned()),
+            Self::NestedProcessors { .. } => {
+                Some("use --cpus 1, or --engine kvm where this machine has it".to_owned())
+            }
             Self::NotInQemu { .. } => {
                 Some("make the VM without it, or use an engine on hardware virtualization".to_owned())
             }
