@@ -12,6 +12,8 @@ use super::debian::{LABEL, PROGRAM, System};
 /// The slots of the two disks.
 const SLOTS: [&str; 2] = ["03", "04"];
 
+const MEMORY: &str = "512M";
+
 /// A guest that waits for jobs. Dropping it ends it.
 pub(crate) struct Guest {
     process: Child,
@@ -32,8 +34,10 @@ impl Guest {
         let slots = if first == 0 { SLOTS } else { [SLOTS[1], SLOTS[0]] };
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-M", "q35,usb=off,vmport=off,smbus=off,sata=off,memory-backend=memory"]);
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,svm=off", "-smp", "1", "-m", "1024"]);
-        qemu.args(["-object", "memory-backend-memfd,id=memory,size=1024M,share=on,seal=on"]);
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,svm=off", "-smp", "1", "-m", MEMORY]);
+        // All of it is there from the beginning: whose request comes upon a page first is not to pay for it.
+        let memory = format!("memory-backend-memfd,id=memory,size={MEMORY},share=on,seal=on,prealloc=on");
+        qemu.args(["-object", &memory]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         qemu.arg("-kernel").arg(&system.kernel).arg("-initrd").arg(&system.initramfs);
         qemu.args(["-append", &format!("console=ttyS0 quiet panic=-1 root=LABEL={LABEL} ro init={PROGRAM}")]);
@@ -60,7 +64,7 @@ impl Guest {
     }
 
     /// Has `fio` run on one of the disks; says what it reports.
-    pub(crate) fn run(&mut self, disk: usize, arguments: &str) -> Result<String, Box<dyn Error>> {
+    pub(crate) fn run_fio(&mut self, disk: usize, arguments: &str) -> Result<String, Box<dyn Error>> {
         writeln!(self.to_guest, "{} {arguments}", self.slots[disk])?;
         self.to_guest.flush()?;
         let said = self.read_until("END")?;
