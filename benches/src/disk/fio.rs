@@ -15,7 +15,8 @@ impl Load for Guest {
     }
 }
 
-/// The same requests at the same places for both disks: `fio` seeds its random numbers always alike.
+/// The same requests at the same places for both disks: `fio` seeds its random numbers always alike. Its buffers are in
+/// huge pages, so that a large request is one, of one piece of memory: otherwise it is luck into how many the guest cuts it.
 fn arguments(workload: &Workload) -> String {
     let &Workload { write, random, block, depth, offset, span, requests, .. } = workload;
     let kind = match (write, random) {
@@ -26,8 +27,8 @@ fn arguments(workload: &Workload) -> String {
     };
     let amount = requests * block;
     format!(
-        "--eta=never --ioengine=libaio --direct=1 --thread --rw={kind} --bs={block} --iodepth={depth} --offset={offset} --size={span} \
-         --io_size={amount}"
+        "--eta=never --ioengine=libaio --direct=1 --thread --iomem=shmhuge --hugepage-size=2m --rw={kind} --bs={block} \
+         --iodepth={depth} --offset={offset} --size={span} --io_size={amount}"
     )
 }
 

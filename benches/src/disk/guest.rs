@@ -14,6 +14,9 @@ const SLOTS: [&str; 2] = ["03", "04"];
 
 const MEMORY: &str = "512M";
 
+/// Of the huge pages, for the buffers of a job: 8 MiB at most.
+const HUGE_PAGES: u32 = 16;
+
 /// A guest that waits for jobs. Dropping it ends it.
 pub(crate) struct Guest {
     process: Child,
@@ -40,7 +43,8 @@ impl Guest {
         qemu.args(["-object", &memory]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         qemu.arg("-kernel").arg(&system.kernel).arg("-initrd").arg(&system.initramfs);
-        qemu.args(["-append", &format!("console=ttyS0 quiet panic=-1 root=LABEL={LABEL} ro init={PROGRAM}")]);
+        let root = format!("root=LABEL={LABEL} ro init={PROGRAM}");
+        qemu.args(["-append", &format!("console=ttyS0 quiet panic=-1 hugepages={HUGE_PAGES} {root}")]);
         qemu.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
         let root = system.disk.display();
         qemu.args(["-drive", &format!("if=none,id=root,format=raw,readonly=on,file={root}")]);
