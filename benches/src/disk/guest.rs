@@ -37,7 +37,9 @@ impl Guest {
         let slots = if first == 0 { SLOTS } else { [SLOTS[1], SLOTS[0]] };
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-M", "q35,usb=off,vmport=off,smbus=off,sata=off,memory-backend=memory"]);
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,svm=off", "-smp", "1", "-m", MEMORY]);
+        // Where there can never be a second processor, TCG makes plain accesses of the guest's atomic ones. They order nothing
+        // then, and the device and the driver of a disk that another process serves miss each other's notifications.
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,svm=off", "-smp", "1,maxcpus=2", "-m", MEMORY]);
         // All of it is there from the beginning: whose request comes upon a page first is not to pay for it.
         let memory = format!("memory-backend-memfd,id=memory,size={MEMORY},share=on,seal=on,prealloc=on");
         qemu.args(["-object", &memory]);
