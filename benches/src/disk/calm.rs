@@ -1,5 +1,5 @@
-//! A host that is the same for every workload: nothing of the one before is still to be written, the page cache has what
-//! it is to have, and there are pages for it to grow into.
+//! A host that is the same for every workload: nothing of the one before is still to be written, and the page cache has
+//! what it is to have.
 
 use std::error::Error;
 use std::fs::File;
@@ -11,10 +11,6 @@ use super::layers::Layers;
 use super::served::Served;
 use super::workload::{Cache, Workload};
 
-/// More than any workload takes of the page cache. A host that is a virtual machine itself may have to be given pages
-/// first, which costs more than what is measured here.
-const PAGES: usize = 320 << 20;
-
 pub(crate) fn calm(layers: &Layers, disk: &Served, workload: &Workload) -> Result<(), Box<dyn Error>> {
     File::open(&disk.top)?.sync_all()?;
     for path in [&layers.base(), &disk.top] {
@@ -23,9 +19,6 @@ pub(crate) fn calm(layers: &Layers, disk: &Served, workload: &Workload) -> Resul
             Cache::Full => drop(io::copy(&mut file, &mut io::sink())?),
             Cache::Empty => posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?,
         }
-    }
-    if workload.grows() {
-        std::hint::black_box(vec![1_u8; PAGES]);
     }
     Ok(())
 }

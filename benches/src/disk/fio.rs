@@ -1,44 +1,22 @@
-//! Rounds of `fio` in a guest: each round boots it anew, with fresh overlays and the disks' places exchanged.
+//! The ruler with a guest: `fio` in it.
 
 use std::error::Error;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::calm::calm;
-use super::debian::System;
 use super::guest::Guest;
-use super::layers::Layers;
+use super::round::{Done, Load};
 use super::workload::Workload;
-use super::{Measurement, Pair, Served, order};
 
-pub(crate) fn round(
-    layers: &Layers,
-    system: &System,
-    workloads: &[&Workload],
-    round: usize,
-) -> Result<Vec<[Measurement; 2]>, Box<dyn Error>> {
-    let disks: Pair = Served::both(layers)?;
-    let mut guest = Guest::boot(system, &disks, round % 2, &layers.beside("console.log"))?;
-    let mut measured = Vec::new();
-    for (at, &workload) in workloads.iter().enumerate() {
-        let mut both = [None; 2];
-        for which in order(round, at) {
-            calm(layers, &disks[which], workload)?;
-            // Before and after it has requests, a server sleeps: the guest's preparations cost it nothing.
-            let before = disks[which].processor_time()?;
-            let report = guest.run(which, &arguments(workload))?;
-            let processor = disks[which].processor_time()? - before;
-            both[which] = Some(read(&report, workload, processor)?);
-        }
-        if let [Some(ours), Some(theirs)] = both {
-            measured.push([ours, theirs]);
-        }
+impl Load for Guest {
+    fn run(&mut self, disk: usize, workload: &Workload) -> Result<Done, Box<dyn Error>> {
+        read(&self.run_fio(disk, &arguments(workload))?, workload)
     }
-    Ok(measured)
 }
 
-/// The same requests at the same places for both disks: `fio` seeds its random numbers always alike.
+/// The same requests at the same places for both disks: `fio` seeds its random numbers always alike. Its buffers are in
+/// huge pages, so that a large request is one, of one piece of memory: otherwise it is luck into how many the guest cuts it.
 fn arguments(workload: &Workload) -> String {
     let &Workload { write, random, block, depth, offset, span, requests, .. } = workload;
     let kind = match (write, random) {
@@ -49,13 +27,13 @@ fn arguments(workload: &Workload) -> String {
     };
     let amount = requests * block;
     format!(
-        "--eta=never --ioengine=libaio --direct=1 --thread --rw={kind} --bs={block} --iodepth={depth} --offset={offset} --size={span} \
-         --io_size={amount}"
+        "--eta=never --ioengine=libaio --direct=1 --thread --iomem=shmhuge --hugepage-size=2m --rw={kind} --bs={block} \
+         --iodepth={depth} --offset={offset} --size={span} --io_size={amount}"
     )
 }
 
 /// What `fio` says that it did.
-fn read(report: &str, workload: &Workload, processor: Duration) -> Result<Measurement, Box<dyn Error>> {
+fn read(report: &str, workload: &Workload) -> Result<Done, Box<dyn Error>> {
     // It may warn before it reports.
     let start = report.find('{').ok_or_else(|| format!("fio reports nothing: {report}"))?;
     let report: Value = serde_json::from_str(&report[start..])?;
@@ -69,7 +47,7 @@ fn read(report: &str, workload: &Workload, processor: Duration) -> Result<Measur
     let rate = side["iops"].as_f64().filter(|&rate| rate > 0.0).ok_or("fio does not report iops")?;
     #[expect(clippy::cast_precision_loss, reason = "some thousands of requests")]
     let time = Duration::from_secs_f64(requests as f64 / rate);
-    Ok(Measurement { requests, bytes, time, processor })
+    Ok(Done { requests, time })
 }
 
 #[cfg(test)]
@@ -87,10 +65,9 @@ mod tests {
                 requests / 2
             )
         };
-        let processor = Duration::from_millis(3);
-        let measured = read(&report(workload.requests), workload, processor).unwrap();
-        assert_eq!((measured.time, measured.processor), (Duration::from_secs(2), processor));
-        assert!(read(&report(workload.requests - 1), workload, processor).is_err());
-        assert!(read("no report", workload, processor).is_err());
+        let done = read(&report(workload.requests), workload).unwrap();
+        assert_eq!(done, Done { requests: workload.requests, time: Duration::from_secs(2) });
+        assert!(read(&report(workload.requests - 1), workload).is_err());
+        assert!(read("no report", workload).is_err());
     }
 }

@@ -12,6 +12,7 @@ mod guest;
 mod layers;
 mod report;
 mod rings;
+mod round;
 mod serve;
 mod served;
 mod workload;
@@ -35,7 +36,7 @@ pub(crate) use self::serve::serve;
 /// What is compared, how and how long.
 pub(crate) struct Comparison {
     pub(crate) ruler: Ruler,
-    /// Where the disks are made. They take 4 GiB there.
+    /// Where the disks are made. They take 5 GiB there.
     pub(crate) folder: PathBuf,
     pub(crate) json: PathBuf,
     pub(crate) rounds: usize,
@@ -92,10 +93,7 @@ pub(crate) fn run(comparison: &Comparison) -> Result<(), Box<dyn Error>> {
     let workloads: Vec<&Workload> = WORKLOADS.iter().filter(chosen).collect();
     let mut report = Report::new(&workloads);
     for round in 0..comparison.rounds {
-        let measured = match &system {
-            Some(system) => fio::round(&layers, system, &workloads, round)?,
-            None => rings::round(&layers, &workloads, round)?,
-        };
+        let measured = round::round(&layers, system.as_ref(), &workloads, round)?;
         println!("{}", report.add(&measured));
     }
     println!("\n{}", report.table());
@@ -104,9 +102,4 @@ pub(crate) fn run(comparison: &Comparison) -> Result<(), Box<dyn Error>> {
     fs::write(&comparison.json, serde_json::to_string_pretty(&report)?)?;
     println!("written to {}", comparison.json.display());
     Ok(())
-}
-
-/// Which of the two disks comes first: in turn, from workload to workload and from round to round.
-fn order(round: usize, workload: usize) -> [usize; 2] {
-    if (round + workload).is_multiple_of(2) { [0, 1] } else { [1, 0] }
 }

