@@ -2,17 +2,16 @@
 
 use std::slice;
 
-use snafu::{ResultExt, ensure};
+use snafu::ensure;
 
 use super::digest::Digest;
-use super::error::{CancelledSnafu, NameInUseSnafu, NoLayerSnafu, ReservedSnafu, Result, StorageSnafu};
-use super::files;
-use super::image::{Image, METADATA};
+use super::error::{CancelledSnafu, NameInUseSnafu, NoLayerSnafu, ReservedSnafu, Result};
+use super::image::Image;
 use super::import::today;
 use super::layers::{Layer, LayerId};
 use super::progress::{Progress, Stage, Step};
 use super::pull;
-use super::record::{self, FileRecord};
+use super::record::FileRecord;
 use super::reference::ImageRef;
 use super::store::ImageStore;
 use super::verify::{self, Thoroughness};
@@ -71,30 +70,8 @@ impl ImageStore {
         let (size, sha256) = (content.size, content.sha256);
         metadata.origin.push(FileRecord { name: origin.to_owned(), size, sha256 });
         let folder = self.folder_of(name.as_str(), metadata.version, metadata.arch);
-        let image = Image { folder: folder.clone(), metadata };
         let _of_the_image = pull::lock_for_work(self, &folder, &label, progress)?;
-        self.write_beside(&image, base)?;
-        Ok(image)
-    }
-
-    /// Writes an image whose files are those of another one, and gives it its place.
-    pub(super) fn write_beside(&self, image: &Image, base: &Image) -> Result<()> {
-        let partial = pull::fresh_partial(&image.folder)?;
-        let made = || {
-            for file in &image.metadata.files {
-                files::share(&base.folder.join(&file.name), &partial.join(&file.name))?;
-            }
-            let bytes = record::to_bytes(&image.metadata)
-                .map_err(std::io::Error::from)
-                .context(StorageSnafu { action: "record", path: &partial })?;
-            files::write_new(&partial.join(METADATA), &bytes)?;
-            files::sync_folder(&partial)?;
-            pull::publish(&partial, &image.folder)
-        };
-        made().inspect_err(|_| {
-            // The first error is the one to tell.
-            let _ = files::remove_folder(&partial);
-        })
+        self.make_beside(base, metadata)
     }
 
     /// Records of each layer what it holds, where that is not recorded yet.

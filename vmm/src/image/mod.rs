@@ -25,6 +25,7 @@ mod pull_log;
 mod record;
 mod reference;
 mod root;
+mod share;
 mod source;
 mod store;
 #[cfg(test)]
@@ -49,6 +50,8 @@ pub use progress::{Progress, Stage, Step};
 pub use pull::{Downloaded, PullMode, Pulled};
 pub use reference::{ImageName, ImageRef, ImageRefError};
 pub use store::{BootFiles, ImageStore};
+#[cfg(test)]
+pub(crate) use testing::image_upon;
 pub use transform::Transform;
 pub use verify::Thoroughness;
 pub use version::{Compatibility, ImageVersion, ImageVersionError};
