@@ -221,12 +221,7 @@ impl ImageStore {
         files::remove_file(&partial)?;
         let copied = copy(&layers, &partial, image, progress).and_then(|()| {
             // Nobody's file is replaced, not even one that came meanwhile.
-            match vmm_sys::file::rename_new(&partial, to) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                    ExistsSnafu { path: to }.fail()
-                }
-                renamed => renamed.context(StorageSnafu { action: "rename to", path: to }),
-            }
+            files::rename_new(&partial, to)
         });
         if copied.is_err() {
             // The first error is the one to tell.

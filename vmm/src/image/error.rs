@@ -98,14 +98,34 @@ pub enum ImageError {
         /// The image that it belongs to.
         image: String,
     },
-    /// A file of an image that was imported is not what was put there.
-    #[snafu(display("{} is damaged ({what}): remove it with `vmm images rm {image}`, and import it again", path.display()))]
+    /// A file of an image that was made here is not what was put there.
+    #[snafu(display("{} is damaged ({what}): remove it with `vmm images rm {image}`, and {again} it again", path.display()))]
     DamagedImport {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         what: String,
         /// The image that it belongs to.
+        image: String,
+        /// How it was made.
+        again: &'static str,
+    },
+    /// A file of an image that was made of a VM is not what was put there.
+    #[snafu(display(
+        "{} is damaged ({what}): commit it again with `vmm commit --force {vm} {name}`, or remove it with `vmm images rm \
+         {image}`",
+        path.display()
+    ))]
+    DamagedCommit {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// The VM.
+        vm: String,
+        /// The image's name.
+        name: String,
+        /// The image.
         image: String,
     },
     /// The record of a layer that belongs to no image is not what was put there.

@@ -328,6 +328,7 @@ impl Pull<'_> {
             customise: spec.customise.map(ToOwned::to_owned),
             customised: None,
             system: spec.customise.map(|_| spec.version),
+            vm: None,
         })
     }
 

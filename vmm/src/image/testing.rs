@@ -282,6 +282,7 @@ pub(crate) fn image_upon(store: &ImageStore, layer: &LayerId, name: &str) -> Ima
         customise: None,
         customised: None,
         system: None,
+        vm: None,
     };
     pull::publish(store, metadata, &partial).unwrap()
 }

@@ -292,6 +292,7 @@ impl Work<'_> {
             customise: None,
             customised: None,
             system,
+            vm: None,
             origin,
         };
         let folder = self.store.folder_of(self.name.as_str(), version, self.import.arch);

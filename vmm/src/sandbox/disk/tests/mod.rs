@@ -11,7 +11,7 @@ mod tree;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{IoSlice, IoSliceMut};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -22,6 +22,7 @@ use crate::home::{Home, VmFolder, VmSpec};
 use crate::image::{ImageStore, Layer, NewLayer, Thoroughness, image_upon};
 use crate::sandbox::launch::launch;
 use crate::sandbox::program::MonitorProgram;
+use crate::sandbox::start::create_top_layer;
 use crate::sandbox::{CancelToken, Sandbox, StartOptions};
 use trace::{BEGIN, END, Step, can_trace, this_test, trace};
 use tree::{Cuts, Tree, replay, written};
@@ -49,7 +50,7 @@ const LATER: u8 = 0xff;
 
 /// The operations. Before each there is a VM `box` with three layers above its image, a snapshot `old` of the second, and
 /// a disk file `data.qcow2` of the user's.
-const OPERATIONS: [Operation; 17] = [
+const OPERATIONS: [Operation; 21] = [
     operation("clone", 2, 1, clone),
     operation("snapshot", 1, 2, snapshot),
     operation("restore", 1, 1, |home| vm(home).restore_snapshot("old").unwrap()),
@@ -69,6 +70,23 @@ const OPERATIONS: [Operation; 17] = [
     Operation {
         before: |home| commit_and_write(home, EXACT),
         ..operation("commit_over_exactly", 1, 1, |home| commit(home, EXACT))
+    },
+    operation("overlay", 2, 1, make_with_overlay),
+    Operation {
+        before: lay_outside,
+        ..operation("flatten_overlay", 1, 0, |home| drop(vm(home).flatten(&token()).unwrap()))
+    },
+    Operation {
+        before: lay_outside,
+        ..operation("flatten_all_overlay", 1, 0, |home| drop(vm(home).flatten_all(&token()).unwrap()))
+    },
+    Operation {
+        before: |home| {
+            lay_outside(home);
+            vm(home).flatten(&token()).unwrap();
+            write(&layers_of_box(home), &[(0, 1 << 19, 0)]);
+        },
+        ..operation("compact_overlay", 1, 0, |home| drop(vm(home).compact_disk(&token()).unwrap()))
     },
     Operation { runs: true, ..operation("snapshot_running", 1, 2, snapshot) },
     Operation { runs: true, ..operation("clone_running", 2, 1, clone) },
@@ -95,10 +113,49 @@ fn commit(home: &Home, name: &str) {
 }
 
 /// Makes an image of the VM, which then writes more.
-fn commit_and_write(home: &Home, name: &str) {
+pub(super) fn commit_and_write(home: &Home, name: &str) {
     commit(home, name);
+    write(&layers_of_box(home), &[(8192, 100_000, 0xc0)]);
+}
+
+pub(super) fn layers_of_box(home: &Home) -> Vec<LayerSpec> {
     let spec = home.find("box").unwrap().spec().unwrap().unwrap();
-    write(&root(&spec).unwrap().layers, &[(8192, 100_000, 0xc0)]);
+    root(&spec).unwrap().layers.clone()
+}
+
+/// Where the overlay lies that its user chose a place for.
+fn overlay(home: &Home) -> PathBuf {
+    home.root().join("overlay.qcow2")
+}
+
+/// Lays the VM's lowest layer where its user would have it, with two others upon it and no snapshot.
+pub(super) fn lay_outside(home: &Home) {
+    vm(home).remove_snapshot("old").unwrap();
+    vm(home).flatten(&token()).unwrap();
+    let lowest = layers_of_box(home)[1].path.clone();
+    fs::rename(&lowest, overlay(home)).unwrap();
+    std::os::unix::fs::symlink(overlay(home), lowest).unwrap();
+    for number in 0..2 {
+        vm(home).create_snapshot("then").unwrap();
+        write(
+            &layers_of_box(home),
+            &[(100_000 * number, 150_000, 0xd0), (700_000 + number * 4096, 65536, 0)],
+        );
+        vm(home).remove_snapshot("then").unwrap();
+    }
+}
+
+/// Makes a VM whose overlay lies where its user would have it.
+fn make_with_overlay(home: &Home) {
+    let store = ImageStore::open(home.root()).unwrap();
+    let image = store.find(&IMAGE.parse().unwrap(), crate::arch::Arch::host().unwrap()).unwrap();
+    let held = home.create(Some(&"other".parse().unwrap())).unwrap();
+    let builder = Sandbox::builder(IMAGE).name("other").overlay(overlay(home));
+    let top = create_top_layer(&store, &image, &held, &builder).unwrap();
+    let base = store.layers().layer(image.layer()).unwrap();
+    let mut spec = spec(held.folder(), &[base.spec(), top.spec()], &[]);
+    (spec.name, spec.snapshots) = (Some("other".parse().unwrap()), Vec::new());
+    held.write_spec(&spec).unwrap();
 }
 
 pub(super) fn vm(home: &Home) -> Sandbox {
@@ -169,6 +226,14 @@ impl Contents {
     }
 }
 
+/// Fails where there is a file of an overlay that no layer leads to.
+fn assert_no_overlay_is_orphaned(home: &Home) {
+    let names = fs::read_dir(home.root()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left = names.filter(|name| name.to_str().unwrap().starts_with("overlay.")).collect::<Vec<_>>();
+    let store = ImageStore::open(home.root()).unwrap();
+    assert!(left.is_empty() || store.layers().leading_to(&overlay(home)).unwrap().is_some(), "{left:?}");
+}
+
 /// Fails where a layer is nobody's.
 fn assert_nothing_is_orphaned(home: &Home, base: &str) {
     let mut known: Vec<String> = vec![base.to_owned()];
@@ -187,7 +252,7 @@ fn assert_nothing_is_orphaned(home: &Home, base: &str) {
     }
 }
 
-fn write(layers: &[LayerSpec], pieces: &[(u64, u64, u8)]) {
+pub(super) fn write(layers: &[LayerSpec], pieces: &[(u64, u64, u8)]) {
     let disk = open_chain(layers, false).unwrap();
     for &(offset, length, byte) in pieces {
         disk.write(&[IoSlice::new(&vec![byte; usize::try_from(length).unwrap()])], offset).unwrap();
@@ -321,6 +386,7 @@ fn survives(operation: &Operation, cuts: &Cuts, happens: fn(&Step) -> bool) -> u
     let states = replay(&tree, &steps, cuts, |done| {
         let home = Home::open(&path).unwrap();
         home.clear_leftovers().unwrap();
+        assert_no_overlay_is_orphaned(&home);
         let found = Contents::read(&home);
         for (name, bytes) in found.all() {
             let allowed = [before.get(name).filter(|_| !done), after.get(name)];
@@ -427,7 +493,7 @@ fn without_its_syncs_an_operation_loses_something() {
         return;
     }
     // The test of the tests.
-    for name in ["clone", "flatten", "compact_file"] {
+    for name in ["clone", "flatten", "compact_file", "commit", "commit_over", "snapshot_running"] {
         let operation = OPERATIONS.iter().find(|operation| operation.name == name).unwrap();
         let cuts = Cuts { exhaustive: 0, samples: 30, seed: 1 };
         let survived = std::panic::catch_unwind(|| {
