@@ -111,22 +111,14 @@ pub enum ImageError {
         again: &'static str,
     },
     /// A file of an image that was made of a VM is not what was put there.
-    #[snafu(display(
-        "{} is damaged ({what}): commit it again with `vmm commit --force {vm} {name}`, or remove it with `vmm images rm \
-         {image}`",
-        path.display()
-    ))]
+    #[snafu(display("{} is damaged ({what}): {mend}", path.display()))]
     DamagedCommit {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         what: String,
-        /// The VM.
-        vm: String,
-        /// The image's name.
-        name: String,
-        /// The image.
-        image: String,
+        /// What to do.
+        mend: String,
     },
     /// The record of a layer that belongs to no image is not what was put there.
     #[snafu(display("{} is damaged ({what}), and with it the disk that it belongs to", path.display()))]

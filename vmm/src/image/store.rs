@@ -340,10 +340,14 @@ impl ImageStore {
         }
         if self.catalog.find(&image.reference(), image.arch()).is_none() {
             let (vm, is_tag) = (image.metadata.vm.as_deref(), image.metadata.catalog.is_some());
-            let (image, name) = (image.to_string(), image.name().as_str());
             if let Some(vm) = vm {
-                return DamagedCommitSnafu { path, what, vm, name, image }.build();
+                let name = image.name();
+                let mend = format!(
+                    "commit it again with `vmm commit --force {vm} {name}`, or remove it with `vmm images rm {image}`"
+                );
+                return DamagedCommitSnafu { path, what, mend }.build();
             }
+            let image = image.to_string();
             let again = if is_tag { "tag" } else { "import" };
             return DamagedImportSnafu { path, what, image, again }.build();
         }

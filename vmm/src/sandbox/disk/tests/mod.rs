@@ -56,9 +56,9 @@ const OPERATIONS: [Operation; 21] = [
     operation("restore", 1, 1, |home| vm(home).restore_snapshot("old").unwrap()),
     operation("forget", 1, 0, |home| vm(home).remove_snapshot("old").unwrap()),
     operation("resize", 1, 1, |home| vm(home).resize_disk("2M".parse().unwrap()).unwrap()),
-    operation("flatten", 1, 1, |home| drop(vm(home).flatten(&token()).unwrap())),
-    operation("flatten_all", 1, 1, |home| drop(vm(home).flatten_all(&token()).unwrap())),
-    operation("compact", 1, 1, |home| drop(vm(home).compact_disk(&token()).unwrap())),
+    operation("flatten", 1, 1, flatten),
+    operation("flatten_all", 1, 1, flatten_all),
+    operation("compact", 1, 1, compact),
     operation("remove", 0, 0, |home| vm(home).remove(false).unwrap()),
     operation("compact_file", 1, 1, |home| assert!(data(home).compact(home).unwrap().after > 0)),
     operation("resize_file", 1, 1, |home| data(home).resize("20G".parse().unwrap()).unwrap()),
@@ -72,21 +72,15 @@ const OPERATIONS: [Operation; 21] = [
         ..operation("commit_over_exactly", 1, 1, |home| commit(home, EXACT))
     },
     operation("overlay", 2, 1, make_with_overlay),
-    Operation {
-        before: lay_outside,
-        ..operation("flatten_overlay", 1, 0, |home| drop(vm(home).flatten(&token()).unwrap()))
-    },
-    Operation {
-        before: lay_outside,
-        ..operation("flatten_all_overlay", 1, 0, |home| drop(vm(home).flatten_all(&token()).unwrap()))
-    },
+    Operation { before: lay_outside, ..operation("flatten_overlay", 1, 0, flatten) },
+    Operation { before: lay_outside, ..operation("flatten_all_overlay", 1, 0, flatten_all) },
     Operation {
         before: |home| {
             lay_outside(home);
             vm(home).flatten(&token()).unwrap();
             write(&layers_of_box(home), &[(0, 1 << 19, 0)]);
         },
-        ..operation("compact_overlay", 1, 0, |home| drop(vm(home).compact_disk(&token()).unwrap()))
+        ..operation("compact_overlay", 1, 0, compact)
     },
     Operation { runs: true, ..operation("snapshot_running", 1, 2, snapshot) },
     Operation { runs: true, ..operation("clone_running", 2, 1, clone) },
@@ -106,6 +100,18 @@ fn clone(home: &Home) {
 
 fn snapshot(home: &Home) {
     vm(home).create_snapshot("new").unwrap();
+}
+
+fn flatten(home: &Home) {
+    vm(home).flatten(&token()).unwrap();
+}
+
+fn flatten_all(home: &Home) {
+    vm(home).flatten_all(&token()).unwrap();
+}
+
+fn compact(home: &Home) {
+    vm(home).compact_disk(&token()).unwrap();
 }
 
 fn commit(home: &Home, name: &str) {
