@@ -17,7 +17,8 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("boot", &["memory"]),
     ("devices", &["memory"]),
     ("hypervisor", &["memory"]),
-    ("image", &["boot"]),
+    // `home` has the words for what lies in it, which both write.
+    ("image", &["boot", "home"]),
     ("virtio", &["memory", "net"]),
     ("machine", &["memory", "net", "virtio"]),
     // The folder of a VM and the words of the control socket: where `sandbox` and `monitor` meet.

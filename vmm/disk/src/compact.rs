@@ -1,8 +1,8 @@
 //! A disk file without what is zero in it: the space goes back to the host.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use crate::copy::Copy;
 use crate::error::{CompactSnafu, Error, MissingBaseSnafu, NotAFileSnafu, Qcow2Snafu, SnapshotsSnafu};
 use crate::publish::{FileSystem, HostFileSystem};
 use crate::qcow2::{Header, Qcow2Image};
+use crate::replace::{check_replaceable, make_like, partial_beside, rename_over};
 use crate::{DiskImage, FileStorage, Format, Storage};
 
 /// So much is read at once.
@@ -77,6 +78,7 @@ fn punch_zeroes(storage: &FileStorage) -> io::Result<()> {
 }
 
 fn rewrite(path: &Path, storage: Arc<FileStorage>) -> Result<Compacted, Error> {
+    check_replaceable(path)?;
     let header = Header::read(&*storage).context(Qcow2Snafu { path })?;
     header.check_writable().context(Qcow2Snafu { path })?;
     ensure!(header.snapshots == 0, SnapshotsSnafu { path });
@@ -88,9 +90,7 @@ fn rewrite(path: &Path, storage: Arc<FileStorage>) -> Result<Compacted, Error> {
     // a cluster, but stores its zeroes.
     let layout = header.layout();
     let marked = if layout.version < 3 { 0 } else { image.size() };
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".compact.partial");
-    let partial = path.with_file_name(name);
+    let partial = partial_beside(path);
     // The lock is ours, so what is there is of one that died.
     remove_if_there(&partial).context(CompactSnafu { path })?;
     let copy = Copy { source: &image, layers: &image, layout, marked, limit: u64::MAX };
@@ -103,21 +103,13 @@ fn rewrite(path: &Path, storage: Arc<FileStorage>) -> Result<Compacted, Error> {
 
 /// Puts the new file in the place of the old one, if it takes less.
 fn replace(path: &Path, partial: &Path) -> io::Result<Compacted> {
-    let file = fs::File::open(partial)?;
-    let old = fs::metadata(path)?;
-    file.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;
-    let new = file.metadata()?;
-    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-        std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
-    }
-    file.sync_all()?;
-    let (before, after) = (old.blocks() * 512, allocated(partial)?);
+    make_like(path, partial)?;
+    let (before, after) = (allocated(path)?, allocated(partial)?);
     if after >= before {
         HostFileSystem.remove(partial)?;
         return Ok(Compacted { before, after: before });
     }
-    fs::rename(partial, path)?;
-    HostFileSystem.sync_folder(path.parent().unwrap_or(Path::new("/")))?;
+    rename_over(partial, path)?;
     Ok(Compacted { before, after })
 }
 
@@ -136,7 +128,9 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::{LayerSpec, check_layer, create_overlay, create_raw, open_chain};
+    use std::fs::Permissions;
     use std::io::IoSlice;
+    use std::os::unix::fs::PermissionsExt;
 
     fn open(path: &Path, format: Format) -> Arc<dyn DiskImage> {
         open_chain(&[LayerSpec { path: path.to_owned(), format }], false).unwrap()
@@ -215,12 +209,33 @@ mod tests {
         let path = folder.path().join("disk");
         create_overlay(&path, 16 << 20).unwrap();
         filled(&path, Format::Qcow2);
-        fs::write(folder.path().join("disk.compact.partial"), "left").unwrap();
+        fs::write(folder.path().join("disk.vmm.partial"), "left").unwrap();
         let used = open(&path, Format::Qcow2);
         assert!(matches!(compact(&path, Format::Qcow2), Err(Error::InUse { .. })));
         drop(used);
         compact(&path, Format::Qcow2).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_with_several_names_is_refused_where_another_one_would_take_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, other] = ["disk", "other"].map(|name| folder.path().join(name));
+        create_overlay(&path, 16 << 20).unwrap();
+        let bytes = filled(&path, Format::Qcow2);
+        fs::hard_link(&path, &other).unwrap();
+        let refused = compact(&path, Format::Qcow2).unwrap_err().to_string();
+        assert!(refused.contains("is one of 2 names of the same file"), "{refused}");
+        assert_eq!(fs::metadata(&path).unwrap().ino(), fs::metadata(&other).unwrap().ino());
+        // A raw file loses its zeroes where it lies, by all of its names.
+        fs::remove_file(&other).unwrap();
+        assert!(compact(&path, Format::Qcow2).is_ok() && shown(&path, Format::Qcow2) == bytes);
+        let raw = folder.path().join("raw");
+        create_raw(&raw, 16 << 20).unwrap();
+        let bytes = filled(&raw, Format::Raw);
+        fs::hard_link(&raw, &other).unwrap();
+        compact(&raw, Format::Raw).unwrap();
+        assert!(shown(&other, Format::Raw) == bytes && fs::metadata(&raw).unwrap().nlink() == 2);
     }
 
     #[test]

@@ -53,6 +53,14 @@ pub enum Error {
     Foreign { path: PathBuf, source: ForeignError },
     #[snafu(display("cannot compact {}", path.display()))]
     Compact { path: PathBuf, source: io::Error },
+    #[snafu(display("cannot replace {}", path.display()))]
+    Replace { path: PathBuf, source: io::Error },
+    #[snafu(display(
+        "{} is one of {names} names of the same file (hard links), and the others would keep the old one: remove them \
+         first, or make a copy",
+        path.display()
+    ))]
+    Links { path: PathBuf, names: u64 },
     #[snafu(display("{} has snapshots of its own, which would be lost", path.display()))]
     Snapshots { path: PathBuf },
     #[snafu(display("cannot read the disk at {offset}"))]

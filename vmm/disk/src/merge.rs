@@ -35,11 +35,22 @@ pub fn merge_layers(
     destination: &Path,
     seen: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Copied, Error> {
-    ensure!(kept < layers.len(), NoLayersSnafu);
-    let (below, merged) = layers.split_at(kept);
-    let marked = if below.is_empty() { 0 } else { open_chain(below, true)?.size() };
+    merge_layers_over(layers, kept, kept, destination, seen)
+}
+
+/// The same, where the new layer may lie upon more of the lowest layers than it is merged above, the first `over`, before
+/// it lies upon its own: what is zero in it is so there, too.
+pub fn merge_layers_over(
+    layers: &[LayerSpec],
+    kept: usize,
+    over: usize,
+    destination: &Path,
+    seen: &mut dyn FnMut(u64) -> bool,
+) -> Result<Copied, Error> {
+    ensure!(kept < layers.len() && (kept..layers.len()).contains(&over), NoLayersSnafu);
+    let marked = if over == 0 { 0 } else { open_chain(&layers[..over], true)?.size() };
     let source = open_chain(layers, true)?;
-    let merged = open_chain(merged, true)?;
+    let merged = open_chain(&layers[kept..], true)?;
     let layout = Layout::new(source.size());
     Copy { source: &*source, layers: &*merged, layout, marked, limit: u64::MAX }.write_to(destination, seen)
 }

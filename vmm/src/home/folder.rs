@@ -23,8 +23,8 @@ const DROPPED: &str = "drops.json";
 /// The folder of all layers, beneath the home.
 const LAYERS: &str = "layers";
 
-/// Beside the data of a layer that an image stands on. The image store writes it.
-const KEPT: &str = "kept";
+/// Beside the data of a layer that an image stands on: it does not go with the VM that owns it. The image store writes it.
+pub(crate) const KEPT: &str = "kept";
 
 /// What the name of a VM's folder begins with while it is being removed.
 pub(super) const REMOVED: &str = ".removed-";
@@ -227,6 +227,12 @@ impl HeldVm {
         self.write_record(OWNED, &owned)
     }
 
+    /// Sees on the disk what a VM owns that is being made: what it owns beyond the home is found by nobody else.
+    pub fn see_owned_on_disk(&self) -> Result<(), HomeError> {
+        let folder = self.folder.path();
+        files::sync(&[&folder.join(OWNED), &folder, &self.folder.home.vms()])
+    }
+
     /// Owns of what another VM owns all that is `shared`. The caller sees to it, or sees afterwards, that it was that VM's
     /// until then.
     pub fn share(&self, other: &VmFolder, shared: impl Fn(&Path) -> bool) -> Result<(), HomeError> {
@@ -262,12 +268,7 @@ impl HeldVm {
         }
         self.write_record(DROPPED, &gone)?;
         self.write_record(OWNED, &kept)?;
-        remove_owned(&self.folder.home, &gone)?;
-        // Gone for good before it is forgotten: a layer half removed would be nobody's.
-        let layers = self.folder.home.root().join(LAYERS);
-        if layers.exists() {
-            files::sync(&[&layers])?;
-        }
+        remove_owned(&self.folder.home, &gone, true)?;
         fs::remove_file(&dropped).context(WriteSnafu { path: &dropped })
     }
 
@@ -331,8 +332,8 @@ impl HeldVm {
     }
 }
 
-/// Removes what is left of a VM whose folder was set aside: the layers that it owns, then the folder. `durable`: a power
-/// cut brings none of the layers back once nobody knows any more whose they were.
+/// Removes what is left of a VM whose folder was set aside: the layers that it owns, then the folder. `durable` is of the
+/// layers, as of [`remove_owned`].
 pub(super) fn finish_removal(home: &Home, removed: &Path, durable: bool) -> Result<(), HomeError> {
     let mut layers = Vec::new();
     for record in [OWNED, DROPPED] {
@@ -343,18 +344,16 @@ pub(super) fn finish_removal(home: &Home, removed: &Path, durable: bool) -> Resu
         });
         layers.extend(owned.unwrap_or_default());
     }
-    remove_owned(home, &layers)?;
-    if durable && !layers.is_empty() {
-        files::sync(&[&home.root().join(LAYERS)])?;
-    }
+    remove_owned(home, &layers, durable)?;
     remove_all(removed).context(FolderSnafu { path: removed })
 }
 
-/// Removes those of the layers that no VM owns and no image stands on.
+/// Removes those of the layers that no VM owns and no image stands on. `durable`: they are gone for good before whoever
+/// knows of them forgets them, for a layer that a power cut brings back by half would be nobody's.
 ///
 /// Of two VMs that give up the same layer at once, each has recorded that before it looks at the other, so the later one
 /// finds it nobody's. That none comes to own it meanwhile is what the lock of the owners is for.
-fn remove_owned(home: &Home, layers: &[PathBuf]) -> Result<(), HomeError> {
+fn remove_owned(home: &Home, layers: &[PathBuf], durable: bool) -> Result<(), HomeError> {
     if layers.is_empty() {
         return Ok(());
     }
@@ -376,15 +375,22 @@ fn remove_owned(home: &Home, layers: &[PathBuf]) -> Result<(), HomeError> {
             continue;
         }
         // An overlay at a place of its user's choice goes with the VM, too. Of a layer that VMs own, nothing else is a link.
-        if let Ok(overlay) = fs::read_link(path.join("disk.qcow2"))
-            && let Err(source) = fs::remove_file(&overlay)
-            && source.kind() != io::ErrorKind::NotFound
-        {
-            return Err(HomeError::Write { path: overlay, source });
+        if let Ok(overlay) = fs::read_link(path.join("disk.qcow2")) {
+            remove_file(&vmm_disk::partial_beside(&overlay))?;
+            remove_file(&overlay)?;
         }
         remove_all(&path).context(FolderSnafu { path: &path })?;
     }
-    Ok(())
+    let folder = home.root().join(LAYERS);
+    if durable && folder.exists() { files::sync(&[&folder]) } else { Ok(()) }
+}
+
+/// Removes a file, if it is there.
+fn remove_file(path: &Path) -> Result<(), HomeError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context(WriteSnafu { path }),
+        _ => Ok(()),
+    }
 }
 
 /// The name of a layer that a VM owns. By that it is found: the home may have been moved since, or have more than one

@@ -27,6 +27,7 @@ mod tests;
 
 pub use error::{Danger, HomeError};
 pub(crate) use files::{private_folder, read_json, sync, write_partial};
+pub(crate) use folder::KEPT;
 pub use folder::{HeldVm, VmFolder};
 pub use name::{InvalidName, VmId, VmName};
 pub(crate) use registry::nearest;
@@ -73,8 +74,14 @@ impl Home {
             &["vms", "names"],
             &["images", "layers", "downloads", "cache", "vms", "names", "projects"],
         )?;
-        for folder in ["vms", "names"] {
-            files::private_folder(&root.join(folder))?;
+        let folders = ["vms", "names"].map(|folder| root.join(folder));
+        let is_new = !folders.iter().all(|folder| folder.exists());
+        folders.iter().try_for_each(|folder| files::private_folder(folder))?;
+        if is_new {
+            // What is told to be there later is found by these names.
+            files::sync(&[&root])?;
+            // And by its own, where the folder above may be read.
+            let _ = root.parent().map(|above| files::sync(&[above]));
         }
         let runtime = runtime::folder_of(&root)?;
         Ok(Self { root, runtime })

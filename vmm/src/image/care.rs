@@ -10,7 +10,6 @@ use snafu::{OptionExt, ResultExt, ensure};
 use vmm_disk::{Format, LayerSpec};
 use vmm_sys::FileLock;
 
-use super::customise;
 use super::digest::Digest;
 use super::error::{
     BusySnafu, CancelledSnafu, DiskSnafu, ExistsSnafu, NoLayerSnafu, ReservedSnafu, Result, StorageSnafu,
@@ -203,7 +202,6 @@ impl ImageStore {
             return Ok(image.clone());
         }
         let _locks = pull::lock_for_work(self, &folder, &format!("{name}:{version}"), &())?;
-        let partial = pull::fresh_partial(&folder)?;
         // What was looked at before the lock may have been replaced or removed since.
         let missing =
             || UnknownSnafu { image: image.reference(), arch: image.arch(), known: self.known(image.arch()) };
@@ -211,12 +209,7 @@ impl ImageStore {
         self.verify(&image, Thoroughness::Remembered)?;
         let mut metadata = image.metadata.clone();
         (metadata.name, metadata.version) = (name.clone(), version);
-        let made = customise::share_files(&image, &partial)
-            .and_then(|()| customise::publish_as(self, &metadata, &partial, &folder));
-        made.inspect_err(|_| {
-            // The first error is the one to tell.
-            let _ = files::remove_folder(&partial);
-        })
+        self.make_beside(&image, metadata)
     }
 
     /// Writes an image's disk into one qcow2 file that needs no other. A file that is there is left as it is.
@@ -228,12 +221,7 @@ impl ImageStore {
         files::remove_file(&partial)?;
         let copied = copy(&layers, &partial, image, progress).and_then(|()| {
             // Nobody's file is replaced, not even one that came meanwhile.
-            match vmm_sys::file::rename_new(&partial, to) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                    ExistsSnafu { path: to }.fail()
-                }
-                renamed => renamed.context(StorageSnafu { action: "rename to", path: to }),
-            }
+            files::rename_new(&partial, to)
         });
         if copied.is_err() {
             // The first error is the one to tell.

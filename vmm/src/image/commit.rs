@@ -2,21 +2,22 @@
 
 use std::slice;
 
-use snafu::{ResultExt, ensure};
+use snafu::ensure;
+use vmm_sys::FileLock;
 
 use super::digest::Digest;
-use super::error::{CancelledSnafu, NameInUseSnafu, NoLayerSnafu, ReservedSnafu, Result, StorageSnafu};
-use super::files;
-use super::image::{Image, METADATA};
+use super::error::{CancelledSnafu, NameInUseSnafu, NoLayerSnafu, ReservedSnafu, Result};
+use super::image::Image;
 use super::import::today;
 use super::layers::{Layer, LayerId};
 use super::progress::{Progress, Stage, Step};
 use super::pull;
-use super::record::{self, FileRecord};
+use super::record::FileRecord;
 use super::reference::ImageRef;
 use super::store::ImageStore;
 use super::verify::{self, Thoroughness};
 use super::version::ImageVersion;
+use super::waiting::share_patiently;
 use crate::arch::Arch;
 
 /// What is to become an image.
@@ -28,13 +29,19 @@ pub struct Commit<'a> {
     pub target: &'a ImageRef,
     /// The topmost layer of its disk. Neither that nor one below it is written any more.
     pub top: &'a LayerId,
-    /// Where that comes from, in words.
-    pub origin: &'a str,
+    /// The VM whose disk that is.
+    pub vm: &'a str,
     /// The name may be in use, and then means the new one.
     pub replace: bool,
 }
 
 impl ImageStore {
+    /// Keeps images from being removed for as long as what is returned lives. To be had by whoever keeps the layers of an
+    /// image that is to be made ([`super::LayerStore::keep`]), until that is there: the last image of a layer lets it go.
+    pub fn hold_images(&self, target: &ImageRef, progress: &dyn Progress) -> Result<FileLock> {
+        share_patiently(&self.work_lock(), &target.to_string(), progress)
+    }
+
     /// Whether an image can be made of this name. Gives those that have it, if they may be replaced.
     pub fn check_commit(&self, target: &ImageRef, arch: Arch, replace: bool) -> Result<Vec<Image>> {
         let name = target.name().as_str();
@@ -52,12 +59,14 @@ impl ImageStore {
     /// Makes an image of a disk that is in the store. Its layers are not copied, but read, so that it is known from now on
     /// what they must be.
     pub fn commit(&self, commit: Commit<'_>, progress: &dyn Progress) -> Result<Image> {
-        let Commit { base, target, top, origin, .. } = commit;
+        let Commit { base, target, top, vm, .. } = commit;
         let (name, label) = (target.name(), target.to_string());
         let place = self.images.join(name.as_str()).join("commit");
         let _locks = pull::lock_for_work(self, &place, &label, progress)?;
         let there = self.check_commit(target, base.arch(), commit.replace)?;
         self.verify(base, Thoroughness::Remembered)?;
+        let layers: Vec<_> = self.layers.chain(top)?.iter().map(Layer::spec).collect();
+        self.verify_disk(&layers)?;
         let sealed = self.seal_all(top, &label, progress)?;
         let Some(content) = sealed.last().and_then(|layer| layer.content.as_ref()) else {
             return NoLayerSnafu { id: top.as_str(), folder: self.layers.folder_of(top) }.fail();
@@ -69,32 +78,11 @@ impl ImageStore {
         metadata.pulled_ms = Some(pull::now_ms());
         metadata.catalog = None;
         let (size, sha256) = (content.size, content.sha256);
-        metadata.origin.push(FileRecord { name: origin.to_owned(), size, sha256 });
+        metadata.origin.push(FileRecord { name: format!("the disk of the VM {vm}"), size, sha256 });
+        metadata.vm = Some(vm.to_owned());
         let folder = self.folder_of(name.as_str(), metadata.version, metadata.arch);
-        let image = Image { folder: folder.clone(), metadata };
         let _of_the_image = pull::lock_for_work(self, &folder, &label, progress)?;
-        self.write_beside(&image, base)?;
-        Ok(image)
-    }
-
-    /// Writes an image whose files are those of another one, and gives it its place.
-    pub(super) fn write_beside(&self, image: &Image, base: &Image) -> Result<()> {
-        let partial = pull::fresh_partial(&image.folder)?;
-        let made = || {
-            for file in &image.metadata.files {
-                files::share(&base.folder.join(&file.name), &partial.join(&file.name))?;
-            }
-            let bytes = record::to_bytes(&image.metadata)
-                .map_err(std::io::Error::from)
-                .context(StorageSnafu { action: "record", path: &partial })?;
-            files::write_new(&partial.join(METADATA), &bytes)?;
-            files::sync_folder(&partial)?;
-            pull::publish(&partial, &image.folder)
-        };
-        made().inspect_err(|_| {
-            // The first error is the one to tell.
-            let _ = files::remove_folder(&partial);
-        })
+        self.make_beside(base, metadata)
     }
 
     /// Records of each layer what it holds, where that is not recorded yet.
@@ -171,7 +159,7 @@ mod tests {
 
     fn commit(store: &ImageStore, base: &Image, top: &LayerId, name: &str, replace: bool) -> Result<Image> {
         let target = &name.parse().unwrap();
-        store.commit(Commit { base, target, top, origin: "a test", replace }, &())
+        store.commit(Commit { base, target, top, vm: "box", replace }, &())
     }
 
     #[test]
@@ -189,7 +177,7 @@ mod tests {
         assert!(summary.bytes.unwrap() > store.size(&base).unwrap());
         let details = store.details(&image).unwrap();
         assert_eq!(details.layers.len(), 3);
-        assert_eq!(details.origin.last().unwrap().name, "a test");
+        assert_eq!(details.origin.last().unwrap().name, "the disk of the VM box");
         // Verified: a byte of any layer that changed is noticed.
         store.verify(&image, Thoroughness::Full).unwrap();
         // Exported.
@@ -215,8 +203,14 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, bytes).unwrap();
-        let damaged = store.verify(&image, Thoroughness::Full).unwrap_err();
-        assert!(matches!(damaged, ImageError::DamagedImport { .. }), "{damaged}");
+        let damaged = store.verify(&image, Thoroughness::Full).unwrap_err().to_string();
+        let advice = "commit it again with `vmm commit --force box mine`, or remove it with `vmm images rm mine:1.0.0-";
+        assert!(damaged.contains(advice), "{damaged}");
+        // No image is made of what is damaged.
+        let base = store.pull(&fake(), ARCH, PullMode::IfMissing, &()).unwrap().image;
+        let refused = commit(&store, &base, &top, "other", false).unwrap_err();
+        assert!(matches!(refused, ImageError::DamagedLayer { .. }), "{refused}");
+        store.remove_with_layers(&base, &BTreeSet::new()).unwrap();
         // Removed, with all of its layers.
         store.remove_with_layers(&image, &BTreeSet::new()).unwrap();
         assert_eq!(store.layers().list().unwrap(), []);
@@ -258,7 +252,7 @@ mod tests {
         let image = commit(&store, &base, &top, "mine", false).unwrap();
         let tagged = store.tag(&image, &"other".parse().unwrap()).unwrap();
         let machines = BTreeSet::from([top.clone()]);
-        let is_kept = || store.layers().folder_of(&top).join(super::super::layers::KEPT).exists();
+        let is_kept = || store.layers().folder_of(&top).join(crate::home::KEPT).exists();
         store.remove_with_layers(&image, &machines).unwrap();
         assert!(is_kept());
         store.remove_with_layers(&tagged, &machines).unwrap();

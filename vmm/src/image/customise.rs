@@ -14,18 +14,18 @@ use vmm_sys::FileLock;
 
 use super::digest::Digest;
 use super::error::{
-    CustomiseSnafu, DamagedSnafu, DiskSnafu, IncompatibleSystemSnafu, MakeLayerSnafu, Result, StorageSnafu,
+    CustomiseSnafu, DiskSnafu, IncompatibleSystemSnafu, MakeLayerSnafu, Result, StorageSnafu,
 };
 use super::files;
-use super::image::{Image, METADATA, Metadata};
-use super::kernel_modules;
+use super::image::{Image, Metadata};
 use super::layers::Layer;
 use super::progress::{Progress, Stage, Step};
 use super::pull;
-use super::record::{self, FileRecord};
+use super::record::FileRecord;
 use super::root::RootFileSystem;
+use super::share;
 use super::store::ImageStore;
-use super::verify::{self, Damage, Thoroughness};
+use super::verify::{self, Thoroughness};
 use super::version::{Compatibility, ImageVersion};
 
 /// Where a customised disk says which version it is of.
@@ -80,13 +80,13 @@ impl ImageStore {
         for layer in self.layers.made_by(work.key())? {
             let (Some(content), Some(folder)) = (&layer.content, layer.path.parent()) else { continue };
             if verify::verify(folder, slice::from_ref(content), Thoroughness::Full)?.is_none() {
-                share_files(&work.image, &work.partial)?;
+                share::share_files(&work.image, &work.partial)?;
                 return Ok(Customisation::Done(Box::new(work.publish_upon(&layer)?)));
             }
         }
         progress.step(Step { stage: Stage::Customising, subject: &label, done: 0, total: None });
         // Long before they are looked at: then that they are good can be remembered.
-        share_files(&work.image, &work.partial)?;
+        share::share_files(&work.image, &work.partial)?;
         work.make_disk()?;
         Ok(Customisation::Due(work))
     }
@@ -167,7 +167,7 @@ impl Customising {
             system: Some(self.version),
             ..image.metadata.clone()
         };
-        publish_as(store, &metadata, partial, &image.folder)
+        share::publish_checked(store, metadata, partial)
     }
 }
 
@@ -176,35 +176,6 @@ impl Drop for Customising {
         // Where it was published, nothing is there any more; and what stays, the next pull removes.
         let _ = files::remove_folder(&self.partial);
     }
-}
-
-/// Gives the files of an image second names in `partial`, and the initial file systems that were made for it.
-pub(super) fn share_files(image: &Image, partial: &Path) -> Result<()> {
-    let made = kernel_modules::initramfs_records(&image.folder)?;
-    for file in image.metadata.files.iter().chain(&made) {
-        files::share(&image.folder.join(&file.name), &partial.join(&file.name))?;
-    }
-    Ok(())
-}
-
-/// Makes an image of the files in `partial` and a record, and gives it its place.
-pub(super) fn publish_as(
-    store: &ImageStore,
-    metadata: &Metadata,
-    partial: &Path,
-    folder: &Path,
-) -> Result<Image> {
-    if let Some(Damage { path, what }) = verify::verify(partial, &metadata.files, Thoroughness::Full)? {
-        return DamagedSnafu { path, what, image: format!("{}:{}", metadata.name, metadata.version) }.fail();
-    }
-    let bytes = record::to_bytes(metadata)
-        .map_err(std::io::Error::from)
-        .context(StorageSnafu { action: "record", path: partial })?;
-    files::write_new(&partial.join(METADATA), &bytes)?;
-    files::sync_folder(partial)?;
-    pull::publish(partial, folder)?;
-    let missing = StorageSnafu { action: "find what was just made in", path: folder };
-    store.load(folder)?.ok_or_else(|| std::io::ErrorKind::NotFound.into()).context(missing)
 }
 
 /// The version that a root file system says it is of, if it says so.

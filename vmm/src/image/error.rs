@@ -98,8 +98,8 @@ pub enum ImageError {
         /// The image that it belongs to.
         image: String,
     },
-    /// A file of an image that was imported is not what was put there.
-    #[snafu(display("{} is damaged ({what}): remove it with `vmm images rm {image}`, and import it again", path.display()))]
+    /// A file of an image that was made here is not what was put there.
+    #[snafu(display("{} is damaged ({what}): remove it with `vmm images rm {image}`, and {again} it again", path.display()))]
     DamagedImport {
         /// The file.
         path: PathBuf,
@@ -107,6 +107,18 @@ pub enum ImageError {
         what: String,
         /// The image that it belongs to.
         image: String,
+        /// How it was made.
+        again: &'static str,
+    },
+    /// A file of an image that was made of a VM is not what was put there.
+    #[snafu(display("{} is damaged ({what}): {mend}", path.display()))]
+    DamagedCommit {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to do.
+        mend: String,
     },
     /// The record of a layer that belongs to no image is not what was put there.
     #[snafu(display("{} is damaged ({what}), and with it the disk that it belongs to", path.display()))]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use snafu::ResultExt;
 
-use super::error::{Result, StorageSnafu, TooLargeSnafu};
+use super::error::{ExistsSnafu, Result, StorageSnafu, TooLargeSnafu};
 
 /// Makes a folder and those above it, for their owner alone, unless they are there.
 pub(super) fn make_folder(path: &Path) -> Result<()> {
@@ -57,6 +57,14 @@ pub(super) fn sync_folder(path: &Path) -> Result<()> {
 pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
     rename_unsynced(from, to)?;
     to.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Gives a file a name that nothing has yet, which a power cut may undo.
+pub(super) fn rename_new(from: &Path, to: &Path) -> Result<()> {
+    match step(to).and_then(|()| vmm_sys::file::rename_new(from, to)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => ExistsSnafu { path: to }.fail(),
+        renamed => renamed.context(StorageSnafu { action: "rename to", path: to }),
+    }
 }
 
 /// Gives a file or folder another name, which a power cut may undo.

@@ -60,6 +60,9 @@ pub(super) struct Metadata {
     /// The version that `/etc/vmm-image` on its disk says, or will.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) system: Option<ImageVersion>,
+    /// The VM whose disk it was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) vm: Option<String>,
 }
 
 impl Image {

@@ -28,14 +28,12 @@ use super::error::{
 };
 use super::files;
 use super::record::{self, FileRecord, Refusal};
+use crate::home::KEPT;
 
 /// The longest chain of layers that is followed.
 const LONGEST_CHAIN: usize = 1024;
 
 const RECORD: &str = "layer.json";
-
-/// Beside a layer that a machine owns and an image stands on. `home`, which removes what a machine owned, looks for it.
-pub(super) const KEPT: &str = "kept";
 
 /// The name of a layer: 32 or 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -193,15 +191,7 @@ impl LayerStore {
         let (sha256, size) = Digest::of_reader(&file, tell).context(storage)?;
         let content = FileRecord { name: data_file(format).to_owned(), size, sha256 };
         let record = LayerRecord { id, disk_format: format, below, content: Some(content), made_by };
-        let at = self.folder.join(&record.id.0).join(RECORD);
-        let bytes = record::to_bytes(&record)
-            .map_err(std::io::Error::from)
-            .context(StorageSnafu { action: "record", path: &at })?;
-        let _lock = self.lock()?;
-        let partial = files::partial_of(&at);
-        files::remove_file(&partial)?;
-        files::write_new(&partial, &bytes)?;
-        files::rename(&partial, &at)?;
+        self.rewrite(&record)?;
         Ok(self.described(record))
     }
 
@@ -246,6 +236,10 @@ impl LayerStore {
     }
 
     /// Makes a layer whose data lies in a file of the user's that is not there yet: a machine's own, which goes with it.
+    /// `make` need not see it on the disk.
+    ///
+    /// The layer is there before the file. Whoever dies in between leaves a layer that is a machine's, recorded before it
+    /// was there, and that takes the file with it, however much of that was made.
     pub fn create_at<E>(
         &self,
         id: LayerId,
@@ -263,20 +257,45 @@ impl LayerStore {
         }
         let record =
             LayerRecord { id, disk_format: new.format, below: new.below, content: None, made_by: None };
-        // The link is there before the file: whoever finds the layer later finds all of it.
-        let made = std::cell::Cell::new(false);
         let layer = self.assemble(record, new.durable, |path| {
-            std::os::unix::fs::symlink(file, path).context(StorageSnafu { action: "make the link", path })?;
-            make(file).map_err(Into::into).context(MakeLayerSnafu { path: file })?;
-            made.set(true);
-            Ok(())
-        });
-        layer.inspect_err(|_| {
-            if made.get() {
-                // The first error is the one to tell.
-                let _ = fs::remove_file(file);
+            std::os::unix::fs::symlink(file, path).context(StorageSnafu { action: "make the link", path })
+        })?;
+        let partial = vmm_disk::partial_beside(file);
+        let made = || {
+            files::remove_file(&partial)?;
+            make(&partial).map_err(Into::into).context(MakeLayerSnafu { path: file })?;
+            if new.durable {
+                let made =
+                    fs::File::open(&partial).context(StorageSnafu { action: "open", path: &partial })?;
+                files::sync(&made, &partial)?;
             }
-        })
+            files::rename_new(&partial, file)?;
+            if new.durable { file.parent().map_or(Ok(()), files::sync_folder) } else { Ok(()) }
+        };
+        made().inspect_err(|_| {
+            // The first error is the one to tell. The layer goes first: with it would go whatever has the name by now.
+            let _ = files::remove_folder(&self.folder.join(&layer.id.0));
+            let _ = files::remove_file(&partial);
+        })?;
+        Ok(layer)
+    }
+
+    /// A layer has in it all that it showed, and lies upon no other one any more.
+    pub fn stand_alone(&self, id: &LayerId) -> Result<()> {
+        let Layer { id, format, content, made_by, .. } = self.layer(id)?;
+        self.rewrite(&LayerRecord { id, disk_format: format, below: None, content, made_by })
+    }
+
+    fn rewrite(&self, record: &LayerRecord) -> Result<()> {
+        let at = self.folder.join(&record.id.0).join(RECORD);
+        let bytes = record::to_bytes(record)
+            .map_err(std::io::Error::from)
+            .context(StorageSnafu { action: "record", path: &at })?;
+        let _lock = self.lock()?;
+        let partial = files::partial_of(&at);
+        files::remove_file(&partial)?;
+        files::write_new(&partial, &bytes)?;
+        files::rename(&partial, &at)
     }
 
     /// The layers that were made by this. Whether their contents are still good is not looked at.
@@ -335,8 +354,11 @@ impl LayerStore {
                 .context(StorageSnafu { action: "record", path: &folder })?;
             let record_path = partial.join(RECORD);
             if durable {
-                let file = fs::File::open(&data).context(StorageSnafu { action: "open", path: &data })?;
-                files::sync(&file, &data)?;
+                // What a link leads to may be yet to be made.
+                if data.exists() {
+                    let file = fs::File::open(&data).context(StorageSnafu { action: "open", path: &data })?;
+                    files::sync(&file, &data)?;
+                }
                 files::write_new(&record_path, &bytes)?;
                 files::sync_folder(&partial)?;
             } else {
@@ -708,6 +730,12 @@ mod tests {
         let failed = |_: &Path| Err(std::io::Error::other("no"));
         assert!(store.create_at(store.draw_id().unwrap(), raw(None), &other, failed).is_err());
         assert!(!other.exists());
+        // What is there meanwhile is somebody else's.
+        let late = |path: &Path| fs::write(&other, b"theirs").and_then(|()| fs::write(path, b"data"));
+        let error = store.create_at(store.draw_id().unwrap(), raw(None), &other, late).unwrap_err();
+        assert!(error.to_string().contains("is there already"), "{error}");
+        assert_eq!(fs::read(&other).unwrap(), b"theirs");
         assert_eq!(store.list().unwrap().len(), 1);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 3);
     }
 }

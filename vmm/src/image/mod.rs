@@ -1,6 +1,6 @@
 //! Images: the catalog of what can be had, how it is fetched and verified, and the store that keeps it.
 //!
-//! May depend on: `boot`, `arch`, `vmm-disk`, `vmm-sys`. Prints nothing; whoever pulls is told of the progress.
+//! May depend on: `boot`, `home` (the words that both have for what lies in it), `arch`, `vmm-disk`, `vmm-sys`. Prints nothing; whoever pulls is told of the progress.
 
 mod care;
 mod catalog;
@@ -25,6 +25,7 @@ mod pull_log;
 mod record;
 mod reference;
 mod root;
+mod share;
 mod source;
 mod store;
 #[cfg(test)]
@@ -49,6 +50,8 @@ pub use progress::{Progress, Stage, Step};
 pub use pull::{Downloaded, PullMode, Pulled};
 pub use reference::{ImageName, ImageRef, ImageRefError};
 pub use store::{BootFiles, ImageStore};
+#[cfg(test)]
+pub(crate) use testing::image_upon;
 pub use transform::Transform;
 pub use verify::Thoroughness;
 pub use version::{Compatibility, ImageVersion, ImageVersionError};

@@ -4,6 +4,7 @@
 //! disk. The base layer is taken into the layers' folder before: if the pull dies then, the next one finds it there.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::slice;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -149,15 +150,14 @@ fn pull_unlogged(
     prune_remains(store, false)?;
     let partial = fresh_partial(&folder)?;
     let pull = Pull { store, spec, mode, progress, label: &label, partial: &partial, account };
-    let made = pull.make().and_then(|()| publish(&partial, &folder));
-    if let Err(error) = made {
-        // The first error is the one to tell.
-        let _ = files::remove_folder(&partial);
-        return Err(with_cached(error, pull.cached()));
+    match pull.make().and_then(|metadata| publish(store, metadata, &partial)) {
+        Ok(image) => Ok(Pulled { image, fetched: true }),
+        Err(error) => {
+            // The first error is the one to tell.
+            let _ = files::remove_folder(&partial);
+            Err(with_cached(error, pull.cached()))
+        }
     }
-    let missing = StorageSnafu { action: "find what was just made in", path: &folder };
-    let image = store.load(&folder)?.ok_or_else(|| std::io::ErrorKind::NotFound.into()).context(missing)?;
-    Ok(Pulled { image, fetched: true })
 }
 
 fn download_unlogged(
@@ -200,14 +200,35 @@ pub(super) fn fresh_partial(folder: &Path) -> Result<PathBuf> {
     Ok(partial)
 }
 
-/// Gives a complete image its place.
-pub(super) fn publish(partial: &Path, folder: &Path) -> Result<()> {
-    if folder.exists() {
-        files::exchange(partial, folder)?;
-        files::remove_folder(partial)
-    } else {
-        files::rename(partial, folder)
+/// Writes the record of an image whose files are in `partial`, sees all of it on the disk, and gives it its place.
+pub(super) fn publish(store: &ImageStore, metadata: Metadata, partial: &Path) -> Result<Image> {
+    let bytes = record::to_bytes(&metadata)
+        .map_err(std::io::Error::from)
+        .context(StorageSnafu { action: "record", path: partial })?;
+    files::write_new(&partial.join(METADATA), &bytes)?;
+    for folder in folders_of(&metadata.files) {
+        files::sync_folder(&partial.join(folder))?;
     }
+    let folder = store.folder_of(metadata.name.as_str(), metadata.version, metadata.arch);
+    let replaces = folder.exists();
+    if replaces {
+        files::exchange(partial, &folder)?;
+    } else {
+        files::rename(partial, &folder)?;
+    }
+    // The folder of its name may be new, too.
+    files::sync_folder(&store.images)?;
+    if replaces {
+        files::remove_folder(partial)?;
+    }
+    Ok(Image { folder, metadata })
+}
+
+/// The folders that files lie in, each after those within it, and at last the one that their names begin in.
+fn folders_of(records: &[FileRecord]) -> Vec<&Path> {
+    let above = records.iter().flat_map(|record| Path::new(&record.name).ancestors().skip(1));
+    let folders: BTreeSet<&Path> = above.chain([Path::new("")]).collect();
+    folders.into_iter().rev().collect()
 }
 
 /// Locks an image against pulls and removals, waiting for whoever has it.
@@ -258,8 +279,8 @@ struct Pull<'a> {
 }
 
 impl Pull<'_> {
-    /// Makes everything that an image is, in the partial folder.
-    fn make(&self) -> Result<()> {
+    /// Makes everything that an image is but its record, in the partial folder.
+    fn make(&self) -> Result<Metadata> {
         let spec = self.spec;
         let workshop_folder = self.workshop_folder()?;
         let kernel_path = self.partial.join(KERNEL);
@@ -289,7 +310,11 @@ impl Pull<'_> {
         if let Some(Damage { path, what }) = verify::verify(self.partial, &files, Thoroughness::Full)? {
             return DamagedSnafu { path, what, image: self.label }.fail();
         }
-        let metadata = Metadata {
+        // What was read back is remembered for the first start.
+        if let (Some(content), Some(folder)) = (&layer.content, layer.path.parent()) {
+            verify::verify(folder, slice::from_ref(content), Thoroughness::Remembered)?;
+        }
+        Ok(Metadata {
             name: spec.name.parse().ok().with_context(|| self.impossible("a name that is none"))?,
             version: spec.version,
             arch: spec.arch,
@@ -303,17 +328,8 @@ impl Pull<'_> {
             customise: spec.customise.map(ToOwned::to_owned),
             customised: None,
             system: spec.customise.map(|_| spec.version),
-        };
-        let bytes = record::to_bytes(&metadata)
-            .map_err(std::io::Error::from)
-            .context(StorageSnafu { action: "record", path: self.partial })?;
-        files::write_new(&self.partial.join(METADATA), &bytes)?;
-        files::sync_folder(self.partial)?;
-        // What was read back above is remembered for the first start.
-        if let (Some(content), Some(folder)) = (&layer.content, layer.path.parent()) {
-            verify::verify(folder, slice::from_ref(content), Thoroughness::Remembered)?;
-        }
-        Ok(())
+            vm: None,
+        })
     }
 
     /// Fetches all artifacts, and keeps them for the pull that is to come. Whether there was anything to fetch.

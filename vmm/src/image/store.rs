@@ -9,8 +9,8 @@ use vmm_disk::LayerSpec;
 use super::catalog::Catalog;
 use super::downloads::Downloads;
 use super::error::{
-    CancelledSnafu, DamagedImportSnafu, DamagedLayerSnafu, DamagedSnafu, FileChangedSnafu, ImageError,
-    IncompatibleSnafu, NewerSnafu, NotPulledSnafu, Result, UnknownSnafu,
+    CancelledSnafu, DamagedCommitSnafu, DamagedImportSnafu, DamagedLayerSnafu, DamagedSnafu,
+    FileChangedSnafu, ImageError, IncompatibleSnafu, NewerSnafu, NotPulledSnafu, Result, UnknownSnafu,
 };
 use super::files;
 use super::image::{Image, KERNEL, METADATA, Metadata};
@@ -77,11 +77,16 @@ impl ImageStore {
         catalog: Catalog,
         search_path: std::ffi::OsString,
     ) -> Result<Self> {
-        let images = root.join("images");
+        let (images, layers) = (root.join("images"), root.join("layers"));
+        let is_new = !(images.exists() && layers.exists());
         files::make_folder(&images)?;
+        let layers = LayerStore::open(layers)?;
+        if is_new {
+            files::sync_folder(root)?;
+        }
         Ok(Self {
             images,
-            layers: LayerStore::open(root.join("layers"))?,
+            layers,
             catalog,
             search_path,
             downloads: Downloads::new(root.join("downloads")),
@@ -334,7 +339,17 @@ impl ImageStore {
             return FileChangedSnafu { file, what }.build();
         }
         if self.catalog.find(&image.reference(), image.arch()).is_none() {
-            return DamagedImportSnafu { path, what, image: image.to_string() }.build();
+            let (vm, is_tag) = (image.metadata.vm.as_deref(), image.metadata.catalog.is_some());
+            if let Some(vm) = vm {
+                let name = image.name();
+                let mend = format!(
+                    "commit it again with `vmm commit --force {vm} {name}`, or remove it with `vmm images rm {image}`"
+                );
+                return DamagedCommitSnafu { path, what, mend }.build();
+            }
+            let image = image.to_string();
+            let again = if is_tag { "tag" } else { "import" };
+            return DamagedImportSnafu { path, what, image, again }.build();
         }
         DamagedSnafu { path, what, image: self.label(&image.reference(), image.version(), image.arch()) }
             .build()
@@ -409,7 +424,7 @@ impl ImageStore {
             return DamagedSnafu { path, what, image }.fail();
         }
         let image = named_by(folder).map(|(image, _)| image.to_string()).unwrap_or_default();
-        DamagedImportSnafu { path, what, image }.fail()
+        DamagedImportSnafu { path, what, image, again: "make" }.fail()
     }
 
     /// What there is for an architecture, in a line.

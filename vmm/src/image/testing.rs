@@ -13,7 +13,12 @@ use zip::write::SimpleFileOptions;
 
 use super::catalog::{Artifact, Catalog, DiskFrom, ImageSpec, KernelFrom, Pin};
 use super::digest::Digest;
+use super::files;
+use super::image::{Image, KERNEL, Metadata};
+use super::layers::LayerId;
 use super::profile::{BootProfile, RootFileSystem};
+use super::pull;
+use super::record::FileRecord;
 use super::reference::ImageRef;
 use super::source::{Network, Patience, Proxies, Published, PythonMember, PythonPackage, Source, Url};
 use super::store::ImageStore;
@@ -249,4 +254,35 @@ fn pin(bytes: &[u8]) -> Pin {
 
 fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
+}
+
+/// An image of this exact name upon a layer, with a kernel and a module of a few bytes: for tests of who uses images.
+pub(crate) fn image_upon(store: &ImageStore, layer: &LayerId, name: &str) -> Image {
+    let layer = store.layers.seal(store.layers.layer(layer).unwrap(), |_| ()).unwrap();
+    let reference: ImageRef = name.parse().unwrap();
+    let (version, arch) = (reference.exact_version().unwrap(), Arch::host().unwrap());
+    let partial = pull::fresh_partial(&store.folder_of(reference.name().as_str(), version, arch)).unwrap();
+    let record = |(name, contents): (&str, &[u8])| {
+        let path = partial.join(name);
+        files::make_folder(path.parent().unwrap()).unwrap();
+        files::write_new(&path, contents).unwrap();
+        FileRecord { name: name.to_owned(), size: contents.len() as u64, sha256: Digest::of(contents) }
+    };
+    let metadata = Metadata {
+        name: reference.name().clone(),
+        version,
+        arch,
+        kernel_release: RELEASE.to_owned(),
+        layer: layer.id,
+        files: [(KERNEL, &b"kernel"[..]), ("modules/one.ko", b"module")].map(record).to_vec(),
+        profile: BootProfile::default(),
+        origin: Vec::new(),
+        pulled_ms: None,
+        catalog: None,
+        customise: None,
+        customised: None,
+        system: None,
+        vm: None,
+    };
+    pull::publish(store, metadata, &partial).unwrap()
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -148,8 +148,8 @@ fn write_index(path: &Path, looks: &BTreeMap<String, Look>) {
         // Several may do so at once: each writes a file of its own, and the last one stays.
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let own = path.with_file_name(format!("{name}-{}{}", std::process::id(), files::PARTIAL));
-        let options = File::options().write(true).create(true).truncate(true).mode(0o600).open(&own)?;
-        serde_json::to_writer(options, looks)?;
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&own)?;
+        file.write_all(&serde_json::to_vec(looks)?)?;
         std::fs::rename(&own, path)
     };
     if let Err(error) = write() {

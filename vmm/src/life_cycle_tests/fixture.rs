@@ -17,9 +17,6 @@ use crate::sandbox::launch::launch;
 use crate::sandbox::program::MonitorProgram;
 use crate::sandbox::{Error, Sandbox, StartOptions, hold};
 
-/// Makes this test binary a monitor.
-pub(super) const MARKER: &str = "this-process-is-a-monitor";
-
 /// What a machine, its guest and its agent do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Script {
@@ -73,15 +70,6 @@ impl Script {
         let script = Self::ALL.into_iter().find(|script| format!("{script:?}") == spec.image);
         script.unwrap()
     }
-}
-
-/// This test binary as a monitor. Other than `main`, a test is not the first thread, and could have an arena of the
-/// allocator that a monitor must not have (`vmm_sys::allocator`).
-pub(super) fn program() -> MonitorProgram {
-    let test = ["life_cycle_tests::monitor_process", "--exact", "--nocapture", "--test-threads=1", "--skip"];
-    let mut arguments = vec!["MALLOC_ARENA_MAX=1".into(), std::env::current_exe().unwrap().into()];
-    arguments.extend(test.into_iter().chain([MARKER]).map(Into::into));
-    MonitorProgram { path: PathBuf::from("/usr/bin/env"), arguments }
 }
 
 /// A program that is no monitor, and says so.
@@ -165,7 +153,7 @@ impl TestHome {
     ) -> (VmFolder, Result<Connection, Error>) {
         let held = self.create(name, script);
         let folder = held.folder().clone();
-        (folder, launch(&program(), held, true, vmm_sys::clock::monotonic_us(), options))
+        (folder, launch(&MonitorProgram::of_tests(), held, true, vmm_sys::clock::monotonic_us(), options))
     }
 
     pub(super) fn run_with(
@@ -189,7 +177,8 @@ impl TestHome {
     pub(super) fn start_again(&self, name: &str, options: &StartOptions) -> Result<Sandbox, Error> {
         let folder = self.home.find(name)?;
         let held = hold(&folder, name)?;
-        let lifeline = launch(&program(), held, false, vmm_sys::clock::monotonic_us(), options)?;
+        let lifeline =
+            launch(&MonitorProgram::of_tests(), held, false, vmm_sys::clock::monotonic_us(), options)?;
         Ok(Sandbox::of(folder, Some(lifeline)))
     }
 

@@ -17,12 +17,13 @@ use vmm_protocol::{AgentMessage, Hello, header};
 
 use crate::control::{ControlError, Event, MonitorLine, Request};
 use crate::home::{EndReason, HomeError, VmFolder, VmState};
+use crate::sandbox::program::MARKER;
 use crate::sandbox::{Balloon, CancelToken, Error, Progress, Sandbox, StartOptions};
 
-/// The body of a monitor process: [`fixture::program`] runs this test binary again for it.
+/// The body of a monitor process: `MonitorProgram::of_tests` runs this test binary again for it.
 #[test]
 fn monitor_process() {
-    if std::env::args().any(|argument| argument == fixture::MARKER) {
+    if std::env::args().any(|argument| argument == MARKER) {
         crate::monitor::run(Arc::new(guest::ScriptedLauncher)).unwrap();
     }
 }

@@ -23,6 +23,10 @@ const NAME: &str = "vmm";
 /// The argument that makes it a monitor. It is written here and in `monitor`, which meet at the control socket only.
 const ARGUMENT: &str = "monitor";
 
+/// Makes a test binary a monitor.
+#[cfg(test)]
+pub(crate) const MARKER: &str = "this-process-is-a-monitor";
+
 /// How a monitor is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MonitorProgram {
@@ -51,6 +55,17 @@ impl MonitorProgram {
             }
         };
         Ok(Self { path, arguments: vec![ARGUMENT.into()] })
+    }
+
+    /// This test binary as a monitor whose machines are scripts (`life_cycle_tests`). Other than `main`, a test is not the
+    /// first thread, and could have an arena of the allocator that a monitor must not have (`vmm_sys::allocator`).
+    #[cfg(test)]
+    pub(crate) fn of_tests() -> Self {
+        let test =
+            ["life_cycle_tests::monitor_process", "--exact", "--nocapture", "--test-threads=1", "--skip"];
+        let mut arguments = vec!["MALLOC_ARENA_MAX=1".into(), std::env::current_exe().unwrap().into()];
+        arguments.extend(test.into_iter().chain([MARKER]).map(Into::into));
+        Self { path: PathBuf::from("/usr/bin/env"), arguments }
     }
 
     /// Starts it. The first control connection is its standard input.

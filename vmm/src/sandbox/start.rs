@@ -356,7 +356,7 @@ pub(super) fn cancelled(error: ImageError) -> Error {
 }
 
 /// The layer that the VM writes to, recorded as its own before it is there.
-fn create_top_layer(
+pub(super) fn create_top_layer(
     store: &ImageStore,
     image: &Image,
     held: &HeldVm,
@@ -372,12 +372,17 @@ fn create_top_layer(
     let new = NewLayer { format: Format::Qcow2, below: Some(image.layer().clone()), durable };
     let id = store.layers().draw_id()?;
     held.will_own(&store.layers().folder_of(&id))?;
-    let make = if durable { vmm_disk::create_overlay } else { vmm_disk::create_overlay_unsynced };
-    let make = |path: &Path| make(path, size);
     match &builder.overlay {
-        None => Ok(store.layers().create_as(id, new, make)?),
+        None => {
+            let make = if durable { vmm_disk::create_overlay } else { vmm_disk::create_overlay_unsynced };
+            Ok(store.layers().create_as(id, new, |path| make(path, size))?)
+        }
         Some(file) => {
             let file = overlay_file(file)?;
+            if durable {
+                held.see_owned_on_disk()?;
+            }
+            let make = |path: &Path| vmm_disk::create_overlay_unsynced(path, size);
             Ok(store.layers().create_at(id, new, &file, make)?)
         }
     }

@@ -29,13 +29,13 @@ use super::customise;
 use super::digest::Digest;
 use super::error::{DamagedSnafu, DiskSnafu, ImportSnafu, Result, StorageSnafu};
 use super::files;
-use super::image::{Image, KERNEL, METADATA, MODULES, Metadata};
+use super::image::{Image, KERNEL, MODULES, Metadata};
 use super::kernel_modules::{self, Extras};
 use super::layers::Layer;
 use super::profile::{BootProfile, RootFileSystem};
 use super::progress::{Progress, Stage, Step};
 use super::pull;
-use super::record::{self, FileRecord};
+use super::record::FileRecord;
 use super::reference::{ImageName, ImageRef};
 use super::root::DISK;
 use super::store::ImageStore;
@@ -292,18 +292,12 @@ impl Work<'_> {
             customise: None,
             customised: None,
             system,
+            vm: None,
             origin,
         };
-        let bytes = record::to_bytes(&metadata)
-            .map_err(std::io::Error::from)
-            .context(StorageSnafu { action: "record", path: self.partial })?;
-        files::write_new(&self.partial.join(METADATA), &bytes)?;
-        files::sync_folder(self.partial)?;
         let folder = self.store.folder_of(self.name.as_str(), version, self.import.arch);
         let _locks = pull::lock_for_work(self.store, &folder, self.label, self.progress)?;
-        pull::publish(self.partial, &folder)?;
-        let missing = StorageSnafu { action: "find what was just made in", path: &folder };
-        self.store.load(&folder)?.ok_or_else(|| std::io::ErrorKind::NotFound.into()).context(missing)
+        pull::publish(self.store, metadata, self.partial)
     }
 
     /// The version that the disk says it is of, if it was exported from a store. Who asks for another release of it is

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use vmm_disk::LayerSpec;
+
 use super::live::LiveVm;
-use super::{has_untouched_top, layer_id, layer_upon, root, spec_of, virtual_size};
-use crate::home::{HeldVm, Home, VmFolder, VmSpec};
+use super::{layer_id, root, settle, spec_of};
+use crate::home::{Home, VmFolder, VmSpec};
 use crate::image::{Commit, Image, ImageRef, ImageStore, LayerId, Progress};
 use crate::sandbox::error::Error;
 use crate::sandbox::images::{image_users, remove_image};
@@ -37,53 +39,35 @@ impl Sandbox {
     ) -> Result<Committed, Error> {
         let home = self.link.folder().home();
         let store = ImageStore::open(home.root())?;
+        // From before its layers are kept until the image is there: another image that stands on them, and went meanwhile,
+        // would let go of them.
+        let images_stay = store.hold_images(target, progress)?;
         let (base, top, frozen) = match hold(self.link.folder(), self.name()) {
             Ok(held) => {
-                let (base, top) = settle(&store, &held, target, replace)?;
-                (base, top, None)
+                let mut spec = spec_of(&held)?;
+                let base = base_of(&store, &spec, target, replace)?;
+                let layers = settle(&store, &held, &mut spec)?;
+                held.write_spec(&spec)?;
+                (base, top_of(&layers)?, None)
             }
             Err(Error::AlreadyRunning { .. }) => {
                 let live = LiveVm::of(self)?;
                 let base = base_of(&store, &live.spec, target, replace)?;
                 live.see_on_disk(&store)?;
                 let frozen = live.add_layer(&store, None)?;
-                (base, keep(self.link.folder(), &store, top_of(&live.spec)?)?, Some(frozen))
+                (base, top_of(live.layers()?)?, Some(frozen))
             }
             Err(error) => return Err(error),
         };
+        keep(self.link.folder(), &store, &top)?;
         let there = store.check_commit(target, base.arch(), replace)?;
-        let origin = format!("the disk of the VM {}", self.name());
-        let commit = Commit { base: &base, target, top: &top, origin: &origin, replace };
+        let commit = Commit { base: &base, target, top: &top, vm: self.name(), replace };
         let image = store.commit(commit, progress)?;
-        // Another image that stood on the same layers may have gone meanwhile, and have let go of them.
-        let top = keep(self.link.folder(), &store, top)?;
-        debug_assert_eq!(top, *image.layer());
+        drop(images_stay);
         let replaced = there.into_iter().filter(|old| old.folder() != image.folder());
         let replaced = replaced.filter(|old| is_removed(home, old)).collect();
         Ok(Committed { image, frozen, replaced })
     }
-}
-
-/// Has a VM that does not run go on with a layer of its own, if it wrote to the one that it has.
-fn settle(
-    store: &ImageStore,
-    held: &HeldVm,
-    target: &ImageRef,
-    replace: bool,
-) -> Result<(Image, LayerId), Error> {
-    let mut spec = spec_of(held)?;
-    let base = base_of(store, &spec, target, replace)?;
-    let mut layers = root(&spec)?.layers.clone();
-    let size = virtual_size(&layers)?;
-    let below = &layers[..layers.len().saturating_sub(1)];
-    if has_untouched_top(&layers)? && virtual_size(below)? == size {
-        layers.pop();
-    } else {
-        spec.machine.disks[0].layers = layer_upon(store, held, &layers, size)?;
-        held.write_spec(&spec)?;
-    }
-    let top = layers.last().and_then(|layer| layer_id(&layer.path)).ok_or_else(no_layer)?;
-    Ok((base, keep(held.folder(), store, top)?))
 }
 
 /// The image whose kernel a VM boots, if an image of this name can be made of the VM.
@@ -116,8 +100,8 @@ fn base_of(store: &ImageStore, spec: &VmSpec, target: &ImageRef, replace: bool) 
     Ok(store.find_for(&spec.image_reference.parse()?, spec.machine.arch)?.0)
 }
 
-fn top_of(spec: &VmSpec) -> Result<LayerId, Error> {
-    root(spec)?.layers.last().and_then(|layer| layer_id(&layer.path)).ok_or_else(no_layer)
+fn top_of(layers: &[LayerSpec]) -> Result<LayerId, Error> {
+    layers.last().and_then(|layer| layer_id(&layer.path)).ok_or_else(no_layer)
 }
 
 fn no_layer() -> Error {
@@ -126,11 +110,11 @@ fn no_layer() -> Error {
 
 /// Keeps a layer, and those below it that this VM owns, from going with it and with others that own them. The rest is an
 /// image's already.
-fn keep(folder: &VmFolder, store: &ImageStore, top: LayerId) -> Result<LayerId, Error> {
+fn keep(folder: &VmFolder, store: &ImageStore, top: &LayerId) -> Result<(), Error> {
     // Nobody gives up a layer meanwhile: either it is kept, or it is gone and that is said.
     let _owners = folder.home().lock_owners()?;
     let owned = folder.owned()?;
-    for layer in store.layers().chain(&top)? {
+    for layer in store.layers().chain(top)? {
         if owned.iter().any(|owned| owned.file_name() == layer.path.parent().and_then(Path::file_name)) {
             store.layers().keep(&layer.id)?;
         } else if !layer.is_sealed() {
@@ -140,7 +124,7 @@ fn keep(folder: &VmFolder, store: &ImageStore, top: LayerId) -> Result<LayerId, 
             );
         }
     }
-    Ok(top)
+    Ok(())
 }
 
 /// Removes an image whose name another one has now, if no VM boots from it.
@@ -152,4 +136,56 @@ fn is_removed(home: &Home, image: &Image) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::tests::{commit_and_write, prepare, vm};
+    use super::*;
+    use crate::image::{ImageError, Thoroughness};
+    use crate::sandbox::prune_images;
+
+    fn image(home: &Home, name: &str) -> Image {
+        let arch = crate::arch::Arch::host().unwrap();
+        ImageStore::open(home.root()).unwrap().find(&name.parse().unwrap(), arch).unwrap()
+    }
+
+    #[test]
+    fn an_image_on_the_same_layers_stays_while_another_one_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(folder.path().join("home")).unwrap();
+        prepare(&home);
+        commit_and_write(&home, "first");
+        let first = image(&home, "first");
+        let layers = || root(&home.find("box").unwrap().spec().unwrap().unwrap()).unwrap().layers.len();
+        let before = layers();
+        // The commit comes as far as to where it keeps its layers, and waits.
+        let owners = home.lock_owners().unwrap();
+        std::thread::scope(|scope| {
+            let committing =
+                scope.spawn(|| vm(&home).commit(&"second".parse().unwrap(), false, &()).unwrap());
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while layers() == before {
+                assert!(Instant::now() < deadline && !committing.is_finished());
+                std::thread::yield_now();
+            }
+            let refused = [remove_image(&home, &first).map(drop), prune_images(&home, false).map(drop)];
+            drop(owners);
+            committing.join().unwrap();
+            for refused in refused {
+                let error = refused.unwrap_err();
+                let is_busy =
+                    matches!(&error, Error::Image { source } if matches!(**source, ImageError::Busy));
+                assert!(is_busy, "{error:?}");
+            }
+        });
+        // What it stands on is its own from then on, whoever else goes.
+        remove_image(&home, &first).unwrap();
+        vm(&home).remove(false).unwrap();
+        prune_images(&home, false).unwrap();
+        let store = ImageStore::open(home.root()).unwrap();
+        assert_eq!(store.verify(&image(&home, "second"), Thoroughness::Full).unwrap().len(), 5);
+    }
 }

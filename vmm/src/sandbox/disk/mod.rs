@@ -8,6 +8,7 @@ mod commit;
 mod extra;
 mod file;
 mod live;
+mod outside;
 mod size;
 mod snapshot;
 mod space;
@@ -82,6 +83,20 @@ fn layer_upon(
     owner.will_own(&store.layers().folder_of(&id))?;
     let top = store.layers().create_as(id, new, |path| vmm_disk::create_overlay(path, size))?;
     Ok(layers.iter().cloned().chain([top.spec()]).collect())
+}
+
+/// Has a VM that does not run go on with an empty layer upon those that it has, unless its top is one already. Gives those
+/// that it does not write any more. Its new description is yet to be written.
+fn settle(store: &ImageStore, held: &HeldVm, spec: &mut VmSpec) -> Result<Vec<LayerSpec>, Error> {
+    let mut layers = root(spec)?.layers.clone();
+    let size = virtual_size(&layers)?;
+    let below = &layers[..layers.len().saturating_sub(1)];
+    if has_untouched_top(&layers)? && virtual_size(below)? == size {
+        layers.pop();
+    } else {
+        spec.machine.disks[0].layers = layer_upon(store, held, &layers, size)?;
+    }
+    Ok(layers)
 }
 
 /// Whether there can be another layer upon these.

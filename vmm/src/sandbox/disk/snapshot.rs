@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::clone::stop_first;
 use super::live::LiveVm;
 use super::space::clear_partial;
-use super::{DiskSize, has_untouched_top, layer_upon, root, spec_of, virtual_size};
+use super::{DiskSize, layer_upon, root, settle, spec_of, virtual_size};
 use crate::home::{HeldVm, Snapshot, Timestamp, VmName, VmSpec};
 use crate::image::ImageStore;
 use crate::sandbox::error::Error;
@@ -64,14 +64,7 @@ impl Sandbox {
     fn snapshot_stopped(&self, name: &VmName) -> Result<(), Error> {
         self.change_disk(|held, store, spec| {
             check_new(spec, name)?;
-            let mut layers = root(spec)?.layers.clone();
-            let size = virtual_size(&layers)?;
-            let below = &layers[..layers.len().saturating_sub(1)];
-            if has_untouched_top(&layers)? && virtual_size(below)? == size {
-                layers.pop();
-            } else {
-                spec.machine.disks[0].layers = layer_upon(store, held, &layers, size)?;
-            }
+            let layers = settle(store, held, spec)?;
             spec.snapshots.push(Snapshot { name: name.clone(), created: Timestamp::now(), layers });
             Ok(())
         })

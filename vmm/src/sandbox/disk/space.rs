@@ -9,6 +9,7 @@ use serde::Serialize;
 use snafu::ResultExt;
 use vmm_disk::{Format, LayerSpec};
 
+use super::outside::{self, Outside};
 use super::{layer_id, root};
 use crate::home::{HeldVm, VmSpec};
 use crate::image::{ImageStore, NewLayer};
@@ -57,6 +58,9 @@ impl Part {
 impl Sandbox {
     /// Makes one layer of those that its disk has above its image. The others are removed, unless a snapshot or another
     /// VM needs them. The disk stays what it is at every moment; the VM must not run.
+    ///
+    /// An overlay at a place of its user's choice ([`crate::SandboxBuilder::overlay`]) stays there and takes the others in.
+    /// Where a snapshot or another VM needs it as it is, that is an error.
     pub fn flatten(&self, token: &CancelToken) -> Result<DiskSpace, Error> {
         self.rewrite(Part::Own, token)
     }
@@ -74,7 +78,7 @@ impl Sandbox {
     }
 
     fn rewrite(&self, part: Part, token: &CancelToken) -> Result<DiskSpace, Error> {
-        let (mut space, old) = self.change_disk(|held, store, spec| {
+        let (mut space, old, anew) = self.change_disk(|held, store, spec| {
             let layers = root(spec)?.layers.clone();
             let first = first_of(part, held, &layers)?;
             let old = with_sizes(&layers[first..])?;
@@ -89,20 +93,33 @@ impl Sandbox {
                 kept: 0,
             };
             if old.len() < part.least() {
-                return Ok((space, Vec::new()));
+                return Ok((space, Vec::new(), None));
             }
-            let merged = Merged::write(held, &layers, first, token)?;
+            let outside = Outside::among(held, spec, first)?;
+            let merged = match &outside {
+                Some(outside) => {
+                    Merged::write(outside.partial(), &layers, (first, outside.position()), token)?
+                }
+                None => Merged::write(held.folder().path().join(PARTIAL), &layers, (first, first), token)?,
+            };
             let after = merged.size()?;
             if part == Part::Top && after >= before {
-                return Ok((space, Vec::new()));
+                return Ok((space, Vec::new(), None));
             }
             space.after = after;
             space.layers_after = first + 1;
-            put_upon(store, held, spec, first, &merged)?;
-            Ok((space, old))
+            let anew = match outside {
+                Some(outside) => Some(outside.put(store, spec, first, &merged.0)?),
+                None => {
+                    put_upon(store, held, spec, first, &merged)?;
+                    None
+                }
+            };
+            Ok((space, old, anew))
         })?;
         // What nobody needed any more is gone now.
-        let (kept, gone): (Vec<_>, Vec<_>) = old.into_iter().partition(|(path, _)| path.exists());
+        let is_kept = |path: &PathBuf| path.exists() && anew.as_ref() != Some(path);
+        let (kept, gone): (Vec<_>, Vec<_>) = old.into_iter().partition(|(path, _)| is_kept(path));
         let gone: u64 = gone.iter().map(|(_, size)| size).sum();
         space.given_back = gone.saturating_sub(space.after);
         space.kept = kept.len();
@@ -136,15 +153,21 @@ fn with_sizes(layers: &[LayerSpec]) -> Result<Vec<(PathBuf, u64)>, Error> {
         .collect()
 }
 
-/// Layers as one, in the VM's folder: the store is not locked for as long as that takes. It is removed when this is
-/// dropped before it has become a layer.
+/// Layers as one, in the VM's folder or beside the file that they become: the store is not locked for as long as that takes.
+/// It is removed when this is dropped before it has become a layer.
 struct Merged(PathBuf);
 
 impl Merged {
-    fn write(held: &HeldVm, layers: &[LayerSpec], first: usize, token: &CancelToken) -> Result<Self, Error> {
-        clear_partial(held)?;
-        let merged = Self(held.folder().path().join(PARTIAL));
-        match vmm_disk::merge_layers(layers, first, &merged.0, &mut |_| !token.is_cancelled()) {
+    /// Merges the layers from the `first` on. Until they are said to be one, that one may lie upon the `over` lowest.
+    fn write(
+        path: PathBuf,
+        layers: &[LayerSpec],
+        (first, over): (usize, usize),
+        token: &CancelToken,
+    ) -> Result<Self, Error> {
+        remove_if_there(&path)?;
+        let merged = Self(path);
+        match vmm_disk::merge_layers_over(layers, first, over, &merged.0, &mut |_| !token.is_cancelled()) {
             Err(vmm_disk::Error::CopyStopped) => Err(Error::Cancelled),
             written => written.context(DiskSnafu).map(|_| merged),
         }
@@ -170,8 +193,13 @@ impl Drop for Merged {
 
 /// Removes what an operation left that died.
 pub(super) fn clear_partial(held: &HeldVm) -> Result<(), Error> {
-    let path = held.folder().path().join(PARTIAL);
-    match fs::remove_file(&path) {
+    remove_if_there(&held.folder().path().join(PARTIAL))?;
+    let files = held.folder().owned()?.into_iter().filter_map(|layer| outside::file_of(&layer));
+    files.map(|file| vmm_disk::partial_beside(&file)).try_for_each(|partial| remove_if_there(&partial))
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|_| SystemSnafu { what: format!("remove {}", path.display()) })
         }

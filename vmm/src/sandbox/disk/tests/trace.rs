@@ -1,4 +1,5 @@
-//! What a process does to the files of a home, as the system saw it: `strace` tells every call.
+//! What a process and those that it starts do to the files of a home, as the system saw it: `strace` tells every call, and
+//! of every descriptor which file it leads to at that moment, whichever process has it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,10 +13,12 @@ use super::tree::{NodeId, ROOT, Tree};
 /// A file that is opened, though it is nowhere, to say that the operation begins.
 pub(super) const BEGIN: &str = "/vmm-test-the-operation-begins";
 
-/// The calls that change files, and those by which a file gets or loses a descriptor.
-const CALLS: &str = "openat,close,dup,dup2,dup3,fcntl,write,writev,pwrite64,pwritev,pwritev2,ftruncate,fallocate,\
-    rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,symlink,symlinkat,link,linkat,fsync,fdatasync,\
-    sendfile,copy_file_range";
+/// The same, to say that whoever asked for the operation is told that it is done.
+pub(super) const END: &str = "/vmm-test-the-operation-is-done";
+
+/// The calls that change files, and the one that makes them.
+const CALLS: &str = "openat,write,writev,pwrite64,pwritev,pwritev2,ftruncate,fallocate,rename,renameat,renameat2,unlink,\
+    unlinkat,rmdir,mkdir,mkdirat,symlink,symlinkat,link,linkat,fsync,fdatasync,sendfile,copy_file_range";
 
 /// Something that was done beneath the home.
 #[derive(Clone, Debug)]
@@ -34,28 +37,45 @@ pub(super) enum Step {
     Sync { node: NodeId },
 }
 
+/// What processes did beneath a folder.
+pub(super) struct Traced {
+    /// To make everything ready.
+    pub(super) before: Vec<Step>,
+    /// In the operation.
+    pub(super) steps: Vec<Step>,
+}
+
 /// Runs a program under `strace` and returns its steps beneath the tree's root. The tree is what was there before, and
-/// gets the nodes that were made.
-pub(super) fn trace(tree: &mut Tree, command: &[&str], environment: &[(&str, &str)]) -> Vec<Step> {
+/// becomes what is there afterwards.
+pub(super) fn trace(tree: &mut Tree, command: &[&str], environment: &[(&str, &str)]) -> Traced {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-xx", "-s", "16777216", "-e", &format!("trace={CALLS}"), "-o"]).arg(&log);
+    strace.args(["-f", "-y", "-xx", "-s", "16777216", "-e", &format!("trace={CALLS}"), "-o"]).arg(&log);
     let output = strace.args(command).envs(environment.iter().copied()).output().unwrap();
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
     let text = fs::read_to_string(log).unwrap();
-    let mut tracer = Tracer { tree, open: HashMap::new(), steps: Vec::new() };
-    let mut begun = false;
+    let mut tracer = Tracer { tree, positions: HashMap::new(), steps: Vec::new() };
+    let mut marks = Vec::new();
     for call in whole_lines(&text).iter().filter_map(|line| Call::parse(line)) {
-        begun |= call.name == "openat" && call.text(1) == BEGIN;
-        if begun && call.result >= 0 {
+        if call.name == "openat" && [BEGIN, END].contains(&call.text(1).as_str()) {
+            marks.push(tracer.steps.len());
+        }
+        if call.result >= 0 {
             tracer.take(&call);
         }
     }
-    assert!(begun, "the operation did not begin: {said}");
-    tracer.steps
+    let mut steps = tracer.steps;
+    let (begin, end) = match marks[..] {
+        [begin] => (begin, steps.len()),
+        [begin, end] => (begin, end),
+        _ => panic!("the operation did not begin: {said}"),
+    };
+    steps.truncate(end);
+    let done = steps.split_off(begin);
+    Traced { before: steps, steps: done }
 }
 
 /// The lines without the numbers of their threads; calls that others came between are put together.
@@ -85,15 +105,22 @@ struct Call<'a> {
     name: &'a str,
     arguments: Vec<&'a str>,
     result: i64,
+    /// What a call returned that opens a file.
+    opened: &'a str,
 }
 
 impl<'a> Call<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let (name, rest) = line.split_once('(')?;
-        let (arguments, result) = rest.rsplit_once(" = ")?;
+        let (arguments, opened) = rest.rsplit_once(" = ")?;
         let arguments = arguments.trim_end().strip_suffix(')')?;
-        let result = result.split_whitespace().next()?.parse().ok()?;
-        Some(Self { name, arguments: split(arguments), result })
+        let result = opened.split([' ', '<']).next()?.parse().ok()?;
+        Some(Self { name, arguments: split(arguments), result, opened })
+    }
+
+    /// The file that a descriptor among the arguments leads to.
+    fn file(&self, position: usize) -> Option<PathBuf> {
+        file_of(self.arguments.get(position)?)
     }
 
     /// A text among the arguments.
@@ -137,16 +164,18 @@ fn unescape(argument: &str) -> Vec<u8> {
     digits.map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect()
 }
 
-/// An open file.
-#[derive(Clone, Copy)]
-struct Open {
-    node: NodeId,
-    position: u64,
+/// The file that a descriptor leads to, as it is called at the moment. `None`: it has no name any more.
+fn file_of(descriptor: &str) -> Option<PathBuf> {
+    let (_, name) = descriptor.split_once('<')?;
+    let digits = name.strip_suffix('>')?.split("\\x").skip(1);
+    let bytes = digits.map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect();
+    Some(String::from_utf8(bytes).unwrap().into())
 }
 
 struct Tracer<'a> {
     tree: &'a mut Tree,
-    open: HashMap<i64, Open>,
+    /// Where whoever writes a file from its beginning to its end has come to.
+    positions: HashMap<NodeId, u64>,
     steps: Vec<Step>,
 }
 
@@ -154,15 +183,6 @@ impl Tracer<'_> {
     fn take(&mut self, call: &Call<'_>) {
         match call.name {
             "openat" => self.opened(call),
-            "close" => {
-                self.open.remove(&call.number(0));
-            }
-            "dup" | "dup2" | "dup3" | "fcntl" => {
-                let duplicates = call.name != "fcntl" || call.arguments[1].starts_with("F_DUPFD");
-                if let (true, Some(&open)) = (duplicates, self.open.get(&call.number(0))) {
-                    self.open.insert(call.result, open);
-                }
-            }
             "write" | "writev" | "pwrite64" | "pwritev" | "pwritev2" => self.wrote(call),
             "ftruncate" => self.changed(call, |call| Event::SetLength(call.offset(1))),
             "fallocate" => self.changed(call, |call| {
@@ -173,130 +193,131 @@ impl Tracer<'_> {
                 Event::Zero { offset: call.offset(2), length: call.offset(3), grows }
             }),
             "fsync" | "fdatasync" => {
-                if let Some(open) = self.open.get(&call.number(0)) {
-                    self.steps.push(Step::Sync { node: open.node });
+                if let Some(node) = self.node(call, 0) {
+                    self.steps.push(Step::Sync { node });
                 }
             }
-            "mkdir" => drop(self.make(None, &call.text(0), Tree::add_folder)),
-            "mkdirat" => drop(self.make(Some(call.arguments[0]), &call.text(1), Tree::add_folder)),
-            "symlink" => drop(self.make(None, &call.text(1), |tree| tree.add_link(call.text(0).into()))),
-            "symlinkat" => {
-                self.make(Some(call.arguments[1]), &call.text(2), |tree| tree.add_link(call.text(0).into()));
-            }
-            "unlink" | "rmdir" => self.unname(None, &call.text(0)),
-            "unlinkat" => self.unname(Some(call.arguments[0]), &call.text(1)),
-            "rename" => self.rename((None, &call.text(0)), (None, &call.text(1)), false),
+            "mkdir" => self.make(place(call, None, 0), Tree::add_folder),
+            "mkdirat" => self.make(place(call, Some(0), 1), Tree::add_folder),
+            "symlink" => self.make(place(call, None, 1), |tree| tree.add_link(call.text(0).into())),
+            "symlinkat" => self.make(place(call, Some(1), 2), |tree| tree.add_link(call.text(0).into())),
+            "link" => self.link(place(call, None, 0), place(call, None, 1)),
+            "linkat" => self.link(place(call, Some(0), 1), place(call, Some(2), 3)),
+            "unlink" | "rmdir" => self.unname(place(call, None, 0)),
+            "unlinkat" => self.unname(place(call, Some(0), 1)),
+            "rename" => self.rename(place(call, None, 0), place(call, None, 1), false),
             "renameat" | "renameat2" => {
                 let exchange = call.arguments.get(4).is_some_and(|flags| flags.contains("EXCHANGE"));
-                let [from, to] = [1, 3].map(|at| call.text(at));
-                self.rename((Some(call.arguments[0]), &from), (Some(call.arguments[2]), &to), exchange);
+                self.rename(place(call, Some(0), 1), place(call, Some(2), 3), exchange);
             }
             other => {
-                let ours = call.arguments.iter().any(|argument| {
-                    argument.parse().is_ok_and(|descriptor: i64| self.open.contains_key(&descriptor))
-                });
+                let ours = (0..call.arguments.len()).any(|position| self.node(call, position).is_some());
                 assert!(!ours, "{other} is not understood: {:?}", call.arguments);
             }
         }
     }
 
+    /// What a path leads to, if it is beneath the root.
+    fn find(&self, path: &Path) -> Option<NodeId> {
+        self.tree.find(ROOT, path.strip_prefix(self.tree.path()).ok()?)
+    }
+
+    /// What a descriptor among the arguments leads to, if it is beneath the root.
+    fn node(&self, call: &Call<'_>, position: usize) -> Option<NodeId> {
+        self.find(&call.file(position)?)
+    }
+
     /// The folder of a path, and the name in it, if they are beneath the root.
-    fn place(&self, folder: Option<&str>, path: &str) -> Option<(NodeId, String)> {
-        let path = Path::new(path);
-        let start = match folder.and_then(|folder| folder.parse().ok()) {
-            Some(descriptor) if path.is_relative() => self.open.get::<i64>(&descriptor)?.node,
-            _ => ROOT,
-        };
-        let path = if path.is_absolute() { path.strip_prefix(self.tree.path()).ok()? } else { path };
-        let folder = self.tree.find(start, path.parent()?)?;
-        Some((folder, path.file_name()?.to_str()?.to_owned()))
+    fn parent(&self, path: Option<PathBuf>) -> Option<(NodeId, String)> {
+        let path = path?;
+        Some((self.find(path.parent()?)?, path.file_name()?.to_str()?.to_owned()))
     }
 
     fn opened(&mut self, call: &Call<'_>) {
-        let (path, flags) = (call.text(1), call.arguments[2]);
-        let is_root = Path::new(&path) == self.tree.path();
-        let found = if is_root {
-            Some(ROOT)
-        } else {
-            let Some((folder, name)) = self.place(Some(call.arguments[0]), &path) else {
-                self.open.remove(&call.result);
-                return;
-            };
-            self.tree.find(folder, Path::new(&name))
+        let flags = call.arguments[2];
+        let Some(path) = file_of(call.opened).filter(|path| path.starts_with(self.tree.path())) else {
+            return;
         };
-        let node = match found {
-            Some(node) => {
-                if flags.contains("O_TRUNC") {
-                    self.content(node, Event::SetLength(0));
-                }
-                node
-            }
-            None => {
-                assert!(flags.contains("O_CREAT"), "{path} is not known");
-                self.make(Some(call.arguments[0]), &path, Tree::add_file)
-                    .unwrap_or_else(|| panic!("{path} was not made"))
-            }
-        };
-        self.open.insert(call.result, Open { node, position: 0 });
+        if self.find(&path).is_none() {
+            assert!(flags.contains("O_CREAT"), "{} is not known", path.display());
+            self.make(Some(path.clone()), Tree::add_file);
+        }
+        let node = self.find(&path).unwrap_or_else(|| panic!("{} was not made", path.display()));
+        if flags.contains("O_TRUNC") {
+            self.content(node, Event::SetLength(0));
+        }
+        if flags.contains("O_WRONLY") || flags.contains("O_RDWR") {
+            let position = if flags.contains("O_APPEND") { self.tree.length(node) } else { 0 };
+            self.positions.insert(node, position);
+        }
     }
 
     fn wrote(&mut self, call: &Call<'_>) {
-        let Some(open) = self.open.get_mut(&call.number(0)) else { return };
+        let Some(node) = self.node(call, 0) else { return };
         let mut bytes = unescape(call.arguments[1]);
         bytes.truncate(usize::try_from(call.result).unwrap());
         let offset = match call.name {
             "write" | "writev" => {
-                open.position += bytes.len() as u64;
-                open.position - bytes.len() as u64
+                let position = self.positions.entry(node).or_insert_with(|| self.tree.length(node));
+                *position += bytes.len() as u64;
+                *position - bytes.len() as u64
             }
             _ => call.offset(3),
         };
-        let node = open.node;
         self.content(node, Event::Write { offset, bytes });
     }
 
     fn changed(&mut self, call: &Call<'_>, event: impl Fn(&Call<'_>) -> Event) {
-        if let Some(open) = self.open.get(&call.number(0)) {
-            self.content(open.node, event(call));
+        if let Some(node) = self.node(call, 0) {
+            self.content(node, event(call));
         }
     }
 
     fn content(&mut self, node: NodeId, event: Event) {
-        self.steps.push(Step::Content { node, event });
+        self.step(Step::Content { node, event });
     }
 
-    fn make(
-        &mut self,
-        folder: Option<&str>,
-        path: &str,
-        add: impl FnOnce(&mut Tree) -> NodeId,
-    ) -> Option<NodeId> {
-        let (folder, name) = self.place(folder, path)?;
+    fn make(&mut self, path: Option<PathBuf>, add: impl FnOnce(&mut Tree) -> NodeId) {
+        let Some((folder, name)) = self.parent(path) else { return };
         let node = add(self.tree);
-        self.tree.name(folder, &name, node);
-        self.steps.push(Step::Name { folder, name, node });
-        Some(node)
+        self.step(Step::Name { folder, name, node });
     }
 
-    fn unname(&mut self, folder: Option<&str>, path: &str) {
-        let Some((folder, name)) = self.place(folder, path) else { return };
-        let node = self.tree.unname(folder, &name);
-        self.steps.push(Step::Unname { folder, name, node });
+    fn link(&mut self, from: Option<PathBuf>, to: Option<PathBuf>) {
+        let Some((folder, name)) = self.parent(to) else { return };
+        let node = from.and_then(|from| self.find(&from)).unwrap_or_else(|| panic!("{name} is not known"));
+        self.step(Step::Name { folder, name, node });
     }
 
-    fn rename(&mut self, from: (Option<&str>, &str), to: (Option<&str>, &str), exchange: bool) {
-        let (from, to) = (self.place(from.0, from.1), self.place(to.0, to.1));
-        let (Some(from), Some(to)) = (from, to) else { return };
-        let node = self.tree.unname(from.0, &from.1);
-        if !exchange {
-            self.tree.name(to.0, &to.1, node);
-            self.steps.push(Step::Rename { node, from, to });
-            return;
+    fn unname(&mut self, path: Option<PathBuf>) {
+        let Some((folder, name)) = self.parent(path) else { return };
+        let node = self.tree.named(folder, &name);
+        self.step(Step::Unname { folder, name, node });
+    }
+
+    fn rename(&mut self, from: Option<PathBuf>, to: Option<PathBuf>, exchange: bool) {
+        let (Some(from), Some(to)) = (self.parent(from), self.parent(to)) else { return };
+        let node = self.tree.named(from.0, &from.1);
+        if exchange {
+            let other = self.tree.named(to.0, &to.1);
+            self.step(Step::Exchange { one: (from.0, from.1, node), other: (to.0, to.1, other) });
+        } else {
+            self.step(Step::Rename { node, from, to });
         }
-        let other = self.tree.unname(to.0, &to.1);
-        self.tree.name(to.0, &to.1, node);
-        self.tree.name(from.0, &from.1, other);
-        self.steps.push(Step::Exchange { one: (from.0, from.1, node), other: (to.0, to.1, other) });
+    }
+
+    fn step(&mut self, step: Step) {
+        self.tree.take(&step);
+        self.steps.push(step);
+    }
+}
+
+/// A path among the arguments, which may begin at a folder among them.
+fn place(call: &Call<'_>, folder: Option<usize>, path: usize) -> Option<PathBuf> {
+    let path = PathBuf::from(call.text(path));
+    match folder {
+        Some(folder) if path.is_relative() => Some(call.file(folder)?.join(path)),
+        _ => Some(path),
     }
 }
 

@@ -78,12 +78,18 @@ impl Tree {
         self.nodes.len() - 1
     }
 
-    pub(super) fn name(&mut self, folder: NodeId, name: &str, node: NodeId) {
+    fn name(&mut self, folder: NodeId, name: &str, node: NodeId) {
         self.names.insert((folder, name.to_owned()), node);
     }
 
-    pub(super) fn unname(&mut self, folder: NodeId, name: &str) -> NodeId {
-        self.names.remove(&(folder, name.to_owned())).unwrap_or_else(|| panic!("{name} is not known"))
+    /// What has a name.
+    pub(super) fn named(&self, folder: NodeId, name: &str) -> NodeId {
+        *self.names.get(&(folder, name.to_owned())).unwrap_or_else(|| panic!("{name} is not known"))
+    }
+
+    /// How long a file is.
+    pub(super) fn length(&self, node: NodeId) -> u64 {
+        if let Node::File(bytes) = &self.nodes[node] { bytes.len() as u64 } else { 0 }
     }
 
     /// What a path leads to from a folder.
@@ -97,7 +103,10 @@ impl Tree {
                 _ => folder,
             };
             if let Node::Link(target) = &self.nodes[at] {
-                at = self.find(folder, target)?;
+                at = match target.strip_prefix(&self.path) {
+                    Ok(target) => self.find(ROOT, target)?,
+                    Err(_) => self.find(folder, target)?,
+                };
             }
         }
         Some(at)
@@ -123,6 +132,11 @@ impl Tree {
                 }
             }
         }
+    }
+
+    /// Does all of a step.
+    pub(super) fn take(&mut self, step: &Step) {
+        self.apply(step, |_| true);
     }
 
     /// Does a step, as far as `keeps` says of its sectors.
@@ -158,7 +172,7 @@ impl Tree {
     /// The tree after all of the steps.
     pub(super) fn after(&self, steps: &[Step]) -> Self {
         let mut tree = self.clone();
-        steps.iter().for_each(|step| tree.apply(step, |_| true));
+        steps.iter().for_each(|step| tree.take(step));
         tree
     }
 
@@ -181,7 +195,11 @@ impl Tree {
 
     /// The tree before any of the steps: what they made is there, but has no name and no contents.
     pub(super) fn before(mut self, names: &Self) -> Self {
-        self.nodes.extend(names.nodes[self.nodes.len()..].iter().cloned());
+        let made = names.nodes[self.nodes.len()..].iter().map(|node| match node {
+            Node::File(_) => Node::File(Vec::new()),
+            other => other.clone(),
+        });
+        self.nodes.extend(made);
         self
     }
 }
