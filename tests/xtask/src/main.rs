@@ -37,6 +37,10 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
         ["lab", rest @ ..] => return end(lab::run(rest)),
+        [] | [.., "help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
         ["quickstart"] => quickstart::run(),
         ["bench"] => bench::run(),
         ["bench", "disk"] => bench::run_disk(&bench::RULERS),
@@ -54,10 +58,6 @@ fn main() -> ExitCode {
         ["verify", "--soak", name] => soak::run(name, None),
         ["verify", "--soak", name, piece] => soak::run(name, Some(piece)),
         ["verify", filter] if !filter.starts_with('-') => verify::run(Some(filter)),
-        [] | ["help" | "--help" | "-h"] => {
-            print!("{USAGE}");
-            Ok(())
-        }
         unknown => Err(Failure::new(format!("no such command: {}", unknown.join(" "))).hint(USAGE)),
     };
     end(outcome.map(|()| ExitCode::SUCCESS))
