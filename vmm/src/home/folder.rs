@@ -378,6 +378,9 @@ fn remove_owned(home: &Home, layers: &[PathBuf], durable: bool) -> Result<(), Ho
         if let Ok(overlay) = fs::read_link(path.join("disk.qcow2")) {
             remove_file(&vmm_disk::partial_beside(&overlay))?;
             remove_file(&overlay)?;
+            if let (true, Some(folder)) = (durable, overlay.parent().filter(|folder| folder.exists())) {
+                files::sync(&[folder])?;
+            }
         }
         remove_all(&path).context(FolderSnafu { path: &path })?;
     }

@@ -261,6 +261,7 @@ impl LayerStore {
             std::os::unix::fs::symlink(file, path).context(StorageSnafu { action: "make the link", path })
         })?;
         let partial = vmm_disk::partial_beside(file);
+        let mut has_name = false;
         let made = || {
             files::remove_file(&partial)?;
             make(&partial).map_err(Into::into).context(MakeLayerSnafu { path: file })?;
@@ -270,20 +271,23 @@ impl LayerStore {
                 files::sync(&made, &partial)?;
             }
             files::rename_new(&partial, file)?;
+            has_name = true;
             if new.durable { file.parent().map_or(Ok(()), files::sync_folder) } else { Ok(()) }
         };
-        made().inspect_err(|_| {
+        if let Err(error) = made() {
             // The first error is the one to tell. The layer goes first: with it would go whatever has the name by now.
             let _ = files::remove_folder(&self.folder.join(&layer.id.0));
-            let _ = files::remove_file(&partial);
-        })?;
+            let _ = files::remove_file(if has_name { file } else { &partial });
+            return Err(error);
+        }
         Ok(layer)
     }
 
     /// A layer has in it all that it showed, and lies upon no other one any more.
     pub fn stand_alone(&self, id: &LayerId) -> Result<()> {
-        let Layer { id, format, content, made_by, .. } = self.layer(id)?;
-        self.rewrite(&LayerRecord { id, disk_format: format, below: None, content, made_by })
+        let Layer { id, format, made_by, .. } = self.layer(id)?;
+        // What was known of its contents was known of another file.
+        self.rewrite(&LayerRecord { id, disk_format: format, below: None, content: None, made_by })
     }
 
     fn rewrite(&self, record: &LayerRecord) -> Result<()> {

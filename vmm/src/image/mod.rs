@@ -1,6 +1,7 @@
 //! Images: the catalog of what can be had, how it is fetched and verified, and the store that keeps it.
 //!
-//! May depend on: `boot`, `home` (the words that both have for what lies in it), `arch`, `vmm-disk`, `vmm-sys`. Prints nothing; whoever pulls is told of the progress.
+//! May depend on: `boot`, `home` (the words that both have for what lies in it), `arch`, `vmm-disk`, `vmm-sys`. Prints
+//! nothing; whoever pulls is told of the progress.
 
 mod care;
 mod catalog;

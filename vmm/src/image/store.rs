@@ -342,9 +342,11 @@ impl ImageStore {
             let (vm, is_tag) = (image.metadata.vm.as_deref(), image.metadata.catalog.is_some());
             if let Some(vm) = vm {
                 let name = image.name();
-                let mend = format!(
-                    "commit it again with `vmm commit --force {vm} {name}`, or remove it with `vmm images rm {image}`"
-                );
+                // A layer is the VM's, too: there is nothing to make it of again.
+                let again = path.starts_with(&image.folder);
+                let again =
+                    again.then(|| format!("commit it again with `vmm commit --force {vm} {name}`, or "));
+                let mend = format!("{}remove it with `vmm images rm {image}`", again.unwrap_or_default());
                 return DamagedCommitSnafu { path, what, mend }.build();
             }
             let image = image.to_string();

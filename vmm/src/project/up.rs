@@ -175,6 +175,8 @@ fn bring_up(
             create(home, held, machine, options)?
         }
         Action::Restart => {
+            // What cannot be is known before the VM stops.
+            builder(home, held, machine).check().map_err(failed(machine))?;
             stopping(machine, options);
             match attach(home, machine)?.stop(DEFAULT_STOP_GRACE) {
                 // It ended by itself meanwhile.

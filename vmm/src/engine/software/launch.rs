@@ -17,9 +17,8 @@ use super::qemu_cache::QemuCache;
 use super::running::SoftwareMachine;
 use super::tick_rate::tick_rate;
 use super::{
-    DevicesSnafu, MAX_PROCESSORS, NestedProcessorsSnafu, NotInQemuSnafu, PrepareSnafu, ProcessorsSnafu,
-    RefusedSnafu, SUPERVISOR_ARGUMENT, SilentSnafu, SoftwareEngine, SoftwareError, SupervisorSnafu,
-    TalkSnafu,
+    DevicesSnafu, NotInQemuSnafu, PrepareSnafu, RefusedSnafu, SUPERVISOR_ARGUMENT, SilentSnafu,
+    SoftwareEngine, SoftwareError, SupervisorSnafu, TalkSnafu, check_processors,
 };
 use crate::arch::Arch;
 use crate::engine::{EngineKind, JailReport, LaunchReport, MachineEnd};
@@ -56,12 +55,7 @@ impl SoftwareEngine {
         machine: Machine,
         ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> Result<SoftwareMachine, SoftwareError> {
-        ensure!(machine.cpus <= MAX_PROCESSORS, ProcessorsSnafu { count: machine.cpus });
-        // With a thread for each processor, any of them changes the first one's record of its SVM state, without a lock,
-        // when it restores floating-point registers (QEMU 10.0: `cpu_clear_ignne`, `hflags2`). One thread for all would
-        // lack the barriers that our devices need.
-        let torn = machine.nested && machine.arch == Arch::X86_64 && machine.cpus > 1;
-        ensure!(!torn, NestedProcessorsSnafu { count: machine.cpus });
+        check_processors(machine.arch, machine.cpus, machine.nested)?;
         let kinds = machine.devices.iter().map(|device| device.device_type());
         if let Some(kind) = kinds.into_iter().find(|kind| NOT_IN_QEMU.contains(kind)) {
             return NotInQemuSnafu { kind: kind.name() }.fail();

@@ -18,7 +18,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use snafu::{ResultExt, Snafu};
+use snafu::{ResultExt, Snafu, ensure};
 
 pub(super) use probe::{SLOWDOWN, probe};
 pub use qemu::{Qemu, QemuError, QemuVersion};
@@ -38,6 +38,15 @@ pub const SUPERVISOR_ARGUMENT: &str = "--supervise-qemu";
 
 /// Measured: 40 boot in ten seconds on two cores, and with 64 the kernel no longer finds QEMU's ACPI tables and halts.
 const MAX_PROCESSORS: u8 = 32;
+
+/// Whether the engine can have such a machine. With several processors, each is a thread of QEMU's (10.0), and any of them
+/// changes the first one's record of its SVM state, without a lock, when it restores floating-point registers
+/// (`cpu_clear_ignne`, `hflags2`). One thread for all would lack the barriers that our devices need.
+pub(super) fn check_processors(arch: Arch, count: u8, nested: bool) -> Result<(), SoftwareError> {
+    ensure!(count <= MAX_PROCESSORS, ProcessorsSnafu { count });
+    ensure!(!nested || arch != Arch::X86_64 || count <= 1, NestedProcessorsSnafu { count });
+    Ok(())
+}
 
 /// The engine itself: a QEMU that was found fit.
 #[derive(Clone, Debug)]
@@ -135,7 +144,7 @@ impl SoftwareError {
             Self::NoQemu { source } => Some(source.hint()),
             Self::Processors { .. } => Some("give it fewer (--cpus)".to_owned()),
             Self::NestedProcessors { .. } => {
-                Some("use --cpus 1, or --engine kvm where this machine has it".to_owned())
+                Some("give it one (--cpus 1), or run it where there is KVM".to_owned())
             }
             Self::NotInQemu { .. } => {
                 Some("make the VM without it, or use an engine on hardware virtualization".to_owned())

@@ -1,15 +1,14 @@
 //! An image of what is on a VM's disk. They share it: nothing is copied.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use vmm_disk::LayerSpec;
 
 use super::live::LiveVm;
-use super::{layer_id, root, settle, spec_of};
+use super::{layer_id, outside, root, settle, spec_of};
 use crate::home::{Home, VmFolder, VmSpec};
-use crate::image::{Commit, Image, ImageRef, ImageStore, LayerId, Progress};
+use crate::image::{Commit, Image, ImageRef, ImageStore, LayerId, Progress, Thoroughness};
 use crate::sandbox::error::Error;
 use crate::sandbox::images::{image_users, remove_image};
 use crate::sandbox::{Sandbox, hold};
@@ -45,21 +44,24 @@ impl Sandbox {
         let (base, top, frozen) = match hold(self.link.folder(), self.name()) {
             Ok(held) => {
                 let mut spec = spec_of(&held)?;
-                let base = base_of(&store, &spec, target, replace)?;
+                let base = base_of(&store, self.link.folder(), &spec, target, replace)?;
                 let layers = settle(&store, &held, &mut spec)?;
                 held.write_spec(&spec)?;
-                (base, top_of(&layers)?, None)
+                let top = top_of(&layers)?;
+                keep(self.link.folder(), &store, &top)?;
+                (base, top, None)
             }
             Err(Error::AlreadyRunning { .. }) => {
                 let live = LiveVm::of(self)?;
-                let base = base_of(&store, &live.spec, target, replace)?;
+                let base = base_of(&store, self.link.folder(), &live.spec, target, replace)?;
                 live.see_on_disk(&store)?;
                 let frozen = live.add_layer(&store, None)?;
-                (base, top_of(live.layers()?)?, Some(frozen))
+                let top = top_of(live.layers()?)?;
+                keep(self.link.folder(), &store, &top)?;
+                (base, top, Some(frozen))
             }
             Err(error) => return Err(error),
         };
-        keep(self.link.folder(), &store, &top)?;
         let there = store.check_commit(target, base.arch(), replace)?;
         let commit = Commit { base: &base, target, top: &top, vm: self.name(), replace };
         let image = store.commit(commit, progress)?;
@@ -71,7 +73,15 @@ impl Sandbox {
 }
 
 /// The image whose kernel a VM boots, if an image of this name can be made of the VM.
-fn base_of(store: &ImageStore, spec: &VmSpec, target: &ImageRef, replace: bool) -> Result<Image, Error> {
+///
+/// What can be found wrong is found here, before a guest stands still and a layer is added.
+fn base_of(
+    store: &ImageStore,
+    folder: &VmFolder,
+    spec: &VmSpec,
+    target: &ImageRef,
+    replace: bool,
+) -> Result<Image, Error> {
     if spec.own_kernel {
         let message = format!(
             "{} boots a kernel of its own, which an image does not take along: only what boots its image's kernel can \
@@ -88,16 +98,20 @@ fn base_of(store: &ImageStore, spec: &VmSpec, target: &ImageRef, replace: bool) 
         return Err(Error::Invalid { message });
     }
     // The base may be a file of the user's, whose contents are known; what the VM writes may not.
-    let own = root(spec)?.layers.iter().skip(1);
-    if let Some(file) = own.into_iter().find_map(|layer| fs::read_link(&layer.path).ok()) {
+    let own = folder.owned()?;
+    if let Some(file) = own.iter().find_map(|layer| outside::file_of(layer)) {
         let file = file.display();
         let message = format!(
-            "the disk of {name} lies in {file}, which is no image's: vmm flatten {name} takes it into the home"
+            "the disk of {name} lies in {file}, where its user writes it, too: only a VM without an overlay of its \
+             user's (--overlay) can become an image"
         );
         return Err(Error::Invalid { message });
     }
     store.check_commit(target, spec.machine.arch, replace)?;
-    Ok(store.find_for(&spec.image_reference.parse()?, spec.machine.arch)?.0)
+    let base = store.find_for(&spec.image_reference.parse()?, spec.machine.arch)?.0;
+    store.verify(&base, Thoroughness::Remembered)?;
+    store.verify_disk(&root(spec)?.layers)?;
+    Ok(base)
 }
 
 fn top_of(layers: &[LayerSpec]) -> Result<LayerId, Error> {
@@ -144,7 +158,7 @@ mod tests {
 
     use super::super::tests::{commit_and_write, prepare, vm};
     use super::*;
-    use crate::image::{ImageError, Thoroughness};
+    use crate::image::ImageError;
     use crate::sandbox::prune_images;
 
     fn image(home: &Home, name: &str) -> Image {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use snafu::ResultExt;
 
 use super::{layer_id, root};
-use crate::home::{HeldVm, VmSpec};
+use crate::home::{HeldVm, KEPT, VmSpec};
 use crate::image::ImageStore;
 use crate::sandbox::error::{DiskSnafu, Error};
 
@@ -22,26 +22,34 @@ pub(super) struct Outside {
     file: PathBuf,
 }
 
-/// Where a layer's folder leads to, if its data lies in a file of the user's.
+/// What is among a VM's own layers.
+pub(super) enum Found {
+    /// Nobody else needs it as it is.
+    Free(Outside),
+    /// Others do: who, in words.
+    Needed { position: usize, file: PathBuf, who: String },
+}
+
+/// Where a layer's folder leads to, if its data lies in a file of the user's. Where the user has moved that and left a
+/// link, it is where the link leads.
 pub(super) fn file_of(layer: &Path) -> Option<PathBuf> {
-    fs::read_link(layer.join("disk.qcow2")).ok()
+    let named = fs::read_link(layer.join("disk.qcow2")).ok()?;
+    Some(fs::canonicalize(&named).unwrap_or(named))
 }
 
 impl Outside {
-    /// The one among a VM's own layers from the `first` on, if there is one. It is an error where others need it as it is.
-    pub(super) fn among(held: &HeldVm, spec: &VmSpec, first: usize) -> Result<Option<Self>, Error> {
+    /// The one among a VM's own layers from the `first` on, if there is one.
+    pub(super) fn among(held: &HeldVm, spec: &VmSpec, first: usize) -> Result<Option<Found>, Error> {
         let owned = held.folder().owned()?;
         for (position, layer) in root(spec)?.layers.iter().enumerate().skip(first) {
             let Some(folder) = layer.path.parent() else { continue };
             let is_own = owned.iter().any(|owned| owned.file_name() == folder.file_name());
             if let (true, Some(file)) = (is_own, file_of(folder)) {
                 if let Some(who) = who_needs(held, spec, folder)? {
-                    let file = file.display();
-                    let message = format!("the overlay {file} stays as it is, for {who}");
-                    return Err(Error::Invalid { message });
+                    return Ok(Some(Found::Needed { position, file, who }));
                 }
                 vmm_disk::check_replaceable(&file).context(DiskSnafu)?;
-                return Ok(Some(Self { position, file }));
+                return Ok(Some(Found::Free(Self { position, file })));
             }
         }
         Ok(None)
@@ -78,6 +86,9 @@ impl Outside {
 
 /// Who else needs a layer as it is, in words.
 fn who_needs(held: &HeldVm, spec: &VmSpec, folder: &Path) -> Result<Option<String>, Error> {
+    if folder.join(KEPT).exists() {
+        return Ok(Some("an image stands on it".to_owned()));
+    }
     let needs = |path: &Path| path.file_name() == folder.file_name();
     let vm = spec.display_name();
     for snapshot in &spec.snapshots {
@@ -135,6 +146,9 @@ mod tests {
             let store = ImageStore::open(home.root()).unwrap();
             let layer = store.layers().layer(&layer_id(&before[1]).unwrap()).unwrap();
             assert_eq!(layer.below.is_none(), all);
+            // No image is made of what its user may write, wherever in the chain it lies now.
+            let refused = sandbox.commit(&"mine".parse().unwrap(), false, &()).unwrap_err().to_string();
+            assert!(refused.contains("only a VM without an overlay of its user's"), "{refused}");
             sandbox.remove(false).unwrap();
             assert!(!file.exists());
         }
@@ -159,9 +173,14 @@ mod tests {
         let (_folder, home, file) = home();
         let bytes = fs::read(&file).unwrap();
         vm(&home).create_snapshot("kept").unwrap();
+        let contents = Contents::read(&home);
+        // What lies above it becomes one, and then there is nothing left that could.
+        assert_eq!(vm(&home).flatten(&token()).unwrap().layers_after, 3);
+        assert!(Contents::read(&home) == contents);
         let refused = vm(&home).flatten(&token()).unwrap_err().to_string();
         assert!(refused.ends_with("for the snapshot kept needs it: vmm snapshot rm box kept"), "{refused}");
         let copy = vm(&home).clone_to("copy").unwrap().sandbox;
+        copy.flatten(&token()).unwrap();
         let refused = copy.flatten(&token()).unwrap_err().to_string();
         assert!(refused.ends_with("for the VM box needs it, too"), "{refused}");
         assert!(fs::read(&file).unwrap() == bytes);

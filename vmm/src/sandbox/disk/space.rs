@@ -9,7 +9,7 @@ use serde::Serialize;
 use snafu::ResultExt;
 use vmm_disk::{Format, LayerSpec};
 
-use super::outside::{self, Outside};
+use super::outside::{self, Found, Outside};
 use super::{layer_id, root};
 use crate::home::{HeldVm, VmSpec};
 use crate::image::{ImageStore, NewLayer};
@@ -60,7 +60,7 @@ impl Sandbox {
     /// VM needs them. The disk stays what it is at every moment; the VM must not run.
     ///
     /// An overlay at a place of its user's choice ([`crate::SandboxBuilder::overlay`]) stays there and takes the others in.
-    /// Where a snapshot or another VM needs it as it is, that is an error.
+    /// Where a snapshot or another VM needs it as it is, those above it become one; it is an error if that is one already.
     pub fn flatten(&self, token: &CancelToken) -> Result<DiskSpace, Error> {
         self.rewrite(Part::Own, token)
     }
@@ -80,7 +80,7 @@ impl Sandbox {
     fn rewrite(&self, part: Part, token: &CancelToken) -> Result<DiskSpace, Error> {
         let (mut space, old, anew) = self.change_disk(|held, store, spec| {
             let layers = root(spec)?.layers.clone();
-            let first = first_of(part, held, &layers)?;
+            let (first, outside) = above_what_others_need(part, held, spec)?;
             let old = with_sizes(&layers[first..])?;
             let before = old.iter().map(|(_, size)| size).sum();
             let count = layers.len();
@@ -95,7 +95,6 @@ impl Sandbox {
             if old.len() < part.least() {
                 return Ok((space, Vec::new(), None));
             }
-            let outside = Outside::among(held, spec, first)?;
             let merged = match &outside {
                 Some(outside) => {
                     Merged::write(outside.partial(), &layers, (first, outside.position()), token)?
@@ -124,6 +123,28 @@ impl Sandbox {
         space.given_back = gone.saturating_sub(space.after);
         space.kept = kept.len();
         Ok(space)
+    }
+}
+
+/// Where the part begins, and the file of the user's in it: above one that others need as it is, if there is enough above
+/// that to be made one.
+fn above_what_others_need(
+    part: Part,
+    held: &HeldVm,
+    spec: &VmSpec,
+) -> Result<(usize, Option<Outside>), Error> {
+    let layers = &root(spec)?.layers;
+    let first = first_of(part, held, layers)?;
+    match Outside::among(held, spec, first)? {
+        None => Ok((first, None)),
+        Some(Found::Free(outside)) => Ok((first, Some(outside))),
+        Some(Found::Needed { position, .. }) if layers.len() - position > part.least() => {
+            Ok((position + 1, None))
+        }
+        Some(Found::Needed { file, who, .. }) => {
+            let message = format!("the overlay {} stays as it is, for {who}", file.display());
+            Err(Error::Invalid { message })
+        }
     }
 }
 
