@@ -59,7 +59,7 @@ pub(crate) struct Run {
     /// Refuse an engine that is no hardware boundary
     #[arg(long)]
     require_hardware: bool,
-    /// Let the guest run virtual machines itself
+    /// Let the guest run virtual machines itself; on the software engine it has one processor then
     #[arg(long)]
     nested: bool,
     /// What the guest's console is: serial, or virtio on hardware virtualization

@@ -134,7 +134,7 @@ pub(super) const MACHINE: &[Key<MachineDescription>] = &[
         name: "nested",
         kind: Kind::Boolean,
         effect: Effect::Restart,
-        doc: "Let the guest run virtual machines itself",
+        doc: "Let the guest run virtual machines itself; on the software engine it has one processor then",
         read: |machine, value, problems| set(&mut machine.nested, value.boolean(problems)),
     },
     Key {
