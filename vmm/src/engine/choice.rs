@@ -97,22 +97,6 @@ pub fn notice(choice: EngineChoice, options: &EngineOptions) -> Option<String> {
     ))
 }
 
-/// Whether a machine with so many processors could be launched on the engine that would be chosen, as far as that can be
-/// told before there is one. Only a machine that nests is looked at: others may have as many here as there.
-pub(crate) fn check_processors(
-    choice: EngineChoice,
-    (arch, cpus, nested): (Arch, u8, bool),
-    options: &EngineOptions,
-) -> Result<(), EngineError> {
-    use snafu::ResultExt;
-    let checked = super::software::check_processors(arch, cpus, nested);
-    let is_software = || match choice {
-        EngineChoice::Named(kind) => kind == EngineKind::Software,
-        EngineChoice::Auto => native::find_problem(options).is_some(),
-    };
-    if nested && checked.is_err() && is_software() { checked.context(SoftwareSnafu) } else { Ok(()) }
-}
-
 /// Finds the engine for a machine of architecture `arch`.
 pub fn select(
     choice: EngineChoice,

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use snafu::Snafu;
 
-pub(crate) use choice::check_processors;
 pub use choice::{EngineChoice, EngineOptions, notice, select};
 pub use probe::{Bar, BarState, EngineProbe, HostProbe, JailReport, Virtualization, probe};
 

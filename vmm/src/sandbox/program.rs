@@ -57,11 +57,6 @@ impl MonitorProgram {
         Ok(Self { path, arguments: vec![ARGUMENT.into()] })
     }
 
-    /// Its executable.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// This test binary as a monitor whose machines are scripts (`life_cycle_tests`). Other than `main`, a test is not the
     /// first thread, and could have an arena of the allocator that a monitor must not have (`vmm_sys::allocator`).
     #[cfg(test)]

@@ -20,7 +20,6 @@ use super::{CancelToken, Error, Progress, Sandbox, hold};
 use crate::agent;
 use crate::arch::Arch;
 use crate::boot::{CommandLine, Kernel};
-use crate::engine::{self, EngineOptions, chain};
 use crate::home::{HeldVm, Home, HomeError, Timestamp, VmFolder, VmName, VmSpec};
 use crate::image::{
     self, BaseFile, BootFiles, BootProfile, Compatibility, Extras, Image, ImageError, ImageRef, ImageStore,
@@ -124,17 +123,6 @@ pub(super) fn check(builder: &SandboxBuilder) -> Result<(), Error> {
         let message = "what this VM writes to its root stays in memory: there is no disk to say anything of \
                        (it gets one with --read-only=disk)";
         return Err(Error::Invalid { message: message.to_owned() });
-    }
-    if builder.nested && builder.cpus > 1 {
-        let arch = Arch::host().context(NoArchSnafu)?;
-        let program = MonitorProgram::find(&builder.options)?;
-        let shape = (arch, builder.cpus, builder.nested);
-        return engine::check_processors(builder.engine, shape, &EngineOptions::new(program.path())).map_err(
-            |error| {
-                let hint = error.hint().map_or_else(String::new, |hint| format!(": {hint}"));
-                Error::Invalid { message: format!("{}{hint}", chain(&error)) }
-            },
-        );
     }
     Ok(())
 }
