@@ -113,6 +113,12 @@ impl TestHome {
         Invocation::new(self.in_home(command))
     }
 
+    /// What a `vmm` that succeeds says, as JSON: `--json` is among the arguments.
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let text = self.vmm(arguments).run().succeeded().stdout();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
+    }
+
     /// Any command in this home's environment.
     pub fn in_home(&self, mut command: Command) -> Command {
         command

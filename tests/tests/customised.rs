@@ -6,13 +6,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 use vmm_tests::TestHome;
 
-fn json(home: &TestHome, words: &[&str]) -> Value {
-    let text = home.vmm(words).run().succeeded().stdout();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
 fn inspect(home: &TestHome) -> Value {
-    json(home, &["images", "inspect", "alpine", "--json"])
+    home.json(&["images", "inspect", "alpine", "--json"])
 }
 
 /// The names of an image's layers, from the base up.

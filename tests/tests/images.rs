@@ -9,11 +9,6 @@ use vmm_tests::{TestHome, skip};
 /// A proxy that refuses every connection: nothing listens on the discard port of this machine.
 const NO_WAY: &str = "http://127.0.0.1:9";
 
-fn json(home: &TestHome, arguments: &[&str]) -> Value {
-    let text = home.vmm(arguments).run().succeeded().stdout();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
-}
-
 /// The folders of the images of a name.
 fn folders_of(home: &TestHome, name: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(home.path().join("images").join(name)).unwrap();
@@ -24,13 +19,13 @@ fn folders_of(home: &TestHome, name: &str) -> Vec<PathBuf> {
 #[test]
 fn a_user_sees_what_is_here_and_all_that_is_known_of_it() {
     let home = TestHome::new();
-    let list = json(&home, &["images", "list", "--json"]);
-    assert_eq!(list, json(&home, &["images", "--json"]));
+    let list = home.json(&["images", "list", "--json"]);
+    assert_eq!(list, home.json(&["images", "--json"]));
     let [image] = list.as_array().unwrap().as_slice() else { panic!("{list}") };
     for (size, least) in [("bytes", 90 << 20), ("real_bytes", 1 << 20), ("disk_bytes", 200 << 20)] {
         assert!(image[size].as_u64().unwrap() > least, "{size}: {image}");
     }
-    let details = json(&home, &["images", "inspect", "alpine", "--json"]);
+    let details = home.json(&["images", "inspect", "alpine", "--json"]);
     assert_eq!(details["version"], image["version"]);
     assert_eq!(details["used_by"], Value::Array(Vec::new()));
     // The disk that was fetched, and what its script made of it.
@@ -65,9 +60,9 @@ fn an_image_that_a_vm_uses_is_not_removed_nor_is_what_the_vm_stands_on() {
     remove().refused_saying(&["is used by box", "vmm rm box"]);
     home.vmm(["stop", "box"]).run().succeeded();
     remove().refused_saying(&["is used by box"]);
-    assert_eq!(json(&home, &["images", "inspect", "alpine", "--json"])["used_by"], Value::from(vec!["box"]));
+    assert_eq!(home.json(&["images", "inspect", "alpine", "--json"])["used_by"], Value::from(vec!["box"]));
     // Making room takes nothing from it.
-    assert_eq!(json(&home, &["images", "prune", "--json"])["removed"], Value::Array(Vec::new()));
+    assert_eq!(home.json(&["images", "prune", "--json"])["removed"], Value::Array(Vec::new()));
     home.vmm(["start", "box"]).run().succeeded();
     assert_eq!(vm.exec(&["cat", "/root/file"]).succeeded().stdout(), "kept\n");
     home.vmm(["rm", "-f", "box"]).run().succeeded();
@@ -77,7 +72,7 @@ fn an_image_that_a_vm_uses_is_not_removed_nor_is_what_the_vm_stands_on() {
         removed.contains("image ") && removed.contains("layer ") && removed.contains("\nfreed "),
         "{removed}"
     );
-    assert_eq!(json(&home, &["images", "--json"]), Value::Array(Vec::new()));
+    assert_eq!(home.json(&["images", "--json"]), Value::Array(Vec::new()));
     let layers = fs::read_dir(home.path().join("layers")).unwrap();
     assert!(layers.flatten().all(|entry| entry.file_name() == ".lock"));
 }
@@ -135,7 +130,7 @@ fn an_exported_disk_is_one_that_other_tools_read() {
     let Ok(check) = tool(&["check", "-f", "qcow2", file]) else { skip!("qemu-img is not installed") };
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
     // It holds what the layers hold, and stands on nothing.
-    let details = json(&home, &["images", "inspect", "alpine", "--json"]);
+    let details = home.json(&["images", "inspect", "alpine", "--json"]);
     let layer = |number: usize| details["layers"][number]["path"].as_str().unwrap();
     let top = home.path().join("top.qcow2");
     fs::copy(layer(1), &top).unwrap();
@@ -158,7 +153,7 @@ fn making_room_takes_what_nobody_needs_and_says_so_before() {
     let dangling = home.path().join("images/other/1.0.0-20260101-0000000-arm64.partial");
     fs::create_dir_all(&dangling).unwrap();
     fs::remove_dir_all(home.path().join("images/alpine")).unwrap();
-    let told = json(&home, &["images", "prune", "--dry-run", "--json"]);
+    let told = home.json(&["images", "prune", "--dry-run", "--json"]);
     assert!(dangling.exists() && downloads.join("0123.partial").exists());
     let kinds: Vec<&str> =
         told["removed"].as_array().unwrap().iter().map(|gone| gone["what"].as_str().unwrap()).collect();
@@ -174,7 +169,7 @@ fn making_room_takes_what_nobody_needs_and_says_so_before() {
 fn verification_reads_what_changed_unseen() {
     let home = TestHome::with_own_images();
     home.vmm(["images", "verify", "alpine"]).run().succeeded();
-    let layer = json(&home, &["images", "inspect", "alpine", "--json"])["layers"][0]["path"].clone();
+    let layer = home.json(&["images", "inspect", "alpine", "--json"])["layers"][0]["path"].clone();
     let path = PathBuf::from(layer.as_str().unwrap());
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2;

@@ -27,17 +27,20 @@ impl TestBinary {
     }
 
     /// Whether its tests are about what each engine does in its own way, and are run with each. The others are about the
-    /// software engine itself, the sources, or what lies in front of every engine: images, projects, refusals.
+    /// software engine itself, the sources, or what lies in front of every engine: images, disks, projects, refusals.
     pub(crate) fn is_for_every_engine(&self) -> bool {
-        const OTHERS: [&str; 11] = [
+        const OTHERS: [&str; 14] = [
             "tests::bad_input",
+            "tests::bad_luck",
             "tests::base_file",
             "tests::customised",
+            "tests::disks",
             "tests::engine_jail",
             "tests::first_run",
             "tests::images",
             "tests::import",
             "tests::nested",
+            "tests::read_only",
             "tests::software_engine",
             "tests::structure",
             "tests::up",
