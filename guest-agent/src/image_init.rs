@@ -12,6 +12,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::mount_bind;
 use vmm_protocol::{ShutdownMode, Start};
+use vmm_sys::file::if_there;
 use vmm_sys::kill::kill;
 
 use crate::console;
@@ -73,10 +74,8 @@ fn mask_systemd(root: &Path, service: &str) -> io::Result<()> {
         return Ok(());
     }
     let link = units.join(format!("{service}.service"));
-    match fs::remove_file(&link) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => symlink("/dev/null", link),
-    }
+    if_there(fs::remove_file(&link))?;
+    symlink("/dev/null", link)
 }
 
 /// Asks the image's init to shut down, in its own way. Says whether it could be asked.

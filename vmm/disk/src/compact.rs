@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use snafu::{ResultExt, ensure};
+use vmm_sys::file::if_there;
 
 use crate::bytes::{all_zero, index};
 use crate::chain::{lock_layer, open_layer};
@@ -92,7 +93,7 @@ fn rewrite(path: &Path, storage: Arc<FileStorage>) -> Result<Compacted, Error> {
     let marked = if layout.version < 3 { 0 } else { image.size() };
     let partial = partial_beside(path);
     // The lock is ours, so what is there is of one that died.
-    remove_if_there(&partial).context(CompactSnafu { path })?;
+    if_there(fs::remove_file(&partial)).context(CompactSnafu { path })?;
     let copy = Copy { source: &image, layers: &image, layout, marked, limit: u64::MAX };
     copy.write_to(&partial, &mut |_| true)?;
     replace(path, &partial).context(CompactSnafu { path }).inspect_err(|_| {
@@ -115,13 +116,6 @@ fn replace(path: &Path, partial: &Path) -> io::Result<Compacted> {
 
 fn allocated(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.blocks() * 512)
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use snafu::{OptionExt, ResultExt};
 use vmm_sys::FileLock;
+use vmm_sys::file::if_there;
 
 use super::error::{BusySnafu, FolderSnafu, ReadSnafu, WriteSnafu};
 use super::{Home, HomeError, StateRecord, VmId, VmSpec, files};
@@ -390,10 +391,7 @@ fn remove_owned(home: &Home, layers: &[PathBuf], durable: bool) -> Result<(), Ho
 
 /// Removes a file, if it is there.
 fn remove_file(path: &Path) -> Result<(), HomeError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context(WriteSnafu { path }),
-        _ => Ok(()),
-    }
+    if_there(fs::remove_file(path)).context(WriteSnafu { path })
 }
 
 /// The name of a layer that a VM owns. By that it is found: the home may have been moved since, or have more than one
@@ -406,8 +404,5 @@ fn layer_name(path: impl AsRef<Path>) -> Option<OsString> {
 
 /// Removes a folder with everything in it, if it is there.
 pub(super) fn remove_all(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    if_there(fs::remove_dir_all(path))
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use snafu::ResultExt;
+use vmm_sys::file::if_there;
 
 use super::error::{ExistsSnafu, Result, StorageSnafu, TooLargeSnafu};
 
@@ -155,13 +156,6 @@ pub(super) fn partial_of(path: &Path) -> PathBuf {
 
 /// The end of the names of what is not complete.
 pub(super) const PARTIAL: &str = ".partial";
-
-fn if_there(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
 
 /// Each step above passes here; the tests let the process "die" at any of them.
 #[cfg(not(test))]

@@ -1,4 +1,5 @@
-//! Giving file space back, zeroing ranges of a file without writing zeroes, fetching them ahead, renaming without replacing.
+//! Giving file space back, zeroing ranges of a file without writing zeroes, fetching them ahead, renaming without replacing,
+//! removing what may be gone.
 
 use std::fs::File;
 use std::io;
@@ -47,6 +48,14 @@ pub fn fetch_ahead(file: &File, offset: u64, length: u64) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (file, offset, length);
+}
+
+/// A removal of what may be gone already.
+pub fn if_there(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Renames a file to a name that nothing has yet; fails with [`io::ErrorKind::AlreadyExists`] otherwise.

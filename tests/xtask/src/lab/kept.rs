@@ -4,6 +4,8 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use vmm_sys::file::if_there;
+
 use crate::failure::{Failure, Outcome};
 
 pub(super) fn make_folder(path: &Path) -> Outcome {
@@ -31,11 +33,7 @@ pub(super) fn keep_last_used(folder: &Path, count: usize) -> io::Result<()> {
 }
 
 pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
-    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    if_there(if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) })
 }
 
 #[cfg(test)]

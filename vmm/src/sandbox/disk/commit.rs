@@ -1,12 +1,11 @@
 //! An image of what is on a VM's disk. They share it: nothing is copied.
 
-use std::path::Path;
 use std::time::Duration;
 
 use vmm_disk::LayerSpec;
 
 use super::live::LiveVm;
-use super::{layer_id, outside, root, settle, spec_of};
+use super::{is_own, layer_id, outside, root, settle, spec_of};
 use crate::home::{Home, VmFolder, VmSpec};
 use crate::image::{Commit, Image, ImageRef, ImageStore, LayerId, Progress, Thoroughness};
 use crate::sandbox::error::Error;
@@ -129,7 +128,7 @@ fn keep(folder: &VmFolder, store: &ImageStore, top: &LayerId) -> Result<(), Erro
     let _owners = folder.home().lock_owners()?;
     let owned = folder.owned()?;
     for layer in store.layers().chain(top)? {
-        if owned.iter().any(|owned| owned.file_name() == layer.path.parent().and_then(Path::file_name)) {
+        if is_own(&owned, &layer.path) {
             store.layers().keep(&layer.id)?;
         } else if !layer.is_sealed() {
             // It was removed meanwhile.

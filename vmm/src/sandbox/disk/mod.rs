@@ -24,7 +24,7 @@ pub use snapshot::SnapshotInfo;
 pub(super) use snapshot::{check_grows, check_whole};
 pub use space::DiskSpace;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use snafu::ResultExt;
 use vmm_disk::{Format, LayerSpec};
@@ -53,6 +53,11 @@ fn root(spec: &VmSpec) -> Result<&DiskSpec, Error> {
         return Err(Error::Invalid { message: message.to_owned() });
     }
     Ok(disk)
+}
+
+/// Whether the layer with this data is among the folders of those that a VM owns.
+fn is_own(owned: &[PathBuf], data: &Path) -> bool {
+    owned.iter().any(|owned| owned.file_name() == data.parent().and_then(Path::file_name))
 }
 
 /// How large a chain of layers is for who reads it: what its top layer says.

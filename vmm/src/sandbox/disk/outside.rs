@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use snafu::ResultExt;
 
-use super::{layer_id, root};
+use super::{is_own, layer_id, root};
 use crate::home::{HeldVm, KEPT, VmSpec};
 use crate::image::ImageStore;
 use crate::sandbox::error::{DiskSnafu, Error};
@@ -43,8 +43,7 @@ impl Outside {
         let owned = held.folder().owned()?;
         for (position, layer) in root(spec)?.layers.iter().enumerate().skip(first) {
             let Some(folder) = layer.path.parent() else { continue };
-            let is_own = owned.iter().any(|owned| owned.file_name() == folder.file_name());
-            if let (true, Some(file)) = (is_own, file_of(folder)) {
+            if let (true, Some(file)) = (is_own(&owned, &layer.path), file_of(folder)) {
                 if let Some(who) = who_needs(held, spec, folder)? {
                     return Ok(Some(Found::Needed { position, file, who }));
                 }

@@ -1,16 +1,16 @@
 //! Space that a VM's disk takes, given back to the host: its layers become fewer, and lose what the guest discarded.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use snafu::ResultExt;
 use vmm_disk::{Format, LayerSpec};
+use vmm_sys::file::if_there;
 
 use super::outside::{self, Found, Outside};
-use super::{layer_id, root};
+use super::{is_own, layer_id, root};
 use crate::home::{HeldVm, VmSpec};
 use crate::image::{ImageStore, NewLayer};
 use crate::sandbox::error::{DiskSnafu, Error, SystemSnafu};
@@ -151,11 +151,7 @@ fn above_what_others_need(
 /// Where the part begins in a chain of layers.
 fn first_of(part: Part, held: &HeldVm, layers: &[LayerSpec]) -> Result<usize, Error> {
     let owned = held.folder().owned()?;
-    let is_own = |layer: &&LayerSpec| {
-        let folder = layer.path.parent().and_then(Path::file_name);
-        owned.iter().any(|owned| owned.file_name() == folder)
-    };
-    let own = layers.iter().rev().take_while(is_own).count();
+    let own = layers.iter().rev().take_while(|layer| is_own(&owned, &layer.path)).count();
     Ok(match part {
         Part::All => 0,
         Part::Own => layers.len() - own,
@@ -220,12 +216,8 @@ pub(super) fn clear_partial(held: &HeldVm) -> Result<(), Error> {
 }
 
 fn remove_if_there(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|_| SystemSnafu { what: format!("remove {}", path.display()) })
-        }
-        _ => Ok(()),
-    }
+    if_there(fs::remove_file(path))
+        .with_context(|_| SystemSnafu { what: format!("remove {}", path.display()) })
 }
 
 /// Makes it the layer upon the `first` lowest.
