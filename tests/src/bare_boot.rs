@@ -46,6 +46,7 @@ impl BareBoot<'_> {
             cpus: self.cpus,
             memory: self.memory,
             nested: false,
+            huge_pages: false,
             kernel: File::open(self.kernel)?,
             initramfs: tempfile::tempfile()?,
             command_line: self.command_line.to_owned(),

@@ -64,6 +64,7 @@ pub fn machine_with(kernel: &Path, cpus: u8, init: Init, parameters: &str) -> (M
         cpus,
         memory: MemorySize::mebibytes(128).expect("enough memory"),
         nested: false,
+        huge_pages: false,
         kernel: File::open(kernel).expect("the kernel opens"),
         initramfs,
         command_line: command_line.to_string(),

@@ -40,6 +40,7 @@ pub fn machine(cpus: u8, then: Then) -> io::Result<(Machine, UnixStream)> {
         cpus,
         memory: MemorySize::mebibytes(128).map_err(io::Error::other)?,
         nested: false,
+        huge_pages: false,
         kernel: kernel(&code(then)?)?,
         initramfs: tempfile::tempfile()?,
         command_line: String::new(),

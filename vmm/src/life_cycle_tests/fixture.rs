@@ -132,6 +132,7 @@ impl TestHome {
                 nested: false,
                 console: ConsoleKind::default(),
                 balloon: script == Script::Balloon,
+                huge_pages: false,
                 boot: BootSpec {
                     kernel: "/nowhere".into(),
                     initramfs: "/nowhere".into(),

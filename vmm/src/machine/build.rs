@@ -115,6 +115,7 @@ impl MachineSpec {
             cpus: self.cpus,
             memory: self.memory,
             nested: self.nested,
+            huge_pages: self.huge_pages,
             kernel: open("kernel", &self.boot.kernel)?,
             initramfs: open("initramfs", &self.boot.initramfs)?,
             command_line: self.boot.command_line.clone(),
@@ -155,6 +156,7 @@ mod tests {
             nested: false,
             console: ConsoleKind::default(),
             balloon: false,
+            huge_pages: false,
             boot: BootSpec {
                 kernel: folder.join("vmlinux"),
                 initramfs: folder.join("initramfs"),

@@ -31,6 +31,8 @@ pub struct Machine {
     pub memory: MemorySize,
     /// The guest may run virtual machines itself.
     pub nested: bool,
+    /// Its memory is in huge pages of the host's.
+    pub huge_pages: bool,
     /// The kernel: ELF on x86_64, `Image` on arm64, never compressed.
     pub kernel: File,
     /// The initial file system.

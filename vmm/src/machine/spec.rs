@@ -31,6 +31,9 @@ pub struct MachineSpec {
     /// It has a balloon: the host can ask for memory back.
     #[serde(default)]
     pub balloon: bool,
+    /// Its memory is in huge pages of the host's.
+    #[serde(default)]
+    pub huge_pages: bool,
     /// What it boots.
     pub boot: BootSpec,
     /// Its disks; the first is the root.
@@ -144,6 +147,7 @@ mod tests {
             nested: true,
             console: ConsoleKind::Virtio,
             balloon: true,
+            huge_pages: true,
             boot: BootSpec {
                 kernel: "/kernel".into(),
                 initramfs: "/initramfs".into(),
@@ -159,11 +163,17 @@ mod tests {
         let spec = spec();
         let mut json = serde_json::to_value(&spec).unwrap();
         assert_eq!(serde_json::from_value::<MachineSpec>(json.clone()).unwrap(), spec);
-        for added in ["nested", "console", "balloon"] {
+        for added in ["nested", "console", "balloon", "huge_pages"] {
             assert!(json.as_object_mut().unwrap().remove(added).is_some(), "{added}");
         }
         let older: MachineSpec = serde_json::from_value(json).unwrap();
-        let expected = MachineSpec { nested: false, console: ConsoleKind::Serial, balloon: false, ..spec };
+        let expected = MachineSpec {
+            nested: false,
+            console: ConsoleKind::Serial,
+            balloon: false,
+            huge_pages: false,
+            ..spec
+        };
         assert_eq!(older, expected);
     }
 

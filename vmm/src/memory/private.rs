@@ -24,6 +24,17 @@ pub fn fresh_regions(ranges: &[Range<u64>]) -> io::Result<Regions> {
     })
 }
 
+/// Has the host back this memory by huge pages, as soon as it is used. Fails where the host gives none.
+pub fn make_huge(memory: &Regions) -> io::Result<()> {
+    memory.iter().try_for_each(|region| {
+        // SAFETY: a region is a mapping of its own, of this length, which lives as long as `memory` is borrowed.
+        #[expect(unsafe_code, reason = "advice about all pages of the mapping")]
+        unsafe {
+            vmm_sys::pages::make_huge(region.as_ptr(), region.size())
+        }
+    })
+}
+
 /// Puts `length` bytes of a file into memory at `address`, without reading them: pages that the guest does not change
 /// are shared by all machines that have them. Everything is to be aligned to the host's pages.
 pub fn map_file(memory: &Regions, address: u64, file: &File, offset: u64, length: u64) -> io::Result<()> {
@@ -58,6 +69,36 @@ mod tests {
         assert_eq!(memory.read_obj::<u64>(GuestAddress(0x1_001f_fff8)).unwrap(), 0);
         assert!(memory.read_obj::<u8>(GuestAddress(0x20_0000)).is_err());
         assert!(fresh_regions(std::slice::from_ref(&(0..u64::MAX))).is_err());
+    }
+
+    /// What the system says of the mapping with this address, which may be more than one region.
+    fn flags_of_mapping(address: usize) -> String {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let contains = |line: &&str| {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            let number = |text| usize::from_str_radix(text, 16).ok();
+            let range = range.and_then(|(start, end)| Some(number(start)?..number(end)?));
+            range.is_some_and(|range| range.contains(&address))
+        };
+        let mut of_mapping = smaps.lines().skip_while(|line| !contains(line));
+        of_mapping.find(|line| line.starts_with("VmFlags:")).unwrap().to_owned()
+    }
+
+    #[test]
+    fn memory_can_be_asked_to_be_of_huge_pages() {
+        let memory = fresh_regions(&[0..0x40_0000, 0x1_0000_0000..0x1_0040_0000]).unwrap();
+        match make_huge(&memory) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                println!("skipped: this host gives no huge pages");
+            }
+            made => {
+                made.unwrap();
+                for region in memory.iter() {
+                    let flags = flags_of_mapping(region.as_ptr().addr());
+                    assert!(flags.split_whitespace().any(|flag| flag == "hg"), "{flags}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct MachineDescription {
     pub console: ConsoleKind,
     /// It has a balloon.
     pub balloon: bool,
+    /// Its memory is in huge pages of the host's.
+    pub huge_pages: bool,
     /// Who is PID 1 in it.
     pub init: Init,
     /// The name that it gives itself; its name in the project where none is given.
@@ -98,6 +100,7 @@ impl Default for MachineDescription {
             nested: false,
             console: ConsoleKind::default(),
             balloon: false,
+            huge_pages: false,
             init: Init::default(),
             hostname: None,
             kernel: None,

@@ -299,6 +299,7 @@ fn builder(home: &Home, held: &HeldRecord, machine: &MachinePlan) -> SandboxBuil
         .nested(description.nested)
         .console(description.console)
         .balloon(description.balloon)
+        .huge_pages(description.huge_pages)
         .init(description.init)
         .command_line(&description.kernel_parameters)
         .pull(description.pull);

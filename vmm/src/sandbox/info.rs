@@ -39,6 +39,8 @@ pub struct VmInfo {
     pub console: ConsoleKind,
     /// It has a balloon.
     pub balloon: bool,
+    /// Its memory is in huge pages of the host's.
+    pub huge_pages: bool,
     /// Where what its guest writes to the root goes.
     pub root_writes: RootWrites,
     /// The engine that was asked for.
@@ -178,6 +180,7 @@ fn describe(
         nested: spec.machine.nested,
         console: spec.machine.console,
         balloon: spec.machine.balloon,
+        huge_pages: spec.machine.huge_pages,
         root_writes: RootWrites::of(&spec.configuration.root),
         engine_choice: spec.engine,
         engine: match &status {

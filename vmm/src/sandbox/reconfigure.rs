@@ -63,6 +63,7 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
     machine.nested = builder.nested;
     machine.console = builder.console;
     machine.balloon = builder.balloon;
+    machine.huge_pages = builder.huge_pages;
     machine.boot.kernel = files.kernel;
     machine.boot.initramfs = files.initramfs;
     machine.boot.command_line = command_line.to_string();

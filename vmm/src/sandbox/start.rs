@@ -176,6 +176,7 @@ fn describe(
         nested: builder.nested,
         console: builder.console,
         balloon: builder.balloon,
+        huge_pages: builder.huge_pages,
         boot: BootSpec { kernel, initramfs, command_line: command_line.to_string() },
         disks,
         vsock: VsockSpec { guest_cid: GUEST_CID, socket: VmFolder::vsock_socket(&folder.sockets()) },

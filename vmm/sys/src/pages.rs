@@ -1,4 +1,4 @@
-//! Mapped pages that their owner does without.
+//! Mapped pages: those that their owner does without, and huge ones.
 
 use std::io;
 
@@ -20,4 +20,32 @@ pub unsafe fn discard(start: *mut u8, length: usize, is_shared: bool) -> io::Res
     // SAFETY: the caller's promise: the pages are mapped, and nobody counts on what they hold.
     unsafe { madvise(start.cast(), length, advice)? };
     Ok(())
+}
+
+/// Has the system back a mapping by huge pages wherever it can. Fails where it gives none.
+///
+/// # Safety
+///
+/// `start` is aligned to a page and lies in a mapping that reaches `length` bytes from there.
+#[expect(unsafe_code, reason = "advice about a mapping that the caller answers for")]
+pub unsafe fn make_huge(start: *mut u8, length: usize) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        // Where it is switched off, the advice is taken and not heeded (admin-guide/mm/transhuge.rst).
+        let mode = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+        if mode.is_ok_and(|mode| mode.contains("[never]")) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        // SAFETY: the caller's promise: the pages are mapped. What they hold stays.
+        unsafe { madvise(start.cast(), length, Advice::LinuxHugepage) }.map_err(|errno| match errno {
+            // A kernel without them.
+            rustix::io::Errno::INVAL => io::ErrorKind::Unsupported.into(),
+            errno => errno.into(),
+        })
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (start, length);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }

@@ -11,8 +11,8 @@ use super::exits::{Counter, Counts};
 use super::processor::Processor;
 use super::running::NativeMachine;
 use super::{
-    AddressesSnafu, BootSnafu, HypervisorSnafu, LoadSnafu, MemorySnafu, NativeEngine, NativeError,
-    NestedSnafu, PrepareSnafu, ProcessorsSnafu,
+    AddressesSnafu, BootSnafu, HugePagesSnafu, HypervisorSnafu, LoadSnafu, MemorySnafu, NativeEngine,
+    NativeError, NestedSnafu, PrepareSnafu, ProcessorsSnafu,
 };
 use crate::arch::x86_64::{
     CpuidEntry, CpuidPolicy, KERNEL_PARAMETERS, MemoryMap, ProcessorState, Virtualization, entry_state,
@@ -22,7 +22,7 @@ use crate::boot::{EntryPoint, LoadPlan, X86Boot};
 use crate::engine::{LaunchReport, MachineEnd};
 use crate::hypervisor::{Vcpu, VcpuSetup, Vm};
 use crate::machine::Machine;
-use crate::memory::{GuestMemory, Regions, fresh_regions, map_file};
+use crate::memory::{GuestMemory, Regions, fresh_regions, make_huge, map_file};
 use crate::threads::{self, Role};
 
 /// What all processors begin with.
@@ -50,6 +50,9 @@ impl NativeEngine {
         ensure!(map.end() >> bits.min(63) == 0, AddressesSnafu { size: machine.memory, bits });
 
         let regions = fresh_regions(&map.memory()).context(MemorySnafu { size: machine.memory })?;
+        if machine.huge_pages {
+            make_huge(&regions).context(HugePagesSnafu)?;
+        }
         let vm = self.hypervisor.create_vm().context(HypervisorSnafu)?;
         let memory = GuestMemory::new(regions.clone());
         let its_console = machine.console.try_clone().context(PrepareSnafu)?;
@@ -63,7 +66,8 @@ impl NativeEngine {
             cpus: machine.cpus,
             devices: &windows,
         };
-        let EntryPoint { instruction, boot_data } = fill(&regions, boot.plan().context(BootSnafu)?)?;
+        let plan = boot.plan().context(BootSnafu)?;
+        let EntryPoint { instruction, boot_data } = fill(&regions, plan, machine.huge_pages)?;
         vm.map_memory(regions).context(HypervisorSnafu)?;
 
         let first = entry_state(instruction, boot_data);
@@ -87,10 +91,12 @@ fn nested(machine: &Machine, host: &[CpuidEntry]) -> Result<Option<Virtualizatio
     virtualization(host).context(NestedSnafu).map(Some)
 }
 
-/// Puts into memory what the machine boots from.
-fn fill(memory: &Regions, mut plan: LoadPlan<'_>) -> Result<EntryPoint, NativeError> {
-    for piece in plan.take_mappable(rustix::param::page_size() as u64) {
-        map_file(memory, piece.address, piece.file, piece.offset, piece.length).context(PrepareSnafu)?;
+/// Puts into memory what the machine boots from. Pages of a file are none of the huge ones: there, all is copied.
+fn fill(memory: &Regions, mut plan: LoadPlan<'_>, huge_pages: bool) -> Result<EntryPoint, NativeError> {
+    if !huge_pages {
+        for piece in plan.take_mappable(rustix::param::page_size() as u64) {
+            map_file(memory, piece.address, piece.file, piece.offset, piece.length).context(PrepareSnafu)?;
+        }
     }
     plan.load(memory).context(LoadSnafu)?;
     Ok(plan.entry())

@@ -69,6 +69,12 @@ pub enum NativeError {
         /// The cause.
         source: io::Error,
     },
+    /// The host gives no huge pages.
+    #[snafu(display("this host gives the guest no huge pages"))]
+    HugePages {
+        /// The cause.
+        source: io::Error,
+    },
     /// More memory than the processor has addresses for.
     #[snafu(display(
         "the machine has {size} of memory; this host's processor has addresses of {bits} bits only"
@@ -115,6 +121,10 @@ impl NativeError {
             Self::Architecture { .. } => Some("use `--engine software`".to_owned()),
             Self::Processors { .. } => Some("give it fewer (--cpus)".to_owned()),
             Self::Nested => Some(format!("{}, or use `--engine software`", probe::NESTING_ADVICE)),
+            Self::HugePages { .. } => Some(
+                "make the VM without them, or write madvise to /sys/kernel/mm/transparent_hugepage/enabled"
+                    .to_owned(),
+            ),
             Self::Memory { .. } | Self::Addresses { .. } => Some("give it less (--memory)".to_owned()),
             _ => None,
         }

@@ -17,8 +17,8 @@ use super::qemu_cache::QemuCache;
 use super::running::SoftwareMachine;
 use super::tick_rate::tick_rate;
 use super::{
-    DevicesSnafu, NotInQemuSnafu, PrepareSnafu, RefusedSnafu, SUPERVISOR_ARGUMENT, SilentSnafu,
-    SoftwareEngine, SoftwareError, SupervisorSnafu, TalkSnafu, check_processors,
+    DevicesSnafu, HugePagesSnafu, NotInQemuSnafu, PrepareSnafu, RefusedSnafu, SUPERVISOR_ARGUMENT,
+    SilentSnafu, SoftwareEngine, SoftwareError, SupervisorSnafu, TalkSnafu, check_processors,
 };
 use crate::arch::Arch;
 use crate::engine::{EngineKind, JailReport, LaunchReport, MachineEnd};
@@ -60,6 +60,7 @@ impl SoftwareEngine {
         if let Some(kind) = kinds.into_iter().find(|kind| NOT_IN_QEMU.contains(kind)) {
             return NotInQemuSnafu { kind: kind.name() }.fail();
         }
+        ensure!(!machine.huge_pages, HugePagesSnafu);
         let board = self.board(&machine);
         let limit = board.max_devices();
         ensure!(machine.devices.len() <= limit, DevicesSnafu { count: machine.devices.len(), limit });

@@ -97,6 +97,9 @@ pub enum SoftwareError {
         /// Which kind.
         kind: &'static str,
     },
+    /// Its memory is made by QEMU, in pages of its choice.
+    #[snafu(display("the software engine has no huge pages to give"))]
+    HugePages,
     /// The host has no descriptor, thread or socket left.
     #[snafu(display("cannot prepare the machine's sockets and threads"))]
     Prepare {
@@ -146,8 +149,8 @@ impl SoftwareError {
             Self::NestedProcessors { .. } => {
                 Some("give it one (--cpus 1), or run it where there is KVM".to_owned())
             }
-            Self::NotInQemu { .. } => {
-                Some("make the VM without it, or use an engine on hardware virtualization".to_owned())
+            Self::NotInQemu { .. } | Self::HugePages => {
+                Some("make the VM without, or use an engine on hardware virtualization".to_owned())
             }
             Self::Silent { .. } => Some("set VMM_BIN to the vmm that belongs to this program".to_owned()),
             _ => None,

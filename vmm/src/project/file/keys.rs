@@ -155,6 +155,13 @@ pub(super) const MACHINE: &[Key<MachineDescription>] = &[
         read: |machine, value, problems| set(&mut machine.balloon, value.boolean(problems)),
     },
     Key {
+        name: "huge_pages",
+        kind: Kind::Boolean,
+        effect: Effect::Restart,
+        doc: "Give the VM its memory in huge pages of the host's; on hardware virtualization",
+        read: |machine, value, problems| set(&mut machine.huge_pages, value.boolean(problems)),
+    },
+    Key {
         name: "init",
         kind: Kind::Choice(&["agent", "image"]),
         effect: Effect::Restart,

@@ -40,6 +40,7 @@ fn every_key_is_read() {
         nested = true
         console = "virtio"
         balloon = true
+        huge_pages = true
         init = "image"
         hostname = "box.example"
         kernel = "build/vmlinux"
@@ -75,7 +76,7 @@ fn every_key_is_read() {
     assert_eq!(machine.boot_profile.name(), "native");
     assert_eq!((machine.cpus, machine.memory.to_string()), (2, "1G".to_owned()));
     assert_eq!(machine.engine.to_string(), "software");
-    assert!(machine.require_hardware && machine.nested && machine.balloon);
+    assert!(machine.require_hardware && machine.nested && machine.balloon && machine.huge_pages);
     assert_eq!((machine.console.name(), machine.init.name()), ("virtio", "image"));
     assert_eq!(machine.hostname.as_deref(), Some("box.example"));
     assert_eq!(machine.kernel, Some(HostPath { path: "build/vmlinux".into(), line: 14, column: 18 }));
