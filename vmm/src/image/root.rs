@@ -19,6 +19,9 @@ pub(super) const DISK: &str = "/dev/vda";
 /// No file system has more block groups, of which each has a record in memory: 128 TiB in groups of the usual size.
 const MOST_GROUPS: u64 = 1 << 20;
 
+/// No file system has larger blocks (Documentation/filesystems/ext4/blocks.rst), of which the loader keeps several in memory.
+const LARGEST_BLOCK: u64 = 64 << 10;
+
 /// The ext4 file system on a disk, or on one of its partitions.
 pub(super) struct RootFileSystem {
     ext4: Ext4,
@@ -53,8 +56,8 @@ impl RootFileSystem {
         let mut reader = PartReader { disk, start, length };
         let mut superblock = [0; 1024];
         // What cannot be read, the loader tells of.
-        let bounded = reader.read(1024, &mut superblock).is_err() || has_sane_groups(&superblock);
-        let what = "a superblock with an impossible number of block groups";
+        let bounded = reader.read(1024, &mut superblock).is_err() || has_sane_sizes(&superblock);
+        let what = "a superblock with impossible blocks or block groups";
         ensure!(bounded, RootContentsSnafu { path, what });
         let ext4 =
             Ext4::load(Box::new(reader)).context(RootFileSystemSnafu { path, inside: "the superblock" })?;
@@ -119,8 +122,9 @@ impl RootFileSystem {
     }
 }
 
-/// Whether a superblock has no more block groups than can be loaded. What is none is not judged here.
-fn has_sane_groups(superblock: &[u8; 1024]) -> bool {
+/// Whether a superblock's blocks are no larger and its block groups no more than can be loaded. What is none is not judged
+/// here.
+fn has_sane_sizes(superblock: &[u8; 1024]) -> bool {
     let field = |at: usize| {
         let bytes = [superblock[at], superblock[at + 1], superblock[at + 2], superblock[at + 3]];
         u64::from(u32::from_le_bytes(bytes))
@@ -130,7 +134,10 @@ fn has_sane_groups(superblock: &[u8; 1024]) -> bool {
     }
     // Documentation/filesystems/ext4/super.rst. The loader reads the upper half even without the feature 64BIT.
     let (blocks, in_group) = (field(0x04) | field(0x150) << 32, field(0x20));
-    in_group != 0 && blocks.div_ceil(in_group) <= MOST_GROUPS
+    let block = 1024_u64.checked_shl(field(0x18).try_into().unwrap_or(u32::MAX));
+    block.is_some_and(|block| (1024..=LARGEST_BLOCK).contains(&block))
+        && in_group != 0
+        && blocks.div_ceil(in_group) <= MOST_GROUPS
 }
 
 /// A disk or a part of it, as the reader of file systems wants it.
@@ -168,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_superblock_with_too_many_groups_is_refused_before_it_is_loaded() {
+    fn a_superblock_with_too_many_groups_or_too_large_blocks_is_refused_before_it_is_loaded() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
         let good = super::super::testing::root_file_system();
@@ -182,11 +189,13 @@ mod tests {
             RootFileSystem::on(disk, None, &path).map(drop)
         };
         open(&[]).unwrap();
-        for changes in
-            [&[(0x20, [0; 4])][..], &[(0x04, [0xff; 4]), (0x20, [1, 0, 0, 0])], &[(0x150, [0xff; 4])]]
-        {
+        let groups =
+            [&[(0x20, [0; 4])][..], &[(0x04, [0xff; 4]), (0x20, [1, 0, 0, 0])], &[(0x150, [0xff; 4])]];
+        // 128 KiB, 256 MiB, and what no number holds.
+        let blocks = [[7, 0, 0, 0], [18, 0, 0, 0], [54, 0, 0, 0], [0xff; 4]].map(|size| [(0x18, size)]);
+        for changes in groups.into_iter().chain(blocks.iter().map(|changes| &changes[..])) {
             let error = open(changes).unwrap_err().to_string();
-            assert!(error.contains("an impossible number of block groups"), "{error}");
+            assert!(error.contains("impossible blocks or block groups"), "{error}");
         }
     }
 }
