@@ -107,27 +107,3 @@ fn a_home_that_is_full_is_refused_and_nothing_stays_half_written() {
     assert_eq!(home.vmm(["images", "--json"]).run().succeeded().stdout().trim(), "[]");
     assert_eq!(home.leftovers(), Vec::<String>::new());
 }
-
-#[test]
-fn a_disk_that_fills_up_is_an_error_in_the_guest_and_the_machine_lives() {
-    let Some(home) = TestHome::on_a_disk_of(640 << 20) else {
-        vmm_tests::skip!("only root can mount a small disk");
-    };
-    home.with_images();
-    let vm = home.machine("full", &[]);
-    let free = rustix::fs::statvfs(home.path()).unwrap();
-    let ballast = home.path().join("ballast");
-    let free = free.f_bavail * free.f_frsize;
-    fs::write(&ballast, vec![1; usize::try_from(free.saturating_sub(24 << 20)).unwrap()]).unwrap();
-
-    let write = vm.shell("dd if=/dev/urandom of=/srv/big bs=1M count=100 conv=fsync 2>&1");
-    assert_ne!(write.status(), 0, "{}", write.stdout());
-    assert!(!vm.monitor().has_ended());
-    vm.exec(&["true"]).succeeded();
-    home.vmm(["kill", "full"]).run().succeeded();
-
-    fs::remove_file(&ballast).unwrap();
-    home.check_disks();
-    home.vmm(["start", "full"]).run().succeeded();
-    vm.exec(&["true"]).succeeded();
-}

@@ -1,4 +1,4 @@
-//! Disks: their size, their snapshots, their clones, and disks of the user's.
+//! Disks: their size, and what is done to those of VMs that do not run: snapshots, clones, images, fewer layers.
 
 use std::fs;
 
@@ -105,27 +105,6 @@ fn a_snapshot_brings_the_disk_back() {
     assert_eq!(read(), "before\n");
     vmm(&["rm", "--force", "box"]);
     assert_eq!(home.leftovers(), Vec::<String>::new());
-}
-
-#[test]
-fn a_disk_of_the_users_is_written_by_one_vm_and_read_by_others() {
-    let home = TestHome::new();
-    let file = home.path().join("data.raw");
-    fs::File::create(&file).and_then(|file| file.set_len(64 << 20)).unwrap();
-    let named = file.to_str().unwrap();
-    let vm = home.machine("box", &["--disk", named]);
-    vm.shell("echo ours | dd of=/dev/vdb conv=fsync").succeeded();
-    assert!(fs::read(&file).unwrap().starts_with(b"ours\n"));
-    home.vmm(["run", "--disk", named, "alpine", "--", "true"]).run().refused_saying(&["data.raw"]);
-    vm.stop().succeeded();
-
-    let reads = format!("{named},ro");
-    let script = "head -c 4 /dev/vdb; echo no > /dev/vdb || cat /sys/block/vdb/ro";
-    let arguments = ["run", "--disk", &reads, "--disk", &reads, "alpine", "--", "sh", "-c", script];
-    assert_eq!(home.vmm(arguments).run().succeeded().stdout(), "ours1\n");
-    home.vmm(["run", "--disk", "/nowhere.raw", "alpine"])
-        .run()
-        .refused_saying(&["cannot find the disk /nowhere.raw"]);
 }
 
 #[test]

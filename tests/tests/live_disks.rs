@@ -1,4 +1,4 @@
-//! Disks of VMs that run: clones, snapshots and images made while the guest writes, and what it discards.
+//! Disks of VMs that run: those of the user's, what the guest discards, clones, snapshots and images made while it writes.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -152,4 +152,25 @@ fn host_the_file_system_of_an_image_of_a_vm_that_writes_is_clean() {
     let check = Command::new("e2fsck").args(["-f", "-n"]).arg(&raw).output().expect("e2fsck");
     let said = String::from_utf8_lossy(&check.stdout).into_owned() + &String::from_utf8_lossy(&check.stderr);
     assert!(check.status.success() && !said.contains("recover"), "{said}");
+}
+
+#[test]
+fn a_disk_of_the_users_is_written_by_one_vm_and_read_by_others() {
+    let home = TestHome::new();
+    let file = home.path().join("data.raw");
+    fs::File::create(&file).and_then(|file| file.set_len(64 << 20)).unwrap();
+    let named = file.to_str().unwrap();
+    let vm = home.machine("box", &["--disk", named]);
+    vm.shell("echo ours | dd of=/dev/vdb conv=fsync").succeeded();
+    assert!(fs::read(&file).unwrap().starts_with(b"ours\n"));
+    home.vmm(["run", "--disk", named, "alpine", "--", "true"]).run().refused_saying(&["data.raw"]);
+    vm.stop().succeeded();
+
+    let reads = format!("{named},ro");
+    let script = "head -c 4 /dev/vdb; echo no > /dev/vdb || cat /sys/block/vdb/ro";
+    let arguments = ["run", "--disk", &reads, "--disk", &reads, "alpine", "--", "sh", "-c", script];
+    assert_eq!(home.vmm(arguments).run().succeeded().stdout(), "ours1\n");
+    home.vmm(["run", "--disk", "/nowhere.raw", "alpine"])
+        .run()
+        .refused_saying(&["cannot find the disk /nowhere.raw"]);
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use vm_memory::mmap::{FromRangesError, MmapRegionError};
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::Regions;
 
@@ -24,9 +24,17 @@ pub fn fresh_regions(ranges: &[Range<u64>]) -> io::Result<Regions> {
     })
 }
 
-/// Has the host back this memory by huge pages, as soon as it is used. Fails where the host gives none.
+/// The size of a huge page.
+const HUGE: u64 = 2 << 20;
+
+/// Has the host back this memory by huge pages, as soon as it is used. Fails where the host gives none, or the guest could not
+/// have them as such: they must begin alike for both.
 pub fn make_huge(memory: &Regions) -> io::Result<()> {
     memory.iter().try_for_each(|region| {
+        if region.as_ptr().addr() as u64 % HUGE != region.start_addr().0 % HUGE {
+            let reason = "its mappings do not begin with a huge page, as those of Linux 6.7 and later do";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+        }
         // SAFETY: a region is a mapping of its own, of this length, which lives as long as `memory` is borrowed.
         #[expect(unsafe_code, reason = "advice about all pages of the mapping")]
         unsafe {

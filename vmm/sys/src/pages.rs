@@ -22,6 +22,15 @@ pub unsafe fn discard(start: *mut u8, length: usize, is_shared: bool) -> io::Res
     Ok(())
 }
 
+/// What says whether there are huge pages: the word in brackets.
+#[cfg(target_os = "linux")]
+const MODE: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+#[cfg(target_os = "linux")]
+fn is_never(mode: &str) -> bool {
+    mode.contains("[never]")
+}
+
 /// Has the system back a mapping by huge pages wherever it can. Fails where it gives none.
 ///
 /// # Safety
@@ -32,20 +41,30 @@ pub unsafe fn make_huge(start: *mut u8, length: usize) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         // Where it is switched off, the advice is taken and not heeded (admin-guide/mm/transhuge.rst).
-        let mode = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
-        if mode.is_ok_and(|mode| mode.contains("[never]")) {
-            return Err(io::ErrorKind::Unsupported.into());
+        let unsupported = |reason: String| Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+        match std::fs::read_to_string(MODE) {
+            Ok(mode) if is_never(&mode) => return unsupported(format!("{MODE} says never")),
+            Err(_) => return unsupported("its kernel has none".to_owned()),
+            Ok(_) => {}
         }
         // SAFETY: the caller's promise: the pages are mapped. What they hold stays.
-        unsafe { madvise(start.cast(), length, Advice::LinuxHugepage) }.map_err(|errno| match errno {
-            // A kernel without them.
-            rustix::io::Errno::INVAL => io::ErrorKind::Unsupported.into(),
-            errno => errno.into(),
-        })
+        unsafe { madvise(start.cast(), length, Advice::LinuxHugepage)? };
+        Ok(())
     }
     #[cfg(not(target_os = "linux"))]
     {
         let _ = (start, length);
         Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_in_brackets_is_the_mode() {
+        assert!(is_never("always madvise [never]\n"));
+        assert!(!is_never("always [madvise] never\n"));
     }
 }

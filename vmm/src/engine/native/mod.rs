@@ -121,10 +121,7 @@ impl NativeError {
             Self::Architecture { .. } => Some("use `--engine software`".to_owned()),
             Self::Processors { .. } => Some("give it fewer (--cpus)".to_owned()),
             Self::Nested => Some(format!("{}, or use `--engine software`", probe::NESTING_ADVICE)),
-            Self::HugePages { .. } => Some(
-                "make the VM without them, or write madvise to /sys/kernel/mm/transparent_hugepage/enabled"
-                    .to_owned(),
-            ),
+            Self::HugePages { .. } => Some("make the VM without them (--huge-pages)".to_owned()),
             Self::Memory { .. } | Self::Addresses { .. } => Some("give it less (--memory)".to_owned()),
             _ => None,
         }

@@ -154,8 +154,8 @@ fn processor(arch: Arch, nested: bool) -> &'static str {
     match arch {
         // Where a processor says that it moves strings of bytes fast, kernels copy and clear memory that way; QEMU does
         // each byte by itself. AMD's virtualization is part of "max".
-        Arch::X86_64 if nested => "max,erms=off,fsrm=off",
-        Arch::X86_64 => "max,erms=off,fsrm=off,svm=off",
+        Arch::X86_64 if nested => "max,erms=off,fsrm=off,fsrs=off",
+        Arch::X86_64 => "max,erms=off,fsrm=off,fsrs=off,svm=off",
         // "max" computes pointer authentication in software at every call and return: six times slower to boot.
         Arch::Arm64 => "neoverse-n1",
     }
@@ -259,7 +259,7 @@ mod tests {
             -action reboot=shutdown,shutdown=poweroff \
             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny \
             -machine microvm,pit=off,pic=off,rtc=on,memory-backend=memory -accel tcg,thread=multi \
-            -cpu max,erms=off,fsrm=off,svm=off -smp cpus=2,maxcpus=2,sockets=1,cores=2,threads=1 -m 512M \
+            -cpu max,erms=off,fsrm=off,fsrs=off,svm=off -smp cpus=2,maxcpus=2,sockets=1,cores=2,threads=1 -m 512M \
             -object memory-backend-memfd,id=memory,size=536870912,share=on,seal=on \
             -chardev socket,id=control,fd=100 -mon chardev=control,mode=control \
             -chardev socket,id=console,fd=101 -serial chardev:console \
@@ -303,8 +303,8 @@ mod tests {
         for board in [Board::Microvm { kilohertz: 2_000_000, tick_rate: None }, Board::Q35] {
             let plain = machine(board);
             let nested = MachineShape { nested: true, ..plain.clone() };
-            assert_eq!(values(&arguments(&plain), "-cpu"), ["max,erms=off,fsrm=off,svm=off"]);
-            assert_eq!(values(&arguments(&nested), "-cpu"), ["max,erms=off,fsrm=off"]);
+            assert_eq!(values(&arguments(&plain), "-cpu"), ["max,erms=off,fsrm=off,fsrs=off,svm=off"]);
+            assert_eq!(values(&arguments(&nested), "-cpu"), ["max,erms=off,fsrm=off,fsrs=off"]);
         }
         let nested = MachineShape { nested: true, ..machine(Board::Virt) };
         let arguments = arguments(&nested);

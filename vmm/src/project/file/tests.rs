@@ -79,7 +79,7 @@ fn every_key_is_read() {
     assert!(machine.require_hardware && machine.nested && machine.balloon && machine.huge_pages);
     assert_eq!((machine.console.name(), machine.init.name()), ("virtio", "image"));
     assert_eq!(machine.hostname.as_deref(), Some("box.example"));
-    assert_eq!(machine.kernel, Some(HostPath { path: "build/vmlinux".into(), line: 14, column: 18 }));
+    assert_eq!(machine.kernel, Some(HostPath { path: "build/vmlinux".into(), line: 15, column: 18 }));
     assert_eq!(machine.kernel_parameters, "loglevel=7");
     assert_eq!(machine.pull, crate::sandbox::PullPolicy::Never);
     assert_eq!(machine.boot_timeout, Duration::from_secs(180));
