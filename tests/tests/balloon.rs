@@ -11,8 +11,8 @@ const MEBIBYTE: u64 = 1 << 20;
 
 /// What `vmm balloon` says, after it set a target if one is given.
 fn balloon(home: &TestHome, vm: &TestVm<'_>, size: Option<&str>) -> Value {
-    let arguments = ["balloon", "--json", vm.name()].into_iter().chain(size);
-    serde_json::from_str(&home.vmm(arguments).run().succeeded().stdout()).expect("JSON")
+    let arguments: Vec<_> = ["balloon", "--json", vm.name()].into_iter().chain(size).collect();
+    home.json(&arguments)
 }
 
 /// Waits for something that the guest does in its own time.

@@ -28,8 +28,7 @@ fn help_has_examples_and_each_command_explains_itself() {
 #[test]
 fn a_pulled_image_is_listed_and_not_pulled_again() {
     let home = TestHome::new();
-    let images = home.vmm(["images", "--json"]).run().succeeded().stdout();
-    let images: serde_json::Value = serde_json::from_str(&images).unwrap();
+    let images = home.json(&["images", "--json"]);
     let image = &images.as_array().unwrap()[0];
     assert_eq!(image["name"], "alpine");
     assert!(image["version"].as_str().unwrap().starts_with("3.23."), "{image}");
@@ -44,8 +43,7 @@ fn the_doctor_says_which_engine_works() {
     let home = TestHome::empty();
     let report = home.vmm(["doctor"]).run().succeeded().stdout();
     assert!(report.contains("software"), "{report}");
-    let json = home.vmm(["doctor", "--json"]).run().succeeded().stdout();
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let json = home.json(&["doctor", "--json"]);
     let engines = json["engines"].as_array().unwrap();
     assert!(
         engines.iter().any(|engine| engine["kind"] == vmm_tests::engine() && engine["usable"] == true),
@@ -61,8 +59,7 @@ fn version_says_what_it_is() {
     let home = TestHome::empty();
     let version = home.vmm(["version"]).run().succeeded().stdout();
     assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
-    let json = home.vmm(["version", "--json"]).run().succeeded().stdout();
-    serde_json::from_str::<serde_json::Value>(&json).unwrap();
+    home.json(&["version", "--json"]);
 }
 
 #[test]

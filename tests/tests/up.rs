@@ -124,8 +124,8 @@ fn a_project_is_found_from_its_folders_and_one_without_a_file_is_its_folder_alon
     assert_eq!(folder.vmm_in("src", &["up"]).succeeded().stdout(), "default runs already\n");
     // By name from anywhere else.
     let path = folder.path.to_str().unwrap();
-    let status = home.vmm(["status", "-C", path, "--json"]).run().succeeded().stdout();
-    assert_eq!(serde_json::from_str::<Value>(&status).unwrap()["machines"][0]["vm"]["state"], "running");
+    let status = home.json(&["status", "-C", path, "--json"]);
+    assert_eq!(status["machines"][0]["vm"]["state"], "running");
     folder.vmm_in("src", &["down"]).succeeded();
 
     let plain = Folder::new(&home, "plain");

@@ -19,8 +19,9 @@ pub(super) const DISK: &str = "/dev/vda";
 /// No file system has more block groups, of which each has a record in memory: 128 TiB in groups of the usual size.
 const MOST_GROUPS: u64 = 1 << 20;
 
-/// No file system has larger blocks (Documentation/filesystems/ext4/blocks.rst), of which the loader keeps several in memory.
-const LARGEST_BLOCK: u64 = 64 << 10;
+/// No file system has larger blocks than 64 KiB (Documentation/filesystems/ext4/blocks.rst), of which the loader keeps several
+/// in memory. As a superblock has it: by so many powers of two larger than 1 KiB.
+const LARGEST_BLOCK: u64 = 6;
 
 /// The ext4 file system on a disk, or on one of its partitions.
 pub(super) struct RootFileSystem {
@@ -134,10 +135,7 @@ fn has_sane_sizes(superblock: &[u8; 1024]) -> bool {
     }
     // Documentation/filesystems/ext4/super.rst. The loader reads the upper half even without the feature 64BIT.
     let (blocks, in_group) = (field(0x04) | field(0x150) << 32, field(0x20));
-    let block = 1024_u64.checked_shl(field(0x18).try_into().unwrap_or(u32::MAX));
-    block.is_some_and(|block| (1024..=LARGEST_BLOCK).contains(&block))
-        && in_group != 0
-        && blocks.div_ceil(in_group) <= MOST_GROUPS
+    field(0x18) <= LARGEST_BLOCK && in_group != 0 && blocks.div_ceil(in_group) <= MOST_GROUPS
 }
 
 /// A disk or a part of it, as the reader of file systems wants it.

@@ -27,8 +27,8 @@ pub fn fresh_regions(ranges: &[Range<u64>]) -> io::Result<Regions> {
 /// The size of a huge page.
 const HUGE: u64 = 2 << 20;
 
-/// Has the host back this memory by huge pages, as soon as it is used. Fails where the host gives none, or the guest could not
-/// have them as such: they must begin alike for both.
+/// Has the host back this memory by huge pages, as soon as it is used. Fails where the host gives none, or the guest could
+/// not have them as such: they must begin alike for both.
 pub fn make_huge(memory: &Regions) -> io::Result<()> {
     memory.iter().try_for_each(|region| {
         if region.as_ptr().addr() as u64 % HUGE != region.start_addr().0 % HUGE {

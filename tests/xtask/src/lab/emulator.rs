@@ -29,14 +29,14 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 reboot=t";
 /// What the first one's thread writes there meanwhile is lost: that it has left a guest, or that interrupts are off. A
 /// guest on it is torn, some time. Seen in QEMU 10.0: `cpu_clear_ignne`, and `hflags2`.
 ///
-/// Without the features that are left out, kernels copy and clear memory in words. With them it is in strings of bytes, which
-/// QEMU carries out one by one: a quarter of a boot's time.
+/// Without the features that are left out, kernels copy and clear memory in words. With them it is in strings of bytes,
+/// which QEMU carries out one by one: a quarter of a boot's time.
 const PROCESSORS: &[&str] =
     &["-cpu", "max,erms=off,fsrm=off,fsrs=off", "-accel", "tcg,thread=multi,tb-size=512", "-smp", "3"];
 const FIRST_IS_IDLE: &str = "isolcpus=0";
 
-/// One processor that never waits for the host's time, with all that it has: figures of other days are compared with it. With more of QEMU's threads, the order of what happens is another
-/// one each time.
+/// One processor that never waits for the host's time. With more of QEMU's threads, the order of what happens is another
+/// one each time. It has every feature: figures of other days are compared with what is measured on it.
 const INSTRUCTION_CLOCK: &[&str] = &[
     "-cpu",
     "max",

@@ -42,7 +42,7 @@ const MAX_PROCESSORS: u8 = 32;
 /// Whether the engine can have such a machine. With several processors, each is a thread of QEMU's (10.0), and any of them
 /// changes the first one's record of its SVM state, without a lock, when it restores floating-point registers
 /// (`cpu_clear_ignne`, `hflags2`). One thread for all would lack the barriers that our devices need.
-pub(super) fn check_processors(arch: Arch, count: u8, nested: bool) -> Result<(), SoftwareError> {
+fn check_processors(arch: Arch, count: u8, nested: bool) -> Result<(), SoftwareError> {
     ensure!(count <= MAX_PROCESSORS, ProcessorsSnafu { count });
     ensure!(!nested || arch != Arch::X86_64 || count <= 1, NestedProcessorsSnafu { count });
     Ok(())
