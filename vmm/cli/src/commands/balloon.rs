@@ -9,11 +9,6 @@ use super::{print, print_json};
 use crate::error::Failure;
 use crate::values;
 
-/// Ask a guest to do without some of its memory, or print how much it does without
-///
-/// The VM must have been created with `vmm run --balloon`. Memory that such a guest frees goes back to the host by
-/// itself; a balloon takes more, which the guest must first free. The guest takes its time, and takes memory back by
-/// itself before it runs out.
 #[derive(Args)]
 #[command(after_help = "Examples:
   vmm balloon box          what it is asked to do without, and what it does without

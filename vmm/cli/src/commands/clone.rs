@@ -10,11 +10,6 @@ use super::{print, print_json, tell_frozen};
 use crate::error::Failure;
 use crate::values;
 
-/// Make a VM that starts from what is on the disk of another one
-///
-/// It takes no time however large the disk is: both share what is on it now, and what either writes is its own. A VM
-/// that runs writes back what it has and stands still for a moment, so its clone finds its file systems in order; what
-/// programs keep in memory is not cloned.
 #[derive(Args)]
 #[command(after_help = "Example:
   vmm clone box copy && vmm start copy")]

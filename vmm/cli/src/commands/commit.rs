@@ -13,11 +13,6 @@ use crate::progress::PullDisplay;
 use crate::signals::SignalForwarder;
 use crate::values;
 
-/// Make an image of what is on a VM's disk
-///
-/// The image boots as the VM does: with the kernel and the modules of the image that this was made from. The two share
-/// what is on the disk; nothing is copied. A VM that runs writes back what it has and stands still for a moment. Disks that
-/// were given with --disk are no part of the image.
 #[derive(Args)]
 #[command(after_help = "Examples:
   vmm commit box tools              then: vmm run tools

@@ -10,10 +10,6 @@ use crate::error::Failure;
 use crate::signals::SignalForwarder;
 use crate::table;
 
-/// Give back to the host what a VM's disk holds in vain
-///
-/// The layer that the VM writes to is written anew without what the guest has discarded or zeroed. What a guest discards
-/// while it runs (`fstrim /`) goes back by itself, with its next flush. The VM must be stopped.
 #[derive(Args)]
 #[command(after_help = "Example:
   vmm stop box && vmm compact box && vmm start box")]

@@ -7,7 +7,6 @@ use clap::{Args, CommandFactory};
 use super::print;
 use crate::error::Failure;
 
-/// Print the completion script of a shell
 #[derive(Args)]
 #[command(after_help = "Examples:
   vmm completion bash > ~/.local/share/bash-completion/completions/vmm

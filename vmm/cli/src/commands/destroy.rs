@@ -11,7 +11,6 @@ use super::print;
 use super::project::{EventDisplay, WhichProject, ask, say};
 use crate::error::Failure;
 
-/// Remove the VMs of this folder with their disks, and forget what was remembered of them
 #[derive(Args)]
 pub(crate) struct Destroy {
     #[command(flatten)]

@@ -11,10 +11,6 @@ use super::{print, print_json};
 use crate::error::Failure;
 use crate::table;
 
-/// Make disk files and look after them
-///
-/// A VM gets one by `vmm run --disk FILE`, or later by `vmm start --disk FILE`. The format is what the file's name says,
-/// .qcow2, or .raw and .img, if the contents look like it; otherwise --format says it.
 #[derive(Args)]
 #[command(after_help = "Example:
   vmm disk create data.qcow2 20G && vmm run --disk data.qcow2 alpine")]

@@ -11,9 +11,6 @@ use vmm::{Home, engine};
 use super::{print, print_json};
 use crate::error::{FAILED, Failure};
 
-/// Say what this machine can do for vmm, and what to do about what is missing
-///
-/// The status is 0 when some engine can run VMs.
 #[derive(Args)]
 pub(crate) struct Doctor {
     /// Print JSON

@@ -13,7 +13,6 @@ use super::project::{EventDisplay, WhichProject, say};
 use crate::error::Failure;
 use crate::values;
 
-/// Shut the VMs of this folder down in order; their disks are kept for the next vmm up
 #[derive(Args)]
 pub(crate) struct Down {
     #[command(flatten)]

@@ -14,9 +14,6 @@ use crate::session::{self, Streams};
 use crate::signals::SignalForwarder;
 use crate::{terminal, values};
 
-/// Run a command in a VM that runs
-///
-/// Without a command it is a login shell. With -d the command goes on by itself, and its id is printed.
 #[derive(Args)]
 #[command(after_help = "Examples:
   vmm exec box -- uname -a

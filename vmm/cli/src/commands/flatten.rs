@@ -9,11 +9,6 @@ use super::compact;
 use crate::error::Failure;
 use crate::table;
 
-/// Make one layer of those that a VM's disk has above its image
-///
-/// Snapshots, clones and larger disks put layers upon layers. This writes what they hold together into one, without what
-/// the guest has discarded or zeroed, and removes the others; those that a snapshot or another VM needs stay. An overlay
-/// in a file of your own stays in it. It needs room for the new layer meanwhile. The VM must be stopped.
 #[derive(Args)]
 #[command(after_help = "Example:
   vmm stop box && vmm flatten box && vmm start box")]

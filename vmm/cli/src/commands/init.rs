@@ -8,7 +8,6 @@ use vmm::project::{Project, ProjectFile};
 use super::{print, print_json};
 use crate::error::Failure;
 
-/// Write a vmm.toml into this folder, with every key and what it does
 #[derive(Args)]
 pub(crate) struct Init {
     /// Print the JSON schema of vmm.toml, for editors, and write nothing

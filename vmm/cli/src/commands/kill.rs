@@ -8,7 +8,6 @@ use vmm::{Home, Sandbox};
 use super::{for_each, print};
 use crate::error::Failure;
 
-/// Stop VMs at once, as by pulling the plug
 #[derive(Args)]
 pub(crate) struct Kill {
     /// Names, ids or the beginnings of ids

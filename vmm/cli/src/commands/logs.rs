@@ -9,7 +9,6 @@ use vmm::{Home, Sandbox};
 use crate::error::Failure;
 use crate::sanitise::Sanitiser;
 
-/// Print what a VM wrote to its console
 #[derive(Args)]
 pub(crate) struct Logs {
     /// Go on until the VM has ended

@@ -40,34 +40,98 @@ use crate::error::Failure;
 use crate::values;
 
 #[derive(Subcommand)]
+// Only the parser of the command that is given is made: those of all would be half of the work of a short one.
+#[command(defer = true)]
 pub(crate) enum Command {
+    /// Start a new VM and run a command in it
+    ///
+    /// Without a command it is a login shell. Without --name the VM leaves nothing behind when it ends; with one its
+    /// disk is kept, and `vmm start` starts it again. With -d the VM stays until `vmm stop`, a command runs in it by
+    /// itself, and its name is printed.
     Run(run::Run),
+    /// Run a command in a VM that runs
+    ///
+    /// Without a command it is a login shell. With -d the command goes on by itself, and its id is printed.
     Exec(exec::Exec),
+    /// List the VMs
     #[command(visible_alias = "list")]
     Ps(ps::Ps),
+    /// Start VMs that were stopped; they run in the background
     Start(start::Start),
+    /// Shut VMs down in order
     Stop(stop::Stop),
+    /// Stop VMs at once, as by pulling the plug
     Kill(kill::Kill),
+    /// Remove VMs, with their disks and logs
     Rm(rm::Rm),
+    /// Make a VM that starts from what is on the disk of another one
+    ///
+    /// It takes no time however large the disk is: both share what is on it now, and what either writes is its own. A VM
+    /// that runs writes back what it has and stands still for a moment, so its clone finds its file systems in order; what
+    /// programs keep in memory is not cloned.
     Clone(clone::Clone),
+    /// Make an image of what is on a VM's disk
+    ///
+    /// The image boots as the VM does: with the kernel and the modules of the image that this was made from. The two share
+    /// what is on the disk; nothing is copied. A VM that runs writes back what it has and stands still for a moment. Disks that
+    /// were given with --disk are no part of the image.
     Commit(commit::Commit),
+    /// Keep states of a VM's disk, and go back to them
+    ///
+    /// A snapshot takes no time and no space of its own; what is written after it does. It can be made while the VM runs,
+    /// which then writes back what it has and stands still for a moment; for all else the VM must be stopped.
     Snapshot(snapshot::Snapshot),
+    /// Make one layer of those that a VM's disk has above its image
+    ///
+    /// Snapshots, clones and larger disks put layers upon layers. This writes what they hold together into one, without what
+    /// the guest has discarded or zeroed, and removes the others; those that a snapshot or another VM needs stay. An overlay
+    /// in a file of your own stays in it. It needs room for the new layer meanwhile. The VM must be stopped.
     Flatten(flatten::Flatten),
+    /// Give back to the host what a VM's disk holds in vain
+    ///
+    /// The layer that the VM writes to is written anew without what the guest has discarded or zeroed. What a guest discards
+    /// while it runs (`fstrim /`) goes back by itself, with its next flush. The VM must be stopped.
     Compact(compact::Compact),
+    /// Make disk files and look after them
+    ///
+    /// A VM gets one by `vmm run --disk FILE`, or later by `vmm start --disk FILE`. The format is what the file's name says,
+    /// .qcow2, or .raw and .img, if the contents look like it; otherwise --format says it.
     Disk(disk::Disk),
+    /// Print what a VM wrote to its console
     Logs(logs::Logs),
+    /// Ask a guest to do without some of its memory, or print how much it does without
+    ///
+    /// The VM must have been created with `vmm run --balloon`. Memory that such a guest frees goes back to the host by
+    /// itself; a balloon takes more, which the guest must first free. The guest takes its time, and takes memory back by
+    /// itself before it runs out.
     Balloon(balloon::Balloon),
+    /// Start the VMs of this folder, as its vmm.toml says; without one, an Alpine with a disk of the folder's own
+    ///
+    /// What runs as described is left alone. What has to change is told before it is done: most changes restart a VM, which
+    /// keeps its disk; another image needs a new disk, for which you are asked.
     Up(up::Up),
+    /// Shut the VMs of this folder down in order; their disks are kept for the next vmm up
     Down(down::Down),
+    /// Say what the VMs of this folder do, and whether they are as its vmm.toml says
     Status(status::Status),
+    /// Open a shell in a VM of this folder
     Shell(shell::Shell),
+    /// Remove the VMs of this folder with their disks, and forget what was remembered of them
     Destroy(destroy::Destroy),
+    /// Write a vmm.toml into this folder, with every key and what it does
     Init(init::Init),
+    /// Fetch images, verify them and make them ready to boot
     Pull(pull::Pull),
+    /// List, fetch and care for images
     #[command(visible_alias = "image")]
     Images(images::Images),
+    /// Say what this machine can do for vmm, and what to do about what is missing
+    ///
+    /// The status is 0 when some engine can run VMs.
     Doctor(doctor::Doctor),
+    /// Print the version
     Version(version::Version),
+    /// Print the completion script of a shell
     Completion(completion::Completion),
 }
 

@@ -9,7 +9,6 @@ use super::{print_json, print_table};
 use crate::error::Failure;
 use crate::table;
 
-/// List the VMs
 #[derive(Args)]
 pub(crate) struct Ps {
     /// Print JSON

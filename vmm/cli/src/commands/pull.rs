@@ -13,7 +13,6 @@ use crate::error::Failure;
 use crate::progress::PullDisplay;
 use crate::signals::SignalForwarder;
 
-/// Fetch images, verify them and make them ready to boot
 #[derive(Args)]
 #[command(after_help = "Examples:
   vmm pull alpine

@@ -8,7 +8,6 @@ use vmm::{Home, Sandbox};
 use super::{for_each, print};
 use crate::error::Failure;
 
-/// Remove VMs, with their disks and logs
 #[derive(Args)]
 pub(crate) struct Rm {
     /// Kill those that run

@@ -21,11 +21,6 @@ use crate::session::{self, Streams};
 use crate::signals::SignalForwarder;
 use crate::{terminal, values};
 
-/// Start a new VM and run a command in it
-///
-/// Without a command it is a login shell. Without --name the VM leaves nothing behind when it ends; with one its
-/// disk is kept, and `vmm start` starts it again. With -d the VM stays until `vmm stop`, a command runs in it by
-/// itself, and its name is printed.
 #[derive(Args)]
 #[command(after_help = "Examples:
   vmm run alpine

@@ -12,7 +12,6 @@ use crate::session::{self, Streams};
 use crate::signals::SignalForwarder;
 use crate::terminal;
 
-/// Open a shell in a VM of this folder
 #[derive(Args)]
 pub(crate) struct Shell {
     #[command(flatten)]

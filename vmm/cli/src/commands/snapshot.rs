@@ -10,10 +10,6 @@ use super::{print, print_json, print_table, tell_frozen};
 use crate::error::Failure;
 use crate::{table, values};
 
-/// Keep states of a VM's disk, and go back to them
-///
-/// A snapshot takes no time and no space of its own; what is written after it does. It can be made while the VM runs,
-/// which then writes back what it has and stands still for a moment; for all else the VM must be stopped.
 #[derive(Args)]
 #[command(after_help = "Example:
   vmm snapshot create box before-upgrade

@@ -10,7 +10,6 @@ use crate::error::Failure;
 use crate::progress;
 use crate::signals::SignalForwarder;
 
-/// Start VMs that were stopped; they run in the background
 #[derive(Args)]
 pub(crate) struct Start {
     /// Names, ids or the beginnings of ids

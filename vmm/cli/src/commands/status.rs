@@ -10,7 +10,6 @@ use super::project::{WhichProject, say};
 use super::{print_json, print_table};
 use crate::error::Failure;
 
-/// Say what the VMs of this folder do, and whether they are as its vmm.toml says
 #[derive(Args)]
 pub(crate) struct Status {
     #[command(flatten)]

@@ -10,7 +10,6 @@ use super::{for_each, print};
 use crate::error::Failure;
 use crate::values;
 
-/// Shut VMs down in order
 #[derive(Args)]
 pub(crate) struct Stop {
     /// How long the guest may take before it is stopped as by pulling the plug

@@ -14,10 +14,6 @@ use super::{print, print_json, run};
 use crate::error::Failure;
 use crate::signals::SignalForwarder;
 
-/// Start the VMs of this folder, as its vmm.toml says; without one, an Alpine with a disk of the folder's own
-///
-/// What runs as described is left alone. What has to change is told before it is done: most changes restart a VM, which
-/// keeps its disk; another image needs a new disk, for which you are asked.
 #[derive(Args)]
 #[command(after_help = "Examples:
   vmm up                     in a folder of a project, or in any other

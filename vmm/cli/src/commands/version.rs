@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::{print, print_json};
 use crate::error::Failure;
 
-/// Print the version
 #[derive(Args)]
 pub(crate) struct Version {
     /// Print JSON

@@ -11,7 +11,6 @@ use super::open;
 use crate::error::Failure;
 use crate::table;
 
-/// List the images that are here
 #[derive(Args)]
 pub(super) struct List {
     /// Print JSON

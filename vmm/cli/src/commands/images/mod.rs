@@ -23,7 +23,6 @@ use super::{print, print_json};
 use crate::error::Failure;
 use crate::table;
 
-/// List, fetch and care for images
 #[derive(Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -43,9 +42,11 @@ pub(crate) struct Images {
 
 #[derive(Subcommand)]
 enum Command {
+    /// List the images that are here
     #[command(visible_alias = "ls")]
     List(list::List),
     Inspect(inspect::Inspect),
+    /// Fetch images, verify them and make them ready to boot
     Pull(Pull),
     Download(download::Download),
     Export(export::Export),
