@@ -41,7 +41,7 @@ const CPUS: [&str; 3] = ["1", "2", "4"];
 const WARM_UP: usize = 2;
 
 /// How many rounds it makes where nothing else is said.
-const USUAL: usize = 4;
+const USUAL: usize = 3;
 
 /// What is there, and is to be there again after each round.
 #[derive(Debug, PartialEq)]

@@ -35,20 +35,33 @@ impl Streams {
     }
 }
 
-/// Runs until the command has ended; the status is the command's.
+/// What leaves a command on a terminal running: Ctrl-].
+const DETACH_KEY: u8 = 0x1d;
+
+/// Runs until the command has ended; the status is the command's. Where `detachable`, a key on the terminal leaves it
+/// running.
 pub(crate) fn join(
     mut process: Process,
     streams: Streams,
     signals: &SignalForwarder,
+    detachable: bool,
 ) -> Result<ExitCode, Failure> {
     let control = process.control();
     signals.forward_to(control.clone());
     let raw = if streams.terminal && streams.interactive { Some(RawTerminal::enter()?) } else { None };
-    if let Some(mut stdin) = process.stdin.take() {
+    if streams.interactive
+        && let Some(mut stdin) = process.stdin.take()
+    {
+        let control = control.clone();
         // It is never joined: a read of our standard input cannot be called back, and ends with the process.
         std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
-            // A command that no longer reads is its own affair.
-            let _ = copy(&mut io::stdin().lock(), &mut stdin);
+            let key = (detachable && streams.terminal).then_some(DETACH_KEY);
+            let mut keys = UntilKey { from: io::stdin().lock(), key, seen: false };
+            // A command that no longer reads, or has just ended, is its own affair.
+            let _ = copy(&mut keys, &mut stdin);
+            if keys.seen {
+                let _ = control.detach();
+            }
         })?;
     }
     let errors = match process.stderr.take() {
@@ -72,7 +85,34 @@ pub(crate) fn join(
     if let Err(error) = written {
         return Err(Failure::usage(format!("cannot write what the command says: {error}")));
     }
-    Ok(ExitCode::from(status?.shell_status()))
+    match status {
+        Err(error) if error.is_detached() => {
+            let text = format!("vmm: command {} goes on\n", process.id());
+            // Nobody needs to know it.
+            let _ = io::stderr().write_all(text.as_bytes());
+            Ok(ExitCode::SUCCESS)
+        }
+        status => Ok(ExitCode::from(status?.shell_status())),
+    }
+}
+
+/// An input that ends at a key.
+struct UntilKey<R> {
+    from: R,
+    key: Option<u8>,
+    seen: bool,
+}
+
+impl<R: Read> Read for UntilKey<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.seen {
+            return Ok(0);
+        }
+        let count = self.from.read(buffer)?;
+        let before = buffer[..count].iter().position(|&byte| Some(byte) == self.key);
+        self.seen = before.is_some();
+        Ok(before.unwrap_or(count))
+    }
 }
 
 /// Copies an output of the command to ours. When ours is closed, the command learns of it as from a broken pipe, and that
@@ -105,5 +145,25 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
         };
         to.write_all(&buffer[..count])?;
         to.flush()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn until_key(input: &[u8], key: Option<u8>) -> (Vec<u8>, bool) {
+        let mut keys = UntilKey { from: input, key, seen: false };
+        let mut read = Vec::new();
+        keys.read_to_end(&mut read).unwrap();
+        (read, keys.seen)
+    }
+
+    #[test]
+    fn keys_end_at_the_one_that_detaches() {
+        assert_eq!(until_key(b"ls\n\x1dexit\n", Some(DETACH_KEY)), (b"ls\n".to_vec(), true));
+        assert_eq!(until_key(b"\x1d", Some(DETACH_KEY)), (Vec::new(), true));
+        assert_eq!(until_key(b"ls\n", Some(DETACH_KEY)), (b"ls\n".to_vec(), false));
+        assert_eq!(until_key(b"a\x1db", None), (b"a\x1db".to_vec(), false));
     }
 }

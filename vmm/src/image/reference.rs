@@ -162,6 +162,9 @@ impl fmt::Display for ImageRef {
     }
 }
 
+/// What may stand for any version, which is the newest.
+const LATEST: &str = "latest";
+
 impl FromStr for ImageRef {
     type Err = ImageRefError;
 
@@ -170,6 +173,10 @@ impl FromStr for ImageRef {
             return Ok(Self { name: text.parse()?, version: VersionRequest::Any });
         };
         let name: ImageName = name.parse()?;
+        // A habit of those who come from containers; it says what no version says.
+        if version == LATEST {
+            return Ok(Self { name, version: VersionRequest::Any });
+        }
         let version = match (parse_release(version), version.parse()) {
             (Some(numbers), _) => VersionRequest::Release(numbers),
             (None, Ok(exact)) => VersionRequest::Exact(exact),
@@ -215,7 +222,14 @@ mod tests {
     #[test]
     fn a_reference_fits_the_versions_it_means() {
         let version: ImageVersion = "3.23.6-20261012-1a2b3c4".parse().unwrap();
-        for text in ["alpine", "alpine:3", "alpine:3.23", "alpine:3.23.6", "alpine:3.23.6-20261012-1a2b3c4"] {
+        for text in [
+            "alpine",
+            "alpine:latest",
+            "alpine:3",
+            "alpine:3.23",
+            "alpine:3.23.6",
+            "alpine:3.23.6-20261012-1a2b3c4",
+        ] {
             assert!(text.parse::<ImageRef>().unwrap().fits(&version), "{text}");
         }
         for text in ["alpine:2", "alpine:3.2", "alpine:3.23.5", "alpine:3.23.6-20261012-1a2b3c5"] {
@@ -237,7 +251,7 @@ mod tests {
             assert!(!refusal.to_string().contains('\n'), "{text}");
         }
         for text in
-            ["alpine:", "alpine:latest", "alpine:3.23.6.1", "alpine:3..1", "alpine:3.23:1", "alpine:-1"]
+            ["alpine:", "alpine:newest", "alpine:3.23.6.1", "alpine:3..1", "alpine:3.23:1", "alpine:-1"]
         {
             assert!(matches!(text.parse::<ImageRef>().unwrap_err(), ImageRefError::Version { .. }), "{text}");
         }
@@ -247,7 +261,7 @@ mod tests {
         #[test]
         fn no_text_breaks_the_parser_and_what_it_takes_is_a_safe_file_name(text in "\\PC{0,80}|[a-z.:0-9-]{0,20}") {
             if let Ok(image) = text.parse::<ImageRef>() {
-                prop_assert_eq!(image.to_string(), text);
+                prop_assert_eq!(image.to_string(), text.strip_suffix(":latest").unwrap_or(&text));
                 let name = image.name().as_str();
                 prop_assert!(!name.contains('/') && !name.starts_with('.') && !name.is_empty());
             }

@@ -201,6 +201,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a process was let go that goes on by itself.
+    pub fn is_detached(&self) -> bool {
+        matches!(self, Self::Agent { source: AgentError::Detached })
+    }
+
     /// A stable word for the kind of error.
     pub fn code(&self) -> &'static str {
         match self {

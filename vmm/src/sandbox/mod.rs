@@ -182,6 +182,12 @@ impl Sandbox {
         }
     }
 
+    /// Waits until a process that was started in it has ended; one that ended a while ago is forgotten at some time.
+    pub fn wait_for_process(&self, id: ProcessId) -> Result<ExitStatus, Error> {
+        let ended = self.link.agent()?.wait(id, None);
+        ended.map(ExitStatus::from).map_err(|error| self.link.explain(error, None))
+    }
+
     /// Shuts it down in order and returns when everything of it is gone. A guest that takes longer than `grace` is
     /// stopped as by pulling the plug. One without a name is removed by that.
     pub fn stop(&self, grace: Duration) -> Result<End, Error> {

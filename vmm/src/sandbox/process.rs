@@ -98,6 +98,7 @@ pub struct Process {
     pub stdout: Option<ProcessOutput>,
     /// Its standard error; none on a terminal.
     pub stderr: Option<ProcessOutput>,
+    terminal: bool,
     process: AgentProcess,
     control: ProcessControl,
 }
@@ -106,12 +107,24 @@ impl Process {
     pub(super) fn new(mut process: AgentProcess, link: Arc<Link>, terminal: bool) -> Self {
         let control = ProcessControl { id: process.id(), client: process.client().clone(), link };
         let stderr = process.take_stderr().filter(|_| !terminal);
-        Self { stdin: process.take_stdin(), stdout: process.take_stdout(), stderr, process, control }
+        Self {
+            stdin: process.take_stdin(),
+            stdout: process.take_stdout(),
+            stderr,
+            terminal,
+            process,
+            control,
+        }
     }
 
     /// Its id. It outlives the connection: see [`Sandbox::attach_process`](super::Sandbox::attach_process).
     pub fn id(&self) -> ProcessId {
         self.control.id
+    }
+
+    /// Whether it is on a terminal.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
     }
 
     /// A handle to signal and resize it from another thread.
@@ -143,9 +156,8 @@ impl Process {
 
     /// Lets it run on by itself.
     pub fn detach(self) -> Result<ProcessId, Error> {
-        let ProcessControl { id, client, link } = &self.control;
-        client.detach(*id).map_err(|error| link.explain(error, None))?;
-        Ok(*id)
+        self.control.detach()?;
+        Ok(self.id())
     }
 }
 
@@ -155,7 +167,7 @@ impl fmt::Debug for Process {
     }
 }
 
-/// Signals and resizes a process; can be cloned and sent.
+/// Signals, resizes and lets go of a process; can be cloned and sent.
 #[derive(Clone, Debug)]
 pub struct ProcessControl {
     id: ProcessId,
@@ -173,5 +185,11 @@ impl ProcessControl {
     /// Tells it that its terminal has another size now.
     pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
         self.client.resize(self.id, size).map_err(|error| self.link.explain(error, None))
+    }
+
+    /// Lets go of whoever is attached to it; it runs on by itself. Their outputs end, and [`Process::wait`] fails with an
+    /// error that [`is_detached`](Error::is_detached).
+    pub fn detach(&self) -> Result<(), Error> {
+        self.client.detach(self.id).map_err(|error| self.link.explain(error, None))
     }
 }

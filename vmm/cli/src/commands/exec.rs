@@ -76,6 +76,6 @@ impl Exec {
         let process = command.spawn()?;
         // Until the command runs a signal simply ends us: nothing is there yet that could be left behind.
         let signals = SignalForwarder::install(&CancelToken::new()?)?;
-        session::join(process, streams, &signals)
+        session::join(process, streams, &signals, false)
     }
 }

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod attach;
 mod balloon;
 mod clone;
 mod commit;
@@ -16,9 +17,11 @@ mod init;
 pub(crate) mod internal;
 mod kill;
 mod logs;
+mod processes;
 mod project;
 mod ps;
 mod pull;
+mod restart;
 mod rm;
 mod run;
 mod shell;
@@ -28,6 +31,7 @@ mod status;
 mod stop;
 mod up;
 mod version;
+mod wait;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -53,6 +57,13 @@ pub(crate) enum Command {
     ///
     /// Without a command it is a login shell. With -d the command goes on by itself, and its id is printed.
     Exec(exec::Exec),
+    /// List the commands that were started in a VM: those that run, and those that ended last
+    Processes(processes::Processes),
+    /// Go back to a command that runs in a VM
+    ///
+    /// What it wrote last is shown again, then what it writes. Whoever was attached to it before is let go. On a terminal,
+    /// Ctrl-] leaves it running.
+    Attach(attach::Attach),
     /// List the VMs
     #[command(visible_alias = "list")]
     Ps(ps::Ps),
@@ -60,6 +71,12 @@ pub(crate) enum Command {
     Start(start::Start),
     /// Shut VMs down in order
     Stop(stop::Stop),
+    /// Shut VMs down in order and start them again; those that do not run are started
+    Restart(restart::Restart),
+    /// Wait until VMs have ended, or a command in one
+    ///
+    /// The status is 0 when they ended as they were asked to, or by themselves. With --process it is that of the command.
+    Wait(wait::Wait),
     /// Stop VMs at once, as by pulling the plug
     Kill(kill::Kill),
     /// Remove VMs, with their disks and logs
@@ -140,9 +157,13 @@ impl Command {
         match self {
             Self::Run(command) => command.run(quiet),
             Self::Exec(command) => command.run(),
+            Self::Processes(command) => command.run(),
+            Self::Attach(command) => command.run(),
             Self::Ps(command) => command.run(),
             Self::Start(command) => command.run(quiet),
             Self::Stop(command) => command.run(),
+            Self::Restart(command) => command.run(quiet),
+            Self::Wait(command) => command.run(),
             Self::Kill(command) => command.run(),
             Self::Rm(command) => command.run(),
             Self::Clone(command) => command.run(),

@@ -151,7 +151,7 @@ impl Run {
             .command(&sandbox, streams)
             .spawn()
             .map_err(Failure::from)
-            .and_then(|process| session::join(process, streams, &signals));
+            .and_then(|process| session::join(process, streams, &signals, false));
         signals.cancel(&stopping);
         let ended = end(&sandbox, self.name.is_some(), &stopping);
         let status = outcome?;

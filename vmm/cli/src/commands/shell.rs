@@ -39,6 +39,6 @@ impl Shell {
         };
         let shell = options.command(&sandbox, &[], streams).spawn()?;
         let signals = SignalForwarder::install(&CancelToken::new()?)?;
-        session::join(shell, streams, &signals)
+        session::join(shell, streams, &signals, false)
     }
 }

@@ -29,32 +29,46 @@ pub(crate) struct Start {
 impl Start {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        let token = CancelToken::new()?;
-        let signals = SignalForwarder::install(&token)?;
-        let status = for_each(&self.vms, |vm| {
-            if token.is_cancelled() {
-                return Ok(());
-            }
+        start_each(&home, &self.vms, !self.no_seccomp, quiet, |vm| {
             if let Some(size) = self.disk_size {
                 Sandbox::attach(&home, vm)?.resize_disk(size)?;
             }
             for disk in &self.disks {
                 Sandbox::attach(&home, vm)?.add_disk(disk)?;
             }
-            let (observer, display) = progress::display(quiet);
-            let options = StartOptions::default()
-                .executable(std::env::current_exe()?)
-                .detached(true)
-                .seccomp(!self.no_seccomp)
-                .cancel_token(&token)
-                .progress(observer);
-            let started = Sandbox::start(&home, vm, options);
-            display.clear();
-            match started {
-                Err(vmm::Error::Cancelled) => Ok(()),
-                started => print(&format!("{}\n", started?.name())),
-            }
-        });
-        Ok(if token.is_cancelled() { run::cancelled(&signals) } else { status })
+            Ok(())
+        })
     }
+}
+
+/// Starts VMs, one after the other, each when what comes before it is done.
+pub(super) fn start_each(
+    home: &Home,
+    vms: &[String],
+    seccomp: bool,
+    quiet: bool,
+    mut before: impl FnMut(&str) -> Result<(), Failure>,
+) -> Result<ExitCode, Failure> {
+    let token = CancelToken::new()?;
+    let signals = SignalForwarder::install(&token)?;
+    let status = for_each(vms, |vm| {
+        if token.is_cancelled() {
+            return Ok(());
+        }
+        before(vm)?;
+        let (observer, display) = progress::display(quiet);
+        let options = StartOptions::default()
+            .executable(std::env::current_exe()?)
+            .detached(true)
+            .seccomp(seccomp)
+            .cancel_token(&token)
+            .progress(observer);
+        let started = Sandbox::start(home, vm, options);
+        display.clear();
+        match started {
+            Err(vmm::Error::Cancelled) => Ok(()),
+            started => print(&format!("{}\n", started?.name())),
+        }
+    });
+    Ok(if token.is_cancelled() { run::cancelled(&signals) } else { status })
 }

@@ -1,0 +1,34 @@
+//! `vmm restart`: shut VMs down in order and start them again.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use vmm::{Home, Sandbox};
+
+use super::start::start_each;
+use crate::error::Failure;
+use crate::values;
+
+#[derive(Args)]
+pub(crate) struct Restart {
+    /// How long a guest may take to shut down before it is stopped as by pulling the plug
+    #[arg(long, short, value_name = "TIME", value_parser = values::duration, default_value = "10s")]
+    timeout: Duration,
+    /// Names, ids or the beginnings of ids
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<String>,
+}
+
+impl Restart {
+    pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
+        let home = Home::open_default().map_err(vmm::Error::from)?;
+        start_each(&home, &self.vms, true, quiet, |vm| {
+            match Sandbox::attach(&home, vm)?.stop(self.timeout) {
+                // One that does not run is only started.
+                Ok(_) | Err(vmm::Error::NotRunning { .. }) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+}

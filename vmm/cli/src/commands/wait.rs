@@ -1,0 +1,43 @@
+//! `vmm wait`: until VMs, or a command in one, have ended.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use vmm::{Home, ProcessId, Sandbox};
+
+use super::{for_each, print};
+use crate::error::Failure;
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  vmm wait box                    prints box when it has stopped
+  vmm wait box --process 7        ends with the status of that command")]
+pub(crate) struct Wait {
+    /// Wait for this command in the VM, and end with its status
+    #[arg(long, short, value_name = "ID")]
+    process: Option<u64>,
+    /// Names, ids or the beginnings of ids
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<String>,
+}
+
+impl Wait {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let home = Home::open_default().map_err(vmm::Error::from)?;
+        if let Some(process) = self.process {
+            let [vm] = self.vms.as_slice() else {
+                return Err(Failure::usage("a command is in one VM: name only that one"));
+            };
+            let status = Sandbox::attach(&home, vm)?.wait_for_process(ProcessId(process))?;
+            return Ok(ExitCode::from(status.shell_status()));
+        }
+        Ok(for_each(&self.vms, |vm| {
+            let sandbox = Sandbox::attach(&home, vm)?;
+            let end = sandbox.wait(None)?;
+            if end.reason.is_crash() {
+                return Err(vmm::Error::Ended { end: Box::new(end) }.into());
+            }
+            print(&format!("{}\n", sandbox.name()))
+        }))
+    }
+}
