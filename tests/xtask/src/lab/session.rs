@@ -124,8 +124,33 @@ impl Session {
     fn failure(&self, what: &str) -> Failure {
         let said = self.emulator.said();
         let lines: Vec<&str> = said.lines().collect();
-        let tail = lines.get(lines.len().saturating_sub(SHOWN)..).unwrap_or_default().join("\n  | ");
-        Failure::new(format!("the laboratory {what}")).hint(format!("  | {tail}"))
+        let shown = telling(&lines).join("\n  | ");
+        Failure::new(format!("the laboratory {what}")).hint(format!("  | {shown}"))
+    }
+}
+
+/// The lines that say why: from where its kernel first complains, or else the last ones.
+fn telling<'a>(lines: &'a [&'a str]) -> &'a [&'a str] {
+    const COMPLAINTS: [&str; 5] = ["BUG:", "kernel BUG", "Oops", "general protection", "invalid opcode"];
+    let complains = |line: &&str| COMPLAINTS.iter().any(|words| line.contains(words));
+    let first = lines.iter().position(complains).unwrap_or(lines.len().saturating_sub(SHOWN));
+    let shown = lines.get(first..).unwrap_or_default();
+    shown.get(..SHOWN).unwrap_or(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_begins_where_the_kernel_complains() {
+        let calm: Vec<&str> = std::iter::repeat_n("all is well", 2 * SHOWN).collect();
+        assert_eq!(telling(&calm).len(), SHOWN);
+        assert_eq!(telling(&calm[..3]).len(), 3);
+        let mut broken = calm.clone();
+        broken[5] = "[   81.1] Oops: general protection fault";
+        assert_eq!(telling(&broken).first(), Some(&broken[5]));
+        assert_eq!(telling(&broken).len(), SHOWN);
     }
 }
 
