@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::invocation::Invocation;
 use crate::machine::TestVm;
-use crate::{PATIENCE, images, processes};
+use crate::{PATIENCE, images, in_laboratory, processes};
 
 /// One home at a time in a test process: what it leaves running is then its own. Tests run beside each other as
 /// processes.
@@ -156,8 +156,18 @@ impl TestHome {
     }
 
     /// The same with another image.
+    ///
+    /// In the laboratory its memory is in huge pages: where what maps a page is emulated, that takes as long as
+    /// thousands of instructions, and half of a boot. Machines that are run without a name have small pages there, too.
     pub fn machine_of<'a>(&'a self, name: &str, image: &str, options: &[&str]) -> TestVm<'a> {
-        TestVm::start(self, name, image, options)
+        let huge_pages = in_laboratory().then_some("--huge-pages");
+        let options: Vec<&str> = options.iter().copied().chain(huge_pages).collect();
+        TestVm::start(self, name, image, &options)
+    }
+
+    /// Starts a machine that stays whose memory is as it is for those who say nothing of it.
+    pub fn machine_with_usual_memory<'a>(&'a self, name: &str, options: &[&str]) -> TestVm<'a> {
+        TestVm::start(self, name, "alpine", options)
     }
 
     /// What `vmm ps --json` says.

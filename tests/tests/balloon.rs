@@ -44,7 +44,7 @@ fn kvm_a_guest_does_without_what_it_is_asked_for_and_gets_it_back() {
         skip!("QEMU has no balloon from elsewhere");
     }
     let home = TestHome::new();
-    let vm = home.machine("box", &SIZE);
+    let vm = home.machine_with_usual_memory("box", &SIZE);
     assert_eq!(vm.info()["balloon"], true);
     let before = available(&vm);
     // What the kernel keeps of files stays in the guest's memory: the balloon has to press it out.
@@ -75,7 +75,7 @@ fn kvm_memory_that_a_guest_frees_goes_back_to_the_host_by_itself() {
         skip!("QEMU has no balloon from elsewhere");
     }
     let home = TestHome::new();
-    let vm = home.machine("frees", &SIZE);
+    let vm = home.machine_with_usual_memory("frees", &SIZE);
     let before = resident(&vm);
     vm.shell("dd if=/dev/zero of=/dev/shm/x bs=1M count=80 2>/dev/null").succeeded();
     let full = resident(&vm);
@@ -90,7 +90,7 @@ fn kvm_a_target_outlives_no_run_and_the_balloon_all() {
         skip!("QEMU has no balloon from elsewhere");
     }
     let home = TestHome::new();
-    let vm = home.machine("again", &SIZE);
+    let vm = home.machine_with_usual_memory("again", &SIZE);
     balloon(&home, &vm, Some("32M"));
     vm.stop().succeeded();
     let not_running = home.vmm(["balloon", "again", "32M"]).run();
@@ -107,7 +107,7 @@ fn kvm_a_balloon_leaves_the_guest_64_mebibytes() {
         skip!("QEMU has no balloon from elsewhere");
     }
     let home = TestHome::new();
-    let vm = home.machine("keeps", &SIZE);
+    let vm = home.machine_with_usual_memory("keeps", &SIZE);
     let refused = home.vmm(["balloon", "keeps", "193M"]).run();
     refused.refused_saying(&["a guest with 256M of memory can do without 192M at most"]);
     assert_eq!(balloon(&home, &vm, None)["target"], 0);
@@ -116,7 +116,7 @@ fn kvm_a_balloon_leaves_the_guest_64_mebibytes() {
 #[test]
 fn a_machine_without_a_balloon_says_so_and_what_to_do() {
     let home = TestHome::new();
-    let vm = home.machine("plain", &[]);
+    let vm = home.machine_with_usual_memory("plain", &[]);
     assert_eq!(vm.info()["balloon"], false);
     for arguments in [&["balloon", "plain"][..], &["balloon", "plain", "32M"]] {
         home.vmm(arguments).run().refused_saying(&["the VM plain has no balloon", "vmm run --balloon"]);

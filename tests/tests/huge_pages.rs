@@ -34,7 +34,7 @@ fn kvm_a_guest_has_its_memory_in_huge_pages_where_that_is_asked_for() {
         skip!("this host gives no huge pages");
     }
     let home = TestHome::new();
-    let vm = home.machine("huge", &["--memory", "256M", "--huge-pages"]);
+    let vm = home.machine_with_usual_memory("huge", &["--memory", "256M", "--huge-pages"]);
     assert_eq!(vm.info()["huge_pages"], true);
     let (size, in_huge_pages) = huge(&vm);
     println!("{in_huge_pages} of {size} KiB are in huge pages");
@@ -44,7 +44,7 @@ fn kvm_a_guest_has_its_memory_in_huge_pages_where_that_is_asked_for() {
     vm.stop().succeeded();
     home.vmm(["start", "huge"]).run().succeeded();
     assert_eq!(huge(&vm).0, 256 << 10, "a new start keeps it so");
-    let plain = home.machine("plain", &["--memory", "256M"]);
+    let plain = home.machine_with_usual_memory("plain", &["--memory", "256M"]);
     assert_eq!(huge(&plain).0, 0);
 }
 

@@ -15,9 +15,9 @@ const WORKED: u64 = 24 * 1024;
 #[test]
 fn alone_the_monitor_needs_little_memory_of_its_own() {
     let home = TestHome::new();
-    let vm = home.machine("small", &SIZE);
+    let vm = home.machine_with_usual_memory("small", &SIZE);
     // Pages of the program's file are private as long as nobody else has them.
-    let _other = home.machine("other", &SIZE);
+    let _other = home.machine_with_usual_memory("other", &SIZE);
     let idle = own_memory(&vm, "is idle");
     if engine() == "kvm" {
         assert!(idle.private <= IDLE, "{idle:?}");
