@@ -174,6 +174,7 @@ fn options_for(request: &Unpack) -> Result<UnpackOptions, Refusal> {
 fn holds(holds: Holds) -> vmm_archive::Holds {
     match holds {
         Holds::One => vmm_archive::Holds::One,
+        Holds::File => vmm_archive::Holds::File,
         Holds::Several => vmm_archive::Holds::Several,
         Holds::Anything => vmm_archive::Holds::Anything,
     }

@@ -1,5 +1,6 @@
 //! Where an archive goes: the rules of `cp -a` for the path that a user names.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,6 +17,8 @@ use crate::error::{Error, trying};
 pub enum Holds {
     /// One file or tree, which takes the path's name, or goes into the folder that is there.
     One,
+    /// One file, which takes the path's name. No folder is there.
+    File,
     /// Several, which go into the folder that must be there.
     Several,
     /// An archive of a stranger's: what is in it goes into the folder that is there, or into a new one.
@@ -29,6 +32,8 @@ pub struct Place {
     pub(crate) folder: OwnedFd,
     pub(crate) shown: PathBuf,
     pub(crate) target: Target,
+    /// The only names that may come into the folder, where that is known.
+    pub(crate) roots: Option<HashSet<Vec<u8>>>,
 }
 
 /// What the archive becomes in the folder.
@@ -49,10 +54,11 @@ impl Place {
         let bytes = path.as_os_str().as_bytes();
         let names_a_folder = bytes.ends_with(b"/") || bytes.ends_with(b"/.");
         match fs::metadata(path) {
+            Ok(found) if found.is_dir() && holds == Holds::File => return unfit("is a folder"),
             Ok(found) if found.is_dir() => {
-                return Ok(Self { folder: open(path)?, shown: path.to_owned(), target: Target::Into });
+                return Ok(Self { folder: open(path)?, shown: path.to_owned(), target: Target::Into, roots: None });
             }
-            Ok(_) if holds != Holds::One || names_a_folder => return unfit("is no folder"),
+            Ok(_) if !matches!(holds, Holds::One | Holds::File) || names_a_folder => return unfit("is no folder"),
             Ok(found) if !found.is_file() => {
                 let kind = found.file_type();
                 let device = kind.is_char_device() || kind.is_block_device();
@@ -82,6 +88,14 @@ impl Place {
         })
     }
 
+    /// Lets only these names into the folder, with what is beneath them: whoever packs could send others. `.` among them
+    /// stands for all.
+    #[must_use]
+    pub fn with_roots(mut self, roots: Vec<Vec<u8>>) -> Self {
+        self.roots = (!roots.iter().any(|root| root == b".")).then(|| roots.into_iter().collect());
+        self
+    }
+
     fn as_name(path: &Path, target: impl FnOnce(Vec<u8>) -> Target) -> Result<Self, Error> {
         let Some(name) = path.file_name() else {
             return Err(trying("find the folder", path)(io::Error::from(io::ErrorKind::NotFound)));
@@ -90,7 +104,7 @@ impl Place {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        Ok(Self { folder: open(folder)?, shown: folder.to_owned(), target: target(name.as_bytes().to_vec()) })
+        Ok(Self { folder: open(folder)?, shown: folder.to_owned(), target: target(name.as_bytes().to_vec()), roots: None })
     }
 }
 

@@ -134,8 +134,13 @@ impl<I: Input> Reader<I> {
 
     /// Reads what is behind the end mark, which means nothing, to the end of the stream.
     pub fn finish(mut self) -> Result<I, Error> {
-        io::copy(&mut self.input, &mut io::sink()).map_err(|source| Error::Stream { source })?;
-        Ok(self.input)
+        /// More than the largest blocks of tapes that tools fill.
+        const MOST: u64 = 64 << 20;
+        let passed = io::copy(&mut (&mut self.input).take(MOST), &mut io::sink());
+        match passed.map_err(|source| Error::Stream { source })? {
+            MOST => damaged("too much follows its end"),
+            _ => Ok(self.input),
+        }
     }
 
     fn member(&mut self, block: &Block, note: Note) -> Result<Member, Error> {

@@ -4,6 +4,7 @@
 //! the target, whoever made it and when. Nothing is written in place: what has no name yet is made beside it or in a folder
 //! that has none, and what is there is replaced by a rename.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -98,6 +99,7 @@ const BUFFER: usize = 128 * 1024;
 pub struct Unpacker {
     stage: Stage,
     target: Target,
+    roots: Option<HashSet<Vec<u8>>>,
     options: UnpackOptions,
     /// The first name of all members, where there is one target for all of them.
     root: Option<Vec<Vec<u8>>>,
@@ -139,6 +141,7 @@ impl Unpacker {
         Ok(Self {
             stage,
             target: place.target,
+            roots: place.roots,
             options,
             root: None,
             parent: None,
@@ -260,8 +263,14 @@ impl Unpacker {
             }
             Target::Into => {
                 let Some((first, rest)) = parts.split_first() else {
+                    if self.roots.is_some() {
+                        return refuse(member, "was not asked for");
+                    }
                     return Ok(Some(Spot { path: Vec::new(), fresh: false }));
                 };
+                if self.roots.as_ref().is_some_and(|roots| !roots.contains(*first)) {
+                    return refuse(member, "was not asked for");
+                }
                 if let Some(temporary) = self.stage.get(first) {
                     return Ok(Some(Spot { path: join(temporary, rest), fresh: true }));
                 }

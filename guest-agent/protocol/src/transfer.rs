@@ -51,6 +51,8 @@ pub struct Unpack {
 pub enum Holds {
     /// One file or tree, which takes the path's name, or goes into the folder that is there.
     One,
+    /// One file, which takes the path's name. No folder is there.
+    File,
     /// Several, which go into the folder that must be there.
     Several,
     /// An archive of a stranger's: what is in it goes into the folder that is there, or into a new one.
@@ -138,6 +140,7 @@ impl From<PieceError> for io::Error {
 }
 
 /// Counts and sums bytes.
+#[derive(Debug)]
 struct Sum {
     bytes: u64,
     hash: XxHash64,
@@ -161,6 +164,7 @@ impl Sum {
 }
 
 /// Sends an archive in pieces.
+#[derive(Debug)]
 pub struct PieceWriter<W> {
     inner: W,
     /// A piece with room for its length before it.
@@ -241,6 +245,7 @@ impl<W: Write> Write for PieceWriter<W> {
 
 /// Receives an archive in pieces. It reads to the end only if everything came as it was sent: what the sender could not
 /// send, and what was changed on the way, is an error that holds a [`PieceError`].
+#[derive(Debug)]
 pub struct PieceReader<R> {
     inner: R,
     /// What is left of the current piece.

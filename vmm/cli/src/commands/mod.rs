@@ -5,6 +5,7 @@ mod clone;
 mod commit;
 mod compact;
 mod completion;
+mod cp;
 mod destroy;
 mod disk;
 mod doctor;
@@ -53,6 +54,12 @@ pub(crate) enum Command {
     ///
     /// Without a command it is a login shell. With -d the command goes on by itself, and its id is printed.
     Exec(exec::Exec),
+    /// Copy files and trees into a VM or out of it
+    ///
+    /// Targets and slashes at the end mean what they mean to `cp -a`, and as much is kept: modes, times, links, holes and
+    /// extended attributes. A path in a VM that does not begin with a slash begins in root's home. Copies belong to root in
+    /// the VM and to you here, unless you are root, who keeps their owners.
+    Cp(cp::Cp),
     /// List the VMs
     #[command(visible_alias = "list")]
     Ps(ps::Ps),
@@ -140,6 +147,7 @@ impl Command {
         match self {
             Self::Run(command) => command.run(quiet),
             Self::Exec(command) => command.run(),
+            Self::Cp(command) => command.run(quiet),
             Self::Ps(command) => command.run(),
             Self::Start(command) => command.run(quiet),
             Self::Stop(command) => command.run(),
