@@ -86,8 +86,12 @@ impl Launcher {
 
     /// Starts this program once more to bring files in or out for a client, whose connection it gets.
     pub fn launch_transfer(&mut self, transfer: &Transfer, client: &OwnedFd) -> Result<u32, Refusal> {
-        let cannot = |error: io::Error| Refusal::system(ErrorKind::Resources, "the guest cannot start a transfer", error);
-        let mut request = File::from(memfd_create("transfer", MemfdFlags::CLOEXEC).map_err(io::Error::from).map_err(cannot)?);
+        let cannot = |error: io::Error| {
+            Refusal::system(ErrorKind::Resources, "the guest cannot start a transfer", error)
+        };
+        let mut request = File::from(
+            memfd_create("transfer", MemfdFlags::CLOEXEC).map_err(io::Error::from).map_err(cannot)?,
+        );
         let written = serde_json::to_writer(&mut request, transfer).map_err(io::Error::from);
         written.and_then(|()| request.rewind()).map_err(cannot)?;
         let started = self.spawner.spawn(&Program {

@@ -20,8 +20,8 @@ use rustix::net::Shutdown;
 use vmm_archive::{Failure, Owner, PackOptions, Packer, Place, UnpackOptions, root_name};
 use vmm_protocol::transfer::Outcome;
 use vmm_protocol::{
-    Answer, ByteString, ErrorKind, Holds, Pack, PieceError, PieceReader, PieceWriter, Reply, Totals, Transfer, Unpack,
-    header,
+    Answer, ByteString, ErrorKind, Holds, Pack, PieceError, PieceReader, PieceWriter, Reply, Totals,
+    Transfer, Unpack, header,
 };
 
 use crate::refusal::Refusal;
@@ -74,7 +74,8 @@ fn end_by_signals(client: &OwnedFd) -> io::Result<()> {
 
 fn unpack(mut client: &File, request: &Unpack) -> io::Result<()> {
     let prepared = options_for(request).and_then(|options| {
-        let place = Place::find(&path_of(&request.path)?, holds(request.holds)).map_err(|error| refusal(&error))?;
+        let place =
+            Place::find(&path_of(&request.path)?, holds(request.holds)).map_err(|error| refusal(&error))?;
         Ok((options, place))
     });
     let (options, place) = match prepared {
@@ -128,8 +129,7 @@ fn pack(client: &File, request: &Pack) -> io::Result<()> {
     let packed = paths.iter().try_for_each(|path| packer.add(path, &root_name(path)));
     match packed.and_then(|()| packer.finish()) {
         Ok((_, packed)) => {
-            let totals =
-                Totals { entries: packed.entries, sockets: packed.sockets, ..Totals::default() };
+            let totals = Totals { entries: packed.entries, sockets: packed.sockets, ..Totals::default() };
             pieces.finish(totals).map_err(io::Error::other)?;
         }
         Err(error) => {
@@ -198,7 +198,8 @@ fn path_of(path: &ByteString) -> Result<PathBuf, Refusal> {
 fn refusal(error: &vmm_archive::Error) -> Refusal {
     // The client's own failure, which it told itself.
     if let vmm_archive::Error::Stream { source } = error
-        && let Some(PieceError::Failed { kind, message }) = source.get_ref().and_then(|inner| inner.downcast_ref())
+        && let Some(PieceError::Failed { kind, message }) =
+            source.get_ref().and_then(|inner| inner.downcast_ref())
     {
         return Refusal::new(*kind, message.clone());
     }

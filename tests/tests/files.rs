@@ -69,7 +69,8 @@ fn a_file_goes_in_and_comes_back() {
     home.vmm(["cp", "file", "one:/tmp/there"]).run().succeeded();
     let sum = Command::new("sha256sum").arg(&file).output().unwrap();
     let sum = String::from_utf8_lossy(&sum.stdout).split_whitespace().next().unwrap().to_owned();
-    let there = vm.shell("sha256sum /tmp/there; stat -c '%a %u %g' /tmp/there; ls -A /tmp").succeeded().stdout();
+    let there =
+        vm.shell("sha256sum /tmp/there; stat -c '%a %u %g' /tmp/there; ls -A /tmp").succeeded().stdout();
     assert!(there.starts_with(&sum) && there.contains("\n640 0 0\nthere\n"), "{there}");
     home.vmm(["cp", "one:/tmp/there", "back"]).run().succeeded();
     assert!(fs::read(home.path().join("back")).unwrap() == fs::read(&file).unwrap());
@@ -95,7 +96,8 @@ fn a_tree_goes_in_and_comes_back_as_it_was() {
     home.vmm(["cp", "tree:/srv/new", "tree:/etc/hostname", "there/"]).run().succeeded();
     assert_eq!(names(&home.path().join("there")), ["hostname", "new"]);
     assert_eq!(listing(&home.path().join("there/new")), listing(&tree));
-    vm.shell("mkdir -p /srv/more/tree; echo kept > /srv/more/tree/kept; echo old > /srv/more/tree/script").succeeded();
+    vm.shell("mkdir -p /srv/more/tree; echo kept > /srv/more/tree/kept; echo old > /srv/more/tree/script")
+        .succeeded();
     home.vmm(["cp", "tree", "tree:/srv/more"]).run().succeeded();
     let merged = vm.shell("cd /srv/more/tree; cat kept; ./script; ls -A .. | wc -l").succeeded().stdout();
     assert_eq!(merged, "kept\nran\n1\n");
@@ -128,18 +130,21 @@ fn a_tar_archive_goes_in_and_out_by_the_standard_streams() {
     let vm = home.machine("tar", &[]);
     let tree = home.path().join("tree");
     make_tree(&tree);
-    let made = Command::new("tar").args(["-C", "tree", "-cf", "-", "."]).current_dir(home.path()).output().unwrap();
+    let made =
+        Command::new("tar").args(["-C", "tree", "-cf", "-", "."]).current_dir(home.path()).output().unwrap();
     home.vmm(["cp", "-", "tar:/srv/new"]).stdin(made.stdout.clone()).run().succeeded();
     vm.shell("/srv/new/script").succeeded();
     let out = home.vmm(["cp", "tar:/srv/new/.", "-"]).run().succeeded();
     fs::create_dir(home.path().join("back")).unwrap();
     fs::write(home.path().join("out.tar"), out.stdout_bytes()).unwrap();
-    let unpacked = Command::new("tar").args(["-xpf", "../out.tar"]).current_dir(home.path().join("back")).output();
+    let unpacked =
+        Command::new("tar").args(["-xpf", "../out.tar"]).current_dir(home.path().join("back")).output();
     let unpacked = unpacked.unwrap();
     assert!(unpacked.status.success(), "{}", String::from_utf8_lossy(&unpacked.stderr));
     let whole = |text: String| text.replace(".1234567890 ", ".0000000000 ");
     let seconds = |text: String| {
-        let lines = text.lines().map(|line| line.split(' ').filter(|word| !word.contains('.')).collect::<Vec<_>>());
+        let lines =
+            text.lines().map(|line| line.split(' ').filter(|word| !word.contains('.')).collect::<Vec<_>>());
         lines.map(|words| words.join(" ")).collect::<Vec<_>>()
     };
     // The archive that GNU tar made has whole seconds.
@@ -147,7 +152,10 @@ fn a_tar_archive_goes_in_and_out_by_the_standard_streams() {
     // One that is cut is none, also where a member ends.
     let refused = home.vmm(["cp", "-", "tar:/srv/cut"]).stdin(&made.stdout[..512]).run();
     refused.refused_saying(&["in the guest", "ends in the middle"]);
-    home.vmm(["cp", "-", "tar:/srv/cut"]).stdin("no archive").run().refused_saying(&["in the guest", "archive"]);
+    home.vmm(["cp", "-", "tar:/srv/cut"])
+        .stdin("no archive")
+        .run()
+        .refused_saying(&["in the guest", "archive"]);
     assert_eq!(vm.shell("ls -A /srv").succeeded().stdout(), "new\n");
 }
 
@@ -169,7 +177,11 @@ fn what_cannot_be_copied_is_one_line_that_says_which_side() {
     cp(&["refused:/missing", "."]).refused_saying(&["in the guest", "/missing", "No such file"]);
     cp(&["refused:/srv/pipe", "."]).refused_saying(&["in the guest", "/srv/pipe", "--devices"]);
     cp(&["refused:/srv/d", "."]).refused_saying(&["in the guest", "/srv/d/p", "--devices"]);
-    cp(&["refused:/etc/hostname", "nowhere/file"]).refused_saying(&["on the host", "nowhere", "No such file"]);
+    cp(&["refused:/etc/hostname", "nowhere/file"]).refused_saying(&[
+        "on the host",
+        "nowhere",
+        "No such file",
+    ]);
     cp(&["refused:/etc/hostname", "file/"]).refused_saying(&["on the host", "file", "no folder"]);
     cp(&["--owner", "nobody-at-all", "file", "refused:/srv"]).refused_saying(&["nobody-at-all", "guest"]);
     cp(&["file", "other"]).refused_saying(&["no side is in a VM", "VM:PATH"]);
@@ -183,7 +195,8 @@ fn what_cannot_be_copied_is_one_line_that_says_which_side() {
 
 /// Waits until a line for the guest's shell succeeds.
 fn until(vm: &vmm_tests::TestVm<'_>, line: &str) {
-    vm.shell(&format!("for i in $(seq 600); do if {line}; then exit 0; fi; sleep 0.1; done; exit 1")).succeeded();
+    vm.shell(&format!("for i in $(seq 600); do if {line}; then exit 0; fi; sleep 0.1; done; exit 1"))
+        .succeeded();
 }
 
 #[test]
@@ -194,7 +207,8 @@ fn a_client_that_is_killed_leaves_the_target_as_it_was() {
     // Into the guest: a tree that is half there.
     let tree = home.path().join("tree");
     make_tree(&tree);
-    let made = Command::new("tar").args(["-cf", "-", "tree"]).current_dir(home.path()).output().unwrap().stdout;
+    let made =
+        Command::new("tar").args(["-cf", "-", "tree"]).current_dir(home.path()).output().unwrap().stdout;
     let mut half = home.vmm(["cp", "-", "killed:/srv"]).start();
     half.write(&made[..made.len() / 2]);
     until(&vm, "ls -A /srv | grep -q partial");
@@ -248,7 +262,10 @@ fn a_program_reads_and_writes_files() {
         Err(error) => panic!("{error}"),
     };
     sandbox.write_file("/srv/greeting", b"hello\n").unwrap();
-    assert_eq!(vm.shell("stat -c '%a %U' /srv/greeting; cat /srv/greeting").succeeded().stdout(), "644 root\nhello\n");
+    assert_eq!(
+        vm.shell("stat -c '%a %U' /srv/greeting; cat /srv/greeting").succeeded().stdout(),
+        "644 root\nhello\n"
+    );
     vm.shell("ln -s greeting /srv/link").succeeded();
     assert_eq!(sandbox.read_file("/srv/link", 100).unwrap(), b"hello\n");
     assert_eq!(sandbox.read_file("/srv/nothing", 100).unwrap_err().code(), "no_such_file");

@@ -156,7 +156,8 @@ mod tests {
 
     #[test]
     fn a_header_reads_as_it_was_written() {
-        let fields = Fields { name: b"a/b", kind: b'0', mode: 0o4755, uid: 7, size: 1 << 32, ..Fields::default() };
+        let fields =
+            Fields { name: b"a/b", kind: b'0', mode: 0o4755, uid: 7, size: 1 << 32, ..Fields::default() };
         let block = fields.to_block();
         assert!(is_tar(&block) && checksum_is_right(&block));
         assert_eq!((name(&block), number(&block[124..136]).unwrap()), (b"a/b".to_vec(), 1 << 32));

@@ -1,5 +1,8 @@
 //! Packing trees of files into an archive.
 
+mod header;
+mod source;
+
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
@@ -9,20 +12,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat, fgetxattr, flistxattr, fstat, openat, readlinkat,
-    seek, statat,
-};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 use vmm_sys::beneath::{device_numbers, open_folder};
 
+use self::header::Header;
+use self::source::{attributes, pieces};
 use crate::beneath::shown;
 use crate::error::{Error, trying};
-use crate::header::{BLOCK, Fields, MOST_IN_7, MOST_IN_11, padding};
-use crate::member::{Attribute, Piece, Time};
-use crate::pax::{ATTRIBUTE, time_text, write_record};
+use crate::header::{BLOCK, Fields, padding};
+use crate::member::{Piece, Time};
 use crate::sparse::map_text;
-use crate::{LONGEST_NAME, LONGEST_NOTE, MOST_PIECES};
+use crate::{LONGEST_NAME, LONGEST_NOTE};
 
 /// What is packed beside files, folders and links.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,7 +171,8 @@ impl<W: Write> Packer<W> {
                 Err(errno) => return Err(trying("read", &shown)(errno)),
             };
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                let inner = open_folder(&opened, name.to_bytes()).map_err(trying("read the folder", &shown))?;
+                let inner =
+                    open_folder(&opened, name.to_bytes()).map_err(trying("read the folder", &shown))?;
                 let names = self.folder(inner.as_fd(), &in_archive(&beneath), &shown)?;
                 levels.push(Level { names, length: beneath.len() });
                 folder = Some(inner);
@@ -276,7 +278,11 @@ impl<W: Write> Packer<W> {
             bytes.clear();
             let read = (&file).take(LONGEST_MADE_UP + 1).read_to_end(&mut bytes).map_err(|error| {
                 // What the kernel makes up may have nothing to say now.
-                if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::InvalidInput.into() } else { error }
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    io::ErrorKind::InvalidInput.into()
+                } else {
+                    error
+                }
             });
             read.map_err(trying("read", path))?;
             if bytes.len() as u64 > LONGEST_MADE_UP {
@@ -303,7 +309,8 @@ impl<W: Write> Packer<W> {
         let mut pieces = pieces(file, length, stat);
         let is_zero = |from: u64, to: u64| {
             let range = usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0);
-            bytes.is_none_or(|bytes| bytes.get(range).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0)))
+            bytes
+                .is_none_or(|bytes| bytes.get(range).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0)))
         };
         let mut at = 0;
         let holes = pieces.iter().chain([&Piece { at: length, length: 0 }]).all(|piece| {
@@ -350,7 +357,9 @@ impl<W: Write> Packer<W> {
         while at < end {
             let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(BUFFER);
             match file.read_at(&mut buffer[..most], at) {
-                Ok(0) => return Err(Error::Unfit { path: path.to_owned(), why: "was cut while it was read" }),
+                Ok(0) => {
+                    return Err(Error::Unfit { path: path.to_owned(), why: "was cut while it was read" });
+                }
                 Ok(length) => {
                     self.write(&buffer[..length])?;
                     at += length as u64;
@@ -376,7 +385,9 @@ impl<W: Write> Packer<W> {
             let (_, leaf) = crate::beneath::split(header.name.strip_suffix(b"/").unwrap_or(header.name));
             let name = [b"PaxHeaders/", leaf].concat();
             let size = note.len() as u64;
-            self.write(&Fields { name: &name, kind: b'x', mode: 0o644, size, ..Fields::default() }.to_block())?;
+            self.write(
+                &Fields { name: &name, kind: b'x', mode: 0o644, size, ..Fields::default() }.to_block(),
+            )?;
             self.write(&note)?;
             self.pad(size)?;
         }
@@ -393,150 +404,4 @@ impl<W: Write> Packer<W> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.out.write_all(bytes).map_err(|source| Error::Stream { source })
     }
-}
-
-/// All that an archive says of a member.
-#[derive(Default)]
-struct Header<'a> {
-    name: &'a [u8],
-    kind: u8,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    /// How much of it is in the archive.
-    size: u64,
-    modified: Time,
-    link: &'a [u8],
-    device: (u32, u32),
-    attributes: Vec<Attribute>,
-    /// How long a file with holes is, and what those call it who know nothing of holes.
-    sparse: Option<u64>,
-    sparse_name: Vec<u8>,
-}
-
-impl Header<'_> {
-    fn of(stat: &Stat) -> Self {
-        Self {
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            modified: Time {
-                seconds: stat.st_mtime,
-                nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            },
-            ..Self::default()
-        }
-    }
-
-    /// What does not fit into the header.
-    fn note(&self) -> Vec<u8> {
-        let mut note = Vec::new();
-        let mut say = |key: &str, value: &[u8]| write_record(&mut note, key.as_bytes(), value);
-        if let Some(length) = self.sparse {
-            say("GNU.sparse.major", b"1");
-            say("GNU.sparse.minor", b"0");
-            say("GNU.sparse.name", self.name);
-            say("GNU.sparse.realsize", length.to_string().as_bytes());
-        } else if self.name.len() > 100 {
-            say("path", self.name);
-        }
-        if self.link.len() > 100 {
-            say("linkpath", self.link);
-        }
-        if self.size > MOST_IN_11 {
-            say("size", self.size.to_string().as_bytes());
-        }
-        for (key, number) in [("uid", self.uid), ("gid", self.gid)] {
-            if u64::from(number) > MOST_IN_7 {
-                say(key, number.to_string().as_bytes());
-            }
-        }
-        let fits = u64::try_from(self.modified.seconds).is_ok_and(|seconds| seconds <= MOST_IN_11);
-        if self.modified.nanoseconds != 0 || !fits {
-            say("mtime", time_text(self.modified).as_bytes());
-        }
-        for attribute in &self.attributes {
-            write_record(&mut note, &[ATTRIBUTE.as_bytes(), &attribute.name].concat(), &attribute.value);
-        }
-        note
-    }
-
-    fn fields(&self) -> Fields<'_> {
-        Fields {
-            name: if self.sparse.is_some() { &self.sparse_name } else { self.name },
-            kind: self.kind,
-            mode: self.mode,
-            uid: self.uid.into(),
-            gid: self.gid.into(),
-            size: self.size,
-            seconds: u64::try_from(self.modified.seconds).unwrap_or(0),
-            link: self.link,
-            device: self.device,
-        }
-    }
-}
-
-/// The parts of a file that hold something.
-fn pieces(file: &File, length: u64, stat: &Stat) -> Vec<Piece> {
-    let whole = vec![Piece { at: 0, length }];
-    let stored = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-    if stored >= length {
-        return whole;
-    }
-    let mut pieces = Vec::new();
-    let mut at = 0;
-    while at < length {
-        let data = match seek(file, SeekFrom::Data(at)) {
-            Ok(data) => data,
-            // Nothing more.
-            Err(Errno::NXIO) => return pieces,
-            Err(_) => return whole,
-        };
-        let Ok(end) = seek(file, SeekFrom::Hole(data)) else { return whole };
-        if data >= length || end <= data {
-            return pieces;
-        }
-        let last = pieces.len() + 1 == MOST_PIECES;
-        let end = if last { length } else { end.min(length) };
-        pieces.push(Piece { at: data, length: end - data });
-        at = end;
-    }
-    pieces
-}
-
-/// The extended attributes that an archive is to have: not those by which this system's security labels its files.
-fn attributes(file: BorrowedFd<'_>) -> Result<Vec<Attribute>, Errno> {
-    /// The kernel's own limits of the list and of a value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
-    const LONGEST: usize = 64 << 10;
-    let mut list = [0; 1024];
-    let names = match flistxattr(file, &mut list[..]) {
-        Ok(length) => list[..length].to_vec(),
-        Err(Errno::NOTSUP) => return Ok(Vec::new()),
-        Err(Errno::RANGE) => {
-            let mut list = vec![0; LONGEST];
-            let length = flistxattr(file, &mut list[..])?;
-            list.truncate(length);
-            list
-        }
-        Err(errno) => return Err(errno),
-    };
-    let mut attributes = Vec::new();
-    for name in names.split(|byte| *byte == 0).filter(|name| is_kept(name)) {
-        let mut value = vec![0; LONGEST];
-        match fgetxattr(file, name, &mut value[..]) {
-            Ok(length) => {
-                value.truncate(length);
-                attributes.push(Attribute { name: name.to_vec(), value });
-            }
-            // It was removed meanwhile.
-            Err(Errno::NODATA) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(attributes)
-}
-
-fn is_kept(name: &[u8]) -> bool {
-    name.starts_with(b"user.")
-        || [&b"security.capability"[..], b"system.posix_acl_access", b"system.posix_acl_default"].contains(&name)
 }

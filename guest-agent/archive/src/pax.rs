@@ -43,7 +43,8 @@ impl Note {
     pub(crate) fn read(&mut self, mut rest: &[u8]) -> Result<(), Error> {
         while !rest.is_empty() {
             let space = rest.iter().position(|byte| *byte == b' ');
-            let Some((space, length)) = space.and_then(|space| Some((space, decimal(&rest[..space])?))) else {
+            let Some((space, length)) = space.and_then(|space| Some((space, decimal(&rest[..space])?)))
+            else {
                 return damaged(WRONG);
             };
             let end = usize::try_from(length).unwrap_or(usize::MAX);

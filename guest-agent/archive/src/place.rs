@@ -56,9 +56,16 @@ impl Place {
         match fs::metadata(path) {
             Ok(found) if found.is_dir() && holds == Holds::File => return unfit("is a folder"),
             Ok(found) if found.is_dir() => {
-                return Ok(Self { folder: open(path)?, shown: path.to_owned(), target: Target::Into, roots: None });
+                return Ok(Self {
+                    folder: open(path)?,
+                    shown: path.to_owned(),
+                    target: Target::Into,
+                    roots: None,
+                });
             }
-            Ok(_) if !matches!(holds, Holds::One | Holds::File) || names_a_folder => return unfit("is no folder"),
+            Ok(_) if !matches!(holds, Holds::One | Holds::File) || names_a_folder => {
+                return unfit("is no folder");
+            }
             Ok(found) if !found.is_file() => {
                 let kind = found.file_type();
                 let device = kind.is_char_device() || kind.is_block_device();
@@ -104,7 +111,12 @@ impl Place {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        Ok(Self { folder: open(folder)?, shown: folder.to_owned(), target: target(name.as_bytes().to_vec()), roots: None })
+        Ok(Self {
+            folder: open(folder)?,
+            shown: folder.to_owned(),
+            target: target(name.as_bytes().to_vec()),
+            roots: None,
+        })
     }
 }
 

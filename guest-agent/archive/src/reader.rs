@@ -148,7 +148,8 @@ impl<I: Input> Reader<I> {
         let stored = size.map_or_else(|| number(&block[124..136]), Ok)?;
         let mut name = path.unwrap_or_else(|| header::name(block));
         let link = link.unwrap_or_else(|| header::text(&block[157..257]).to_vec());
-        let device = || Ok::<_, Error>((narrow(number(&block[329..337])?)?, narrow(number(&block[337..345])?)?));
+        let device =
+            || Ok::<_, Error>((narrow(number(&block[329..337])?)?, narrow(number(&block[337..345])?)?));
         let mut stored_data = 0;
         let kind = match block[156] {
             b'0' | b'7' | 0 | b'S' if !name.ends_with(b"/") => {

@@ -4,6 +4,9 @@
 //! the target, whoever made it and when. Nothing is written in place: what has no name yet is made beside it or in a folder
 //! that has none, and what is there is replaced by a rename.
 
+mod attributes;
+mod spot;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,16 +14,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
-    chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, openat, renameat, statat, symlinkat, unlinkat,
-    utimensat,
+    AtFlags, FileType, Mode, OFlags, Stat, chmodat, fchmod, linkat, mkdirat, openat, renameat, statat,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use vmm_sys::beneath::{make_node, open_folder};
 
-use crate::beneath::{names, shown, split};
+use self::attributes::weight;
+use self::spot::Spot;
+use crate::beneath::{shown, split};
 use crate::error::{Error, damaged, trying};
-use crate::member::{Attribute, Kind, Member, Time};
+use crate::member::{Kind, Member};
 use crate::place::{Place, Target};
 use crate::reader::{Input, Reader, Streamed};
 use crate::temporary::{Stage, temporary_name};
@@ -120,14 +124,6 @@ struct Unfinished {
     member: Member,
 }
 
-/// Where a member is made.
-struct Spot {
-    /// Beneath the stage's folder, with the names that things have for now. Empty: the folder itself.
-    path: Vec<u8>,
-    /// Nobody else has anything there: it is made under its own name.
-    fresh: bool,
-}
-
 impl Unpacker {
     /// Begins.
     pub fn new(place: Place, options: UnpackOptions) -> Result<Self, Error> {
@@ -188,7 +184,9 @@ impl Unpacker {
                 let mode = unpacker.mode(member);
                 Ok(chmodat(folder, name, mode, AtFlags::empty())?)
             }),
-            Kind::Node(_) => refuse(member, "is a device or a pipe, which is made only if asked for (--devices)"),
+            Kind::Node(_) => {
+                refuse(member, "is a device or a pipe, which is made only if asked for (--devices)")
+            }
         }
     }
 
@@ -222,109 +220,6 @@ impl Unpacker {
 
     fn named_new_folder(&self) -> bool {
         self.root.is_some()
-    }
-
-    /// Finds where a member is made. `None`: nowhere, for it is the target itself.
-    fn spot(&mut self, member: &Member) -> Result<Option<Spot>, Error> {
-        let parts = names(&member.name)?;
-        let is_folder = member.kind == Kind::Folder;
-        match &self.target {
-            Target::As { name, only_a_folder, replaces_file } => {
-                let root = match &self.root {
-                    Some(root) => root,
-                    None => {
-                        let path = || shown(&self.stage.shown, name);
-                        if is_folder && *replaces_file {
-                            return Err(Error::Unfit { path: path(), why: "is a file, and a folder is to have its name" });
-                        }
-                        if !is_folder && *only_a_folder {
-                            return Err(Error::Unfit { path: path(), why: "is no folder: it ends with a slash" });
-                        }
-                        if parts.len() > 1 {
-                            return refuse(member, "comes before the folder that it is in");
-                        }
-                        let root = parts.iter().map(|part| part.to_vec()).collect();
-                        self.stage.add(name);
-                        self.root.insert(root)
-                    }
-                };
-                let beneath = parts.len() >= root.len() && root.iter().zip(&parts).all(|(root, part)| root == part);
-                let Some(temporary) = self.stage.get(name).filter(|_| beneath) else {
-                    return refuse(member, "is not in the archive's first member");
-                };
-                Ok(Some(Spot { path: join(temporary, &parts[root.len()..]), fresh: true }))
-            }
-            Target::New { name } => {
-                if parts.is_empty() && is_folder {
-                    self.root = Some(Vec::new());
-                }
-                let temporary = self.stage.get(name).unwrap_or_default();
-                Ok(Some(Spot { path: join(temporary, &parts), fresh: true }))
-            }
-            Target::Into => {
-                let Some((first, rest)) = parts.split_first() else {
-                    if self.roots.is_some() {
-                        return refuse(member, "was not asked for");
-                    }
-                    return Ok(Some(Spot { path: Vec::new(), fresh: false }));
-                };
-                if self.roots.as_ref().is_some_and(|roots| !roots.contains(*first)) {
-                    return refuse(member, "was not asked for");
-                }
-                if let Some(temporary) = self.stage.get(first) {
-                    return Ok(Some(Spot { path: join(temporary, rest), fresh: true }));
-                }
-                let path = || shown(&self.stage.shown, first);
-                let there = look(self.stage.folder.as_fd(), first)
-                    .map_err(trying("look at", &path()))?;
-                let goes_in = is_folder || !rest.is_empty();
-                match there.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
-                    Some(FileType::Directory) if goes_in => {
-                        return Ok(Some(Spot { path: join(b"", &parts), fresh: false }));
-                    }
-                    Some(FileType::Directory) => {
-                        return Err(Error::Unfit { path: path(), why: "is a folder, and something else is to have its name" });
-                    }
-                    Some(_) if goes_in => return Err(Error::Unfit { path: path(), why: "is no folder" }),
-                    Some(kind) => self.replaceable(first, kind)?,
-                    None => {}
-                }
-                if self.stage.len() >= STAGED {
-                    self.leave_folders(b"")?;
-                    self.stage.commit()?;
-                }
-                let temporary = self.stage.add(first);
-                Ok(Some(Spot { path: join(&temporary, rest), fresh: true }))
-            }
-        }
-    }
-
-    /// Where a member is that came before.
-    fn spot_of_earlier(&self, member: &Member, name: &[u8]) -> Result<Vec<u8>, Error> {
-        let parts = names(name).or_else(|_| refuse(member, "is a link to what is not in the target"))?;
-        let earlier = match &self.target {
-            Target::As { name, .. } => {
-                let root = self.root.as_deref().unwrap_or_default();
-                let beneath = parts.len() >= root.len() && root.iter().zip(&parts).all(|(root, part)| root == part);
-                let temporary = self.stage.get(name).filter(|_| beneath);
-                temporary.map(|temporary| join(temporary, &parts[root.len()..]))
-            }
-            Target::New { name } => self.stage.get(name).map(|temporary| join(temporary, &parts)),
-            Target::Into => parts.split_first().map(|(first, rest)| match self.stage.get(first) {
-                Some(temporary) => join(temporary, rest),
-                None => join(b"", &parts),
-            }),
-        };
-        earlier.map_or_else(|| refuse(member, "is a link to what is not in the target"), Ok)
-    }
-
-    /// A path as its user knows it.
-    fn path(&self, path: &[u8]) -> std::path::PathBuf {
-        let end = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
-        match self.stage.name_of(&path[..end]) {
-            Some(name) => shown(&self.stage.shown, &[name, &path[end..]].concat()),
-            None => shown(&self.stage.shown, path),
-        }
     }
 
     /// Opens the folder that a path is in, and makes it where the archive has not named it.
@@ -403,7 +298,9 @@ impl Unpacker {
                 }
                 self.replaceable(&spot.path, kind)?;
                 // A member that comes twice: the last one holds.
-                if spot.fresh && let Err(errno) = unlinkat(folder, name, AtFlags::empty()) {
+                if spot.fresh
+                    && let Err(errno) = unlinkat(folder, name, AtFlags::empty())
+                {
                     return failed(self, errno.into());
                 }
             }
@@ -468,7 +365,8 @@ impl Unpacker {
             }
             opened => opened.map_err(trying("open the folder", &self.path(parent)))?,
         };
-        match look(opened.as_fd(), leaf).map(|there| there.map(|stat| FileType::from_raw_mode(stat.st_mode))) {
+        match look(opened.as_fd(), leaf).map(|there| there.map(|stat| FileType::from_raw_mode(stat.st_mode)))
+        {
             Ok(Some(FileType::Directory)) => return refuse(member, "is a link to a folder"),
             Ok(Some(_)) => {}
             _ => return refuse(member, "is a link to a member that is not there"),
@@ -484,9 +382,7 @@ impl Unpacker {
         self.parent(member, &spot.path)?;
         let Some((_, folder)) = &self.parent else { return Ok(()) };
         let (_, name) = split(&spot.path);
-        let failed = |error: io::Error| {
-            Err(trying("make the folder", &self.path(&spot.path))(error))
-        };
+        let failed = |error: io::Error| Err(trying("make the folder", &self.path(&spot.path))(error));
         match mkdirat(folder, name, Mode::RWXU) {
             Ok(()) => {}
             Err(Errno::EXIST) => match look(folder.as_fd(), name) {
@@ -509,7 +405,8 @@ impl Unpacker {
 
     fn finish_later(&mut self, member: &Member, path: Vec<u8>) -> Result<(), Error> {
         self.folders.retain(|folder| folder.path != path);
-        self.waiting = self.folders.iter().map(|folder| weight(&folder.member)).sum::<usize>() + weight(member);
+        self.waiting =
+            self.folders.iter().map(|folder| weight(&folder.member)).sum::<usize>() + weight(member);
         if self.waiting > ATTRIBUTES_THAT_WAIT {
             return refuse(member, "has too many extended attributes");
         }
@@ -534,70 +431,10 @@ impl Unpacker {
         if matches!(kind, FileType::RegularFile | FileType::Symlink) || self.options.devices {
             return Ok(());
         }
-        Err(Error::Unfit { path: self.path(path), why: "is a device, a pipe or a socket, and is not replaced" })
-    }
-
-    /// Owner, extended attributes, mode and times of a file or folder that is open.
-    fn attributes(&mut self, member: &Member, file: BorrowedFd<'_>) -> io::Result<()> {
-        if let Some((uid, gid)) = self.owner(member) {
-            fchown(file, Some(uid), Some(gid))?;
-        }
-        for Attribute { name, value } in &member.attributes {
-            if !self.takes(name) {
-                continue;
-            }
-            match fsetxattr(file, &name[..], value, XattrFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::NOTSUP) => self.attributes_lost += 1,
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        // After the owner, whose change takes these bits.
-        fchmod(file, self.mode(member))?;
-        Ok(futimens(file, &times(member.modified))?)
-    }
-
-    /// The same of what cannot be opened.
-    fn name_attributes(&self, member: &Member, folder: BorrowedFd<'_>, name: &[u8]) -> Result<(), Making> {
-        if let Some((uid, gid)) = self.owner(member) {
-            chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        }
-        Ok(utimensat(folder, name, &times(member.modified), AtFlags::SYMLINK_NOFOLLOW)?)
-    }
-
-    /// A folder that the archive does not name belongs to whom the others are given.
-    fn change_owner_of_implied(&self, folder: &OwnedFd) -> io::Result<()> {
-        if let Owner::Given { uid, gid } = self.options.owner {
-            fchown(folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        }
-        Ok(())
-    }
-
-    fn owner(&self, member: &Member) -> Option<(Uid, Gid)> {
-        let (uid, gid) = match self.options.owner {
-            Owner::Us => return None,
-            Owner::Kept => (member.uid, member.gid),
-            Owner::Given { uid, gid } => (uid, gid),
-        };
-        Some((Uid::from_raw(uid), Gid::from_raw(gid)))
-    }
-
-    fn mode(&mut self, member: &Member) -> Mode {
-        let mut mode = member.mode & 0o7777;
-        if !self.options.set_id && mode & 0o6000 != 0 {
-            mode &= 0o1777;
-            self.set_id_taken += u64::from(member.kind != Kind::Folder);
-        }
-        Mode::from_raw_mode(mode)
-    }
-
-    /// Whether an extended attribute is one that an archive may give: labels of the system's security are not.
-    fn takes(&self, name: &[u8]) -> bool {
-        match name {
-            b"security.capability" => self.options.set_id,
-            b"system.posix_acl_access" | b"system.posix_acl_default" => self.options.owner == Owner::Kept,
-            name => name.starts_with(b"user."),
-        }
+        Err(Error::Unfit {
+            path: self.path(path),
+            why: "is a device, a pipe or a socket, and is not replaced",
+        })
     }
 }
 
@@ -650,34 +487,13 @@ fn look(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Stat>> {
     }
 }
 
-fn join(first: &[u8], rest: &[&[u8]]) -> Vec<u8> {
-    let mut path = first.to_vec();
-    for part in rest {
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(part);
-    }
-    path
-}
-
 /// Whether a path is a folder's, or in it.
 fn is_in(path: &[u8], folder: &[u8]) -> bool {
     path.strip_prefix(folder).is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
 fn is_no_folder(error: &io::Error) -> bool {
-    [Errno::LOOP, Errno::NOTDIR, Errno::XDEV].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
-fn weight(member: &Member) -> usize {
-    let attributes = member.attributes.iter();
-    attributes.map(|attribute| attribute.name.len() + attribute.value.len() + 64).sum()
-}
-
-fn times(modified: Time) -> Timestamps {
-    Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: modified.seconds, tv_nsec: modified.nanoseconds.into() },
-    }
+    [Errno::LOOP, Errno::NOTDIR, Errno::XDEV]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

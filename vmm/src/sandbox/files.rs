@@ -1,99 +1,24 @@
 //! Files into a VM and out of it.
 
-use std::fmt;
+mod options;
+mod owner;
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use nix::unistd::{Gid, Group, Uid, User};
-use vmm_archive::{Holds, Kind, Owner, PackOptions, Packer, Place, Reader, Streamed, UnpackOptions, root_name};
+use nix::unistd::Uid;
+use vmm_archive::{Holds, Kind, PackOptions, Packer, Place, Reader, Streamed, UnpackOptions, root_name};
 use vmm_protocol::{Pack, Totals, Unpack};
 
+use self::options::Watched;
+pub use self::options::{Copied, CopyOptions, CopyOwner};
+use self::owner::owner_here;
 use super::{CancelToken, Error, Sandbox};
 use crate::agent::{AgentClient, AgentError, ByteString, ErrorKind};
-
-/// Whose files become that are copied.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum CopyOwner {
-    /// Whose they were if we are root; otherwise root's in the guest, ours on the host.
-    #[default]
-    Usual,
-    /// Whose they were, by number.
-    Keep,
-    /// `user`, `user:group`, `uid` or `uid:gid` of the side that they are copied to.
-    Named(String),
-}
-
-/// How files are copied.
-#[derive(Clone, Default)]
-pub struct CopyOptions {
-    owner: CopyOwner,
-    set_id: bool,
-    devices: bool,
-    cancel: Option<CancelToken>,
-    observer: Option<Arc<dyn Fn(u64) + Send + Sync>>,
-}
-
-impl CopyOptions {
-    /// Whose the copies become.
-    pub fn owner(mut self, owner: CopyOwner) -> Self {
-        self.owner = owner;
-        self
-    }
-
-    /// Keeps set-user-id and set-group-id bits and capabilities. They are taken otherwise, except from what is copied into a
-    /// guest and keeps its owner.
-    pub fn set_id(mut self, set_id: bool) -> Self {
-        self.set_id = set_id;
-        self
-    }
-
-    /// Copies devices and pipes, which are refused otherwise.
-    pub fn devices(mut self, devices: bool) -> Self {
-        self.devices = devices;
-        self
-    }
-
-    /// Cancelling this token ends the copy, and leaves the target as it was.
-    pub fn cancel(mut self, token: &CancelToken) -> Self {
-        self.cancel = Some(token.clone());
-        self
-    }
-
-    /// Is told again and again how many bytes have gone through.
-    pub fn on_progress(mut self, observer: impl Fn(u64) + Send + Sync + 'static) -> Self {
-        self.observer = Some(Arc::new(observer));
-        self
-    }
-}
-
-impl fmt::Debug for CopyOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { owner, set_id, devices, .. } = self;
-        f.debug_struct("CopyOptions")
-            .field("owner", owner)
-            .field("set_id", set_id)
-            .field("devices", devices)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What was copied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Copied {
-    /// Files, folders, links and others.
-    pub entries: u64,
-    /// Bytes that went through, with all that is said of files beside their contents.
-    pub bytes: u64,
-    /// Sockets that were left out.
-    pub sockets: u64,
-    /// Files whose set-user-id and set-group-id bits were taken.
-    pub set_id_taken: u64,
-    /// Extended attributes that the target's file system does not have.
-    pub attributes_lost: u64,
-}
 
 impl Sandbox {
     /// Copies files and trees from the host into its guest, by the rules of `cp -a`: into `target` if that is a folder,
@@ -239,7 +164,11 @@ fn unpack(
                 Ok(length) => out.write_all(&buffer[..length]).map_err(stream)?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
-                    return Err(vmm_archive::Error::File { what: "read", path: "the archive".into(), source });
+                    return Err(vmm_archive::Error::File {
+                        what: "read",
+                        path: "the archive".into(),
+                        source,
+                    });
                 }
             }
         }
@@ -336,8 +265,7 @@ fn pack(
         let mut buffer = vec![0; 128 * 1024];
         loop {
             let length = pieces.read(&mut buffer).map_err(stream)?;
-            let written =
-                if length == 0 { archive.flush() } else { archive.write_all(&buffer[..length]) };
+            let written = if length == 0 { archive.flush() } else { archive.write_all(&buffer[..length]) };
             written.map_err(|source| vmm_archive::Error::File {
                 what: "write",
                 path: "the archive".into(),
@@ -413,42 +341,6 @@ fn receive(
     }
 }
 
-/// Bytes on their way, of which somebody is told.
-struct Watched<'a, T> {
-    inner: &'a mut T,
-    bytes: u64,
-    options: &'a CopyOptions,
-}
-
-impl<T> Watched<'_, T> {
-    fn tell(&mut self, length: usize) {
-        self.bytes += length as u64;
-        if let Some(observer) = &self.options.observer {
-            observer(self.bytes);
-        }
-    }
-}
-
-impl<T: Read> Read for Watched<'_, T> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        self.tell(length);
-        Ok(length)
-    }
-}
-
-impl<T: Write> Write for Watched<'_, T> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = self.inner.write(bytes)?;
-        self.tell(length);
-        Ok(length)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 fn stream(source: io::Error) -> vmm_archive::Error {
     vmm_archive::Error::Stream { source }
 }
@@ -472,39 +364,3 @@ fn copied(totals: &Totals) -> Copied {
     let Totals { entries, bytes, sockets, set_id_taken, attributes_lost, .. } = *totals;
     Copied { entries, bytes, sockets, set_id_taken, attributes_lost }
 }
-
-/// Whose files become that are copied out of a guest.
-fn owner_here(owner: &CopyOwner) -> Result<Owner, Failure> {
-    let owner = match owner {
-        CopyOwner::Usual if !Uid::effective().is_root() => return Ok(Owner::Us),
-        CopyOwner::Usual | CopyOwner::Keep => return Ok(Owner::Kept),
-        CopyOwner::Named(owner) => owner,
-    };
-    let (user, group) = match owner.split_once(':') {
-        Some((user, group)) => (user, Some(group)),
-        None => (owner.as_str(), None),
-    };
-    let invalid = |what: &str, name: &str| Failure::Invalid(format!("there is no {what} {name:?} on the host"));
-    let account = match User::from_name(user) {
-        Ok(Some(account)) => Some(account),
-        _ => user.parse().ok().and_then(|uid| User::from_uid(Uid::from_raw(uid)).ok().flatten()),
-    };
-    let uid = match (&account, user.parse()) {
-        (Some(account), _) => account.uid.as_raw(),
-        (None, Ok(uid)) => uid,
-        _ => return Err(invalid("user", user)),
-    };
-    let gid = match group {
-        // Of a user without an account the group of the same number.
-        None => account.map_or(uid, |account| account.gid.as_raw()),
-        Some(group) => match (Group::from_name(group), group.parse()) {
-            (Ok(Some(group)), _) => group.gid.as_raw(),
-            (_, Ok(gid)) => Gid::from_raw(gid).as_raw(),
-            _ => return Err(invalid("group", group)),
-        },
-    };
-    Ok(Owner::Given { uid, gid })
-}
-
-#[cfg(test)]
-mod tests;

@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, openat};
 
 /// How a folder is opened: to be read, and to have others opened in it.
-const FOLDER: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Opens a folder beneath another one. The path has its names between single slashes, none of them `.` or `..`; an empty
 /// one is the folder itself. It passes through no symbolic link, whoever makes one meanwhile: that is an error
@@ -104,7 +103,9 @@ mod tests {
             [|root, path| open_folder(root, path), |root, path| one_by_one(root.as_fd(), path)];
         for open in ways {
             assert!(open(&root, b"a/b").is_ok());
-            for path in [&b"a/inner"[..], b"a/outer", b"a/outer/etc", b"a/inner/x", b"..", b"a/..", b"a/../.."] {
+            for path in
+                [&b"a/inner"[..], b"a/outer", b"a/outer/etc", b"a/inner/x", b"..", b"a/..", b"a/../.."]
+            {
                 let error = open(&root, path).err();
                 assert!(error.is_some() || path == b"a/..", "{path:?}");
             }

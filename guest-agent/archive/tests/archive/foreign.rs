@@ -100,7 +100,9 @@ fn what_is_appended_last_holds_and_folders_need_no_member() {
         let status = Command::new("sh").args(["-ec", script]).current_dir(folder.path()).status().unwrap();
         assert!(status.success(), "{script}");
     };
-    run("mkdir -p a/b; echo old > a/b/file; tar -cf a.tar a/b/file; echo new > a/b/file; tar -rf a.tar a/b/file");
+    run(
+        "mkdir -p a/b; echo old > a/b/file; tar -cf a.tar a/b/file; echo new > a/b/file; tar -rf a.tar a/b/file",
+    );
     let archive = fs::read(folder.path().join("a.tar")).unwrap();
     let target = folder.path().join("target");
     unpacked(&archive, &target, Holds::Anything, UnpackOptions::default()).unwrap();

@@ -62,13 +62,15 @@ fn table() -> Vec<(&'static str, Vec<u8>)> {
         header
     };
     let sparse = |map: &str| {
-        let note = note(&[
-            record("GNU.sparse.major", "1"),
-            record("GNU.sparse.minor", "0"),
-            record("GNU.sparse.name", "sparse"),
-            record("GNU.sparse.realsize", "100"),
-        ]
-        .concat());
+        let note = note(
+            &[
+                record("GNU.sparse.major", "1"),
+                record("GNU.sparse.minor", "0"),
+                record("GNU.sparse.name", "sparse"),
+                record("GNU.sparse.realsize", "100"),
+            ]
+            .concat(),
+        );
         let mut data = map.as_bytes().to_vec();
         data.resize(data.len().next_multiple_of(BLOCK), 0);
         archive(&[note, member(b"sparse", b'0', b"", &data)])
@@ -94,20 +96,29 @@ fn table() -> Vec<(&'static str, Vec<u8>)> {
                 file(b"two/tmp/owned"),
             ]),
         ),
-        ("a folder over a link", archive(&[
-            member(b"link", b'2', b"../outside-folder", b""),
-            member(b"link/", b'5', b"", b""),
-            file(b"link/owned"),
-        ])),
-        ("a hard link that climbs", archive(&[member(b"hard", b'1', b"../outside-file", b""), file(b"hard")])),
+        (
+            "a folder over a link",
+            archive(&[
+                member(b"link", b'2', b"../outside-folder", b""),
+                member(b"link/", b'5', b"", b""),
+                file(b"link/owned"),
+            ]),
+        ),
+        (
+            "a hard link that climbs",
+            archive(&[member(b"hard", b'1', b"../outside-file", b""), file(b"hard")]),
+        ),
         ("an absolute hard link", archive(&[member(b"hard", b'1', b"/etc/passwd", b"")])),
-        ("a hard link through a link", archive(&[
-            member(b"link", b'2', b"..", b""),
-            member(b"hard", b'1', b"link/outside-file", b""),
-        ])),
+        (
+            "a hard link through a link",
+            archive(&[member(b"link", b'2', b"..", b""), member(b"hard", b'1', b"link/outside-file", b"")]),
+        ),
         ("a hard link to nothing", archive(&[member(b"hard", b'1', b"missing", b"")])),
         ("a hard link to itself", archive(&[member(b"hard", b'1', b"hard", b"")])),
-        ("a hard link to a folder", archive(&[member(b"d/", b'5', b"", b""), member(b"hard", b'1', b"d", b"")])),
+        (
+            "a hard link to a folder",
+            archive(&[member(b"d/", b'5', b"", b""), member(b"hard", b'1', b"d", b"")]),
+        ),
         ("a device", archive(&[member(b"null", b'3', b"", b"")])),
         ("a pipe", archive(&[member(b"pipe", b'6', b"", b"")])),
         ("a kind that is not known", archive(&[member(b"what", b'Z', b"", b"")])),
@@ -122,12 +133,15 @@ fn table() -> Vec<(&'static str, Vec<u8>)> {
             archive[0] = b'b';
             archive
         }),
-        ("a note without end", archive(&[{
-            let mut note = note("");
-            note[124..135].copy_from_slice(b"77777777777");
-            sum(&mut note);
-            note
-        }])),
+        (
+            "a note without end",
+            archive(&[{
+                let mut note = note("");
+                note[124..135].copy_from_slice(b"77777777777");
+                sum(&mut note);
+                note
+            }]),
+        ),
         ("notes without end", archive(&vec![note(&record("comment", &"x".repeat(60_000))); 40])),
         ("a note that is none", archive(&[note("nonsense"), file(b"a")])),
         ("a negative length", archive(&[note(&record("size", "-1")), file(b"a")])),
@@ -152,9 +166,12 @@ fn scene() -> tempfile::TempDir {
 #[test]
 fn every_hostile_archive_is_refused_and_leaves_nothing() {
     for (what, archive) in table() {
-        for (target, holds) in
-            [("target", Holds::Anything), ("new", Holds::Anything), ("target", Holds::Several), ("new", Holds::One)]
-        {
+        for (target, holds) in [
+            ("target", Holds::Anything),
+            ("new", Holds::Anything),
+            ("target", Holds::Several),
+            ("new", Holds::One),
+        ] {
             let scene = scene();
             let before = listing(&scene.path().join("outside-folder"));
             let target = scene.path().join(target);
@@ -183,7 +200,8 @@ fn a_link_that_is_there_already_leads_nowhere() {
         assert!(error.is_err(), "{name:?}");
     }
     // The link itself is replaced, as anything that has the name.
-    unpacked(&archive(&[file(b"file"), file(b"d/link")]), &target, Holds::Anything, UnpackOptions::default()).unwrap();
+    unpacked(&archive(&[file(b"file"), file(b"d/link")]), &target, Holds::Anything, UnpackOptions::default())
+        .unwrap();
     assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "owned");
     assert_eq!(fs::read_to_string(target.join("d/link")).unwrap(), "owned");
     assert_eq!(fs::read_to_string(scene.path().join("outside-file")).unwrap(), "untouched");
@@ -230,7 +248,8 @@ fn blocks() -> impl Strategy<Value = Vec<u8>> {
         Just(b"d/l".to_vec()),
         prop::collection::vec(any::<u8>(), 0..100),
     ];
-    let link = prop_oneof![Just(b"..".to_vec()), Just(b"a".to_vec()), Just(b"d/l".to_vec()), Just(b"/".to_vec())];
+    let link =
+        prop_oneof![Just(b"..".to_vec()), Just(b"a".to_vec()), Just(b"d/l".to_vec()), Just(b"/".to_vec())];
     let kind = prop::sample::select(b"0123456567SLKxgDV".to_vec());
     (name, kind, link, prop::collection::vec(any::<u8>(), 0..600))
         .prop_map(|(name, kind, link, data)| member(&name, kind, &link, &data))

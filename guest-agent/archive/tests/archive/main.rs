@@ -29,10 +29,7 @@ fn packed_with(path: &Path, options: PackOptions) -> Vec<u8> {
 /// Unpacks into a path and puts everything in its place.
 fn unpacked(archive: &[u8], path: &Path, holds: Holds, options: UnpackOptions) -> Result<Counts, Error> {
     let unpacked: Unpacked = unpack(Cursor::new(archive), Place::find(path, holds)?, options)?;
-    let counts = Counts {
-        entries: unpacked.entries,
-        set_id_taken: unpacked.set_id_taken,
-    };
+    let counts = Counts { entries: unpacked.entries, set_id_taken: unpacked.set_id_taken };
     unpacked.commit()?;
     Ok(counts)
 }

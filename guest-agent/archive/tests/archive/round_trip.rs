@@ -91,7 +91,9 @@ fn holes_stay_holes() {
         assert!(after.blocks() <= before.blocks() + 64, "{name}: {} blocks", after.blocks());
     }
     for name in ["small", "many"] {
-        assert!(fs::read(tree.join(name)).unwrap() == fs::read(target.path().join("copy").join(name)).unwrap());
+        assert!(
+            fs::read(tree.join(name)).unwrap() == fs::read(target.path().join("copy").join(name)).unwrap()
+        );
     }
     let mut end = [1; 10];
     let back = File::open(target.path().join("copy/back")).unwrap();
@@ -196,7 +198,8 @@ enum Thing {
 
 fn thing() -> impl Strategy<Value = Thing> {
     let leaf = prop_oneof![
-        (prop::collection::vec(any::<u8>(), 0..2000), 0u32..0o1000).prop_map(|(bytes, mode)| Thing::File(bytes, mode)),
+        (prop::collection::vec(any::<u8>(), 0..2000), 0u32..0o1000)
+            .prop_map(|(bytes, mode)| Thing::File(bytes, mode)),
         "[a-z/.]{1,200}".prop_map(Thing::Link),
     ];
     leaf.prop_recursive(4, 24, 6, |inner| {

@@ -56,7 +56,8 @@ impl Place {
         }
         let bytes = path.as_bytes();
         let colon = bytes.iter().position(|byte| *byte == b':').filter(|colon| *colon > 0);
-        let named = colon.and_then(|colon| Some((std::str::from_utf8(&bytes[..colon]).ok()?, &bytes[colon + 1..])));
+        let named =
+            colon.and_then(|colon| Some((std::str::from_utf8(&bytes[..colon]).ok()?, &bytes[colon + 1..])));
         match named.filter(|(vm, _)| !vm.contains('/')) {
             Some((vm, path)) => Self::Guest { vm: vm.to_owned(), path: path.to_vec() },
             None => Self::Host(PathBuf::from(path)),
@@ -115,7 +116,9 @@ impl Copy {
 
     fn vm(&self) -> &str {
         match self {
-            Self::In { vm, .. } | Self::Unpack { vm, .. } | Self::Out { vm, .. } | Self::Pack { vm, .. } => vm,
+            Self::In { vm, .. } | Self::Unpack { vm, .. } | Self::Out { vm, .. } | Self::Pack { vm, .. } => {
+                vm
+            }
         }
     }
 }
@@ -148,7 +151,9 @@ impl Cp {
             Copy::In { sources, target, .. } => sandbox.copy_in(sources, target, &options),
             Copy::Unpack { target, .. } => sandbox.unpack(Standard { token: &token }, target, &options),
             Copy::Out { sources, target, .. } => sandbox.copy_out(guest_paths(sources), target, &options),
-            Copy::Pack { sources, .. } => sandbox.pack(guest_paths(sources), Standard { token: &token }, &options),
+            Copy::Pack { sources, .. } => {
+                sandbox.pack(guest_paths(sources), Standard { token: &token }, &options)
+            }
         };
         display.clear();
         match copied {
@@ -254,7 +259,9 @@ mod tests {
     #[test]
     fn one_side_is_in_one_vm() {
         assert!(matches!(copy(&["a", "b", "box:/x"]), Ok(Copy::In { sources, .. }) if sources.len() == 2));
-        assert!(matches!(copy(&["box:/a", "box:/b", "x"]), Ok(Copy::Out { sources, .. }) if sources.len() == 2));
+        assert!(
+            matches!(copy(&["box:/a", "box:/b", "x"]), Ok(Copy::Out { sources, .. }) if sources.len() == 2)
+        );
         assert!(matches!(copy(&["-", "box:/a"]), Ok(Copy::Unpack { .. })));
         assert!(matches!(copy(&["box:/a", "-"]), Ok(Copy::Pack { .. })));
         for wrong in [

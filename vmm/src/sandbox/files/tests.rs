@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use vmm_archive::Owner;
 use vmm_protocol::{Answer, PieceWriter, Reply, Request, Transfer, header};
 
 use super::*;
@@ -66,7 +67,10 @@ fn what_was_not_asked_for_does_not_come() {
         let folder = tempfile::tempdir().unwrap();
         let (client, agent) = agent(sends(sent));
         let failure = copied_out(&client, &["/srv/file"], folder.path()).unwrap_err();
-        assert!(matches!(&failure, Failure::Host(vmm_archive::Error::Refused { .. })), "{sent:?}: {failure:?}");
+        assert!(
+            matches!(&failure, Failure::Host(vmm_archive::Error::Refused { .. })),
+            "{sent:?}: {failure:?}"
+        );
         assert!(names(folder.path()).is_empty(), "{sent:?}");
         drop(client);
         agent.join().unwrap();
