@@ -36,7 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// What the agent is made of, without the folders that tests and fuzzers fill.
 fn sources(path: &Path) -> Vec<PathBuf> {
     if path.is_dir() {
-        let parts = ["src", "Cargo.toml", "protocol/src", "protocol/Cargo.toml"];
+        let parts =
+            ["src", "Cargo.toml", "archive/src", "archive/Cargo.toml", "protocol/src", "protocol/Cargo.toml"];
         parts.map(|part| path.join(part)).into_iter().filter(|part| part.exists()).collect()
     } else {
         vec![path.to_owned()]

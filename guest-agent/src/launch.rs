@@ -2,14 +2,14 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Gid, OFlags, Uid, fchown, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Gid, MemfdFlags, OFlags, Uid, fchown, fcntl_getfl, fcntl_setfl, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{InputModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
-use vmm_protocol::{ByteString, ErrorKind, Start, TerminalSize};
+use vmm_protocol::{ByteString, ErrorKind, Start, TerminalSize, Transfer};
 use vmm_sys::spawn::{Identity, Program, SpawnError, Spawner, Step};
 
 use crate::cgroup::Group;
@@ -82,6 +82,33 @@ impl Launcher {
             }
         };
         Ok(Launched { pid, uid: account.uid, streams })
+    }
+
+    /// Starts this program once more to bring files in or out for a client, whose connection it gets.
+    pub fn launch_transfer(&mut self, transfer: &Transfer, client: &OwnedFd) -> Result<u32, Refusal> {
+        let cannot = |error: io::Error| {
+            Refusal::system(ErrorKind::Resources, "the guest cannot start a transfer", error)
+        };
+        let mut request = File::from(
+            memfd_create("transfer", MemfdFlags::CLOEXEC).map_err(io::Error::from).map_err(cannot)?,
+        );
+        let written = serde_json::to_writer(&mut request, transfer).map_err(io::Error::from);
+        written.and_then(|()| request.rewind()).map_err(cannot)?;
+        let started = self.spawner.spawn(&Program {
+            // Also where the file is not to be found any more, as that of process 1.
+            candidates: &[c"/proc/self/exe".to_owned()],
+            argv: &[c"vmm-agent".to_owned(), crate::transfer::ARGUMENT.to_owned()],
+            environment: &[],
+            stdin: request.as_fd(),
+            stdout: client.as_fd(),
+            stderr: self.null.as_fd(),
+            terminal: false,
+            identity: None,
+            directories: &[],
+            cgroup: None,
+            open_files: None,
+        });
+        started.map_err(|error| cannot(error.source))
     }
 
     fn spawn(

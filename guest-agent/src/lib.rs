@@ -18,6 +18,7 @@ mod launch;
 mod listener;
 mod refusal;
 pub mod server;
+pub mod transfer;
 mod users;
 
 use std::io;

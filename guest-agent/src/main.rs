@@ -1,6 +1,8 @@
-//! The agent's program. As process 1 it boots the guest; otherwise it serves a Unix socket that it is given.
+//! The agent's program. As process 1 it boots the guest; otherwise it serves a Unix socket that it is given, or, started by
+//! an agent, brings files in or out.
 
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -9,6 +11,9 @@ fn main() -> ExitCode {
         guest_agent::boot::run();
     }
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if arguments.iter().map(|argument| argument.as_bytes()).eq([guest_agent::transfer::ARGUMENT.to_bytes()]) {
+        return guest_agent::transfer::run();
+    }
     if arguments != ["serve"] {
         eprintln!(
             "vmm-agent: process 1 of a guest. Elsewhere: `vmm-agent serve`, with a listening Unix socket as its \

@@ -58,6 +58,8 @@ pub enum Reply {
         /// It was too long, and the client was not waited for.
         expired: bool,
     },
+    /// An archive can come, or follows. Since 1.2.
+    Transferring,
 }
 
 /// Why a request was not done.
@@ -88,6 +90,18 @@ pub enum ErrorKind {
     ShuttingDown,
     /// Somebody else has it. Since 1.1.
     Busy,
+    /// A file or folder is not there. Since 1.2.
+    NoSuchFile,
+    /// It must not be read, written or made. Since 1.2.
+    NotPermitted,
+    /// There is no room for it. Since 1.2.
+    NoSpace,
+    /// It is of a kind that was not asked for, or stands in the way. Since 1.2.
+    UnfitFile,
+    /// An archive is damaged, or goes where it must not. Since 1.2.
+    BadArchive,
+    /// It cannot be read, written or made for another reason. Since 1.2.
+    File,
     /// The agent failed.
     Internal,
     /// A kind that a newer agent knows.

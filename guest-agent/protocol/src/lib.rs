@@ -10,6 +10,7 @@ pub mod frame;
 pub mod header;
 pub mod process;
 pub mod request;
+pub mod transfer;
 pub mod version;
 
 pub use answer::{Answer, DiskUse, ErrorKind, Health, MemoryUse, Reply};
@@ -19,10 +20,11 @@ pub use frame::{FRAME_HEADER_SIZE, FrameError, FrameHeader, FrameKind, MAX_EXIT_
 pub use header::{HeaderError, MAX_HEADER, Mismatch};
 pub use process::{Exit, Outcome, ProcessId, ProcessInfo, Signal, SignalTarget, TerminalSize};
 pub use request::{Attach, OnDisconnect, Request, Shutdown, ShutdownMode, Start};
+pub use transfer::{Holds, Pack, PieceError, PieceReader, PieceWriter, Totals, Transfer, Unpack};
 pub use version::Version;
 
 /// The version that this package speaks.
-pub const VERSION: Version = Version { major: 1, minor: 1 };
+pub const VERSION: Version = Version { major: 1, minor: 2 };
 
 /// The vsock port on which the agent listens. Privileged (below 1024), so that no guest user can take it.
 pub const AGENT_PORT: u32 = 1023;

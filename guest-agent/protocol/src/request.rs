@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteString, ProcessId, Signal, SignalTarget, TerminalSize};
+use crate::{ByteString, ProcessId, Signal, SignalTarget, TerminalSize, Transfer};
 
 /// A request. What the agent answers stands with each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub enum Request {
     /// when this client ends its half of the connection, or is gone, or after 10 s; then comes
     /// [`Reply::Thawed`](crate::Reply::Thawed). Since 1.1.
     Freeze,
+    /// Bring files into the guest or out of it: [`Reply::Transferring`](crate::Reply::Transferring), then an archive in one
+    /// direction, and what became of it. Since 1.2.
+    Transfer(Transfer),
     /// Shut the guest down: [`Reply::Done`](crate::Reply::Done) as it begins.
     Shutdown(Shutdown),
 }

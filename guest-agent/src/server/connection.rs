@@ -117,6 +117,11 @@ impl Connection {
         }
     }
 
+    /// Whether something has arrived behind the request.
+    pub(super) fn has_more_input(&self) -> bool {
+        self.input.len() > self.consumed
+    }
+
     /// What comes next of the frames; it stays until it is consumed.
     pub(super) fn peek_input(&mut self) -> Input<'_> {
         loop {

@@ -107,6 +107,12 @@ impl Epoll {
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token.encode()), flags)?)
     }
 
+    /// Waits for a descriptor no more.
+    pub(super) fn remove(&self, fd: impl AsFd) {
+        // It fails only for one that was not added.
+        let _ = epoll::delete(&self.fd, fd);
+    }
+
     /// Waits until something is ready, at most until a deadline.
     pub(super) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Vec<Event>> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -12,6 +12,7 @@ mod shutdown;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod transfers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -83,6 +84,8 @@ pub struct Server {
     processes: BTreeMap<u64, Process>,
     /// The processes that run, by their number in the system.
     running: BTreeMap<i32, u64>,
+    /// The processes that bring files in or out, by their number in the system.
+    transfers: BTreeSet<i32>,
     next_id: u64,
     /// Processes with more to move, when the others have had their turn.
     again: BTreeSet<u64>,
@@ -124,6 +127,7 @@ impl Server {
             connections: BTreeMap::new(),
             processes: BTreeMap::new(),
             running: BTreeMap::new(),
+            transfers: BTreeSet::new(),
             next_id: 1,
             again: BTreeSet::new(),
             accept_from: None,
@@ -375,6 +379,7 @@ impl Server {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
                     let pid = pid.as_raw_nonzero().get();
+                    self.transfers.remove(&pid);
                     let Some(id) = self.running.remove(&pid) else { continue };
                     let signal = status.terminating_signal().and_then(|signal| u8::try_from(signal).ok());
                     let outcome = match signal.and_then(|signal| Signal::try_from(signal).ok()) {

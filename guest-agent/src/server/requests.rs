@@ -34,6 +34,7 @@ impl Server {
             Request::Processes => Ok(Reply::Processes(self.list())),
             Request::Health => Ok(Reply::Health(health::measure(self.running.len()))),
             Request::Freeze => return self.freeze_for(client),
+            Request::Transfer(transfer) => return self.transfer(client, &transfer),
             Request::Shutdown(shutdown) => return self.shut_down_for(client, shutdown),
         };
         self.reply(client, &result.map_or_else(Answer::from, Answer::Ok));

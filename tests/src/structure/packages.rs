@@ -4,20 +4,22 @@ use std::fs;
 use std::path::Path;
 
 /// Each package of the product, where it lies, and those of ours that it may use.
-const ARROWS: [(&str, &str, &[&str]); 6] = [
+const ARROWS: [(&str, &str, &[&str]); 7] = [
     ("vmm-sys", "vmm/sys", &[]),
     ("vmm-protocol", "guest-agent/protocol", &[]),
+    ("vmm-archive", "guest-agent/archive", &["vmm-sys"]),
     ("vmm-disk", "vmm/disk", &["vmm-sys"]),
-    ("guest-agent", "guest-agent", &["vmm-protocol", "vmm-sys"]),
-    ("vmm", "vmm", &["vmm-disk", "vmm-protocol", "vmm-sys"]),
+    ("guest-agent", "guest-agent", &["vmm-archive", "vmm-protocol", "vmm-sys"]),
+    ("vmm", "vmm", &["vmm-archive", "vmm-disk", "vmm-protocol", "vmm-sys"]),
     // The command line uses nothing that the library does not export.
     ("vmm-cli", "vmm/cli", &["vmm"]),
 ];
 
 /// All packages of ours, also those that nothing of the product may use.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "vmm-sys",
     "vmm-protocol",
+    "vmm-archive",
     "vmm-disk",
     "guest-agent",
     "vmm",

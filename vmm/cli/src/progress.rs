@@ -79,6 +79,13 @@ impl Display {
         }
     }
 
+    /// Changes what stands beside the spinner.
+    fn message(&self, text: &str) {
+        if let Some(bar) = &self.lock().bar {
+            bar.set_message(text.to_owned());
+        }
+    }
+
     /// Says something that stays.
     fn warn(&self, message: &str) {
         let shown = self.lock();
@@ -116,6 +123,34 @@ fn short(bytes: u64) -> String {
         0..1000 => format!("{bytes} B"),
         1000..1_000_000 => format!("{} kB", bytes / 1000),
         _ => format!("{} MB", bytes / 1_000_000),
+    }
+}
+
+/// The display of a copy: only on a terminal.
+#[derive(Clone)]
+pub(crate) struct CopyDisplay {
+    display: Display,
+    total: Option<u64>,
+}
+
+impl CopyDisplay {
+    /// A display with nothing on it yet.
+    pub(crate) fn new(quiet: bool, total: Option<u64>) -> Self {
+        let display = display(quiet).1;
+        Self { display: Display { quiet: quiet || !display.terminal, ..display }, total }
+    }
+
+    /// Shows that so many bytes have gone through.
+    pub(crate) fn show(&self, bytes: u64) {
+        self.display.bytes("copying", bytes, self.total);
+        if self.total.is_none() {
+            self.display.message(&format!("copying {}", short(bytes)));
+        }
+    }
+
+    /// Takes everything off the terminal again.
+    pub(crate) fn clear(&self) {
+        self.display.clear();
     }
 }
 

@@ -1,18 +1,21 @@
 //! Requests to the agent: each on a connection of its own, each with a deadline.
 
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmm_protocol::{
-    AGENT_PORT, Answer, ErrorKind, Exit, Health, ProcessId, ProcessInfo, Reply, Request, Shutdown,
-    ShutdownMode, Signal, SignalTarget, TerminalSize, header,
+    AGENT_PORT, Answer, ErrorKind, Exit, Health, Pack, ProcessId, ProcessInfo, Reply, Request, Shutdown,
+    ShutdownMode, Signal, SignalTarget, TerminalSize, Transfer, Unpack, header,
 };
 
 use super::connect::Timed;
 use super::error::{RefusalSnafu, UnexpectedSnafu, printable};
-use super::{AgentError, AgentProcess, AttachSpec, Connector, FrozenGuest, ProcessSpec, VsockSocket};
+use super::{
+    AgentError, AgentProcess, AttachSpec, Connector, Download, FrozenGuest, ProcessSpec, Upload, VsockSocket,
+};
 
 /// How long the agent may take to answer what it can answer at once. An emulated guest under load is slow, not stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -137,6 +140,36 @@ impl AgentClient {
         let what = "hold the guest's file systems still";
         match self.open(what, &Request::Freeze, self.deadline()) {
             Ok((stream, Reply::Frozen)) => Ok(FrozenGuest::new(stream, self.answer_timeout)),
+            Ok(_) => UnexpectedSnafu { what }.fail(),
+            // An agent that does not know the request cannot read it.
+            Err(AgentError::Refusal { kind: ErrorKind::Malformed, .. }) => Err(AgentError::TooOld { what }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Begins to bring an archive into the guest. What `cancel` says ends it when it becomes readable.
+    pub fn unpack<'a>(
+        &self,
+        request: Unpack,
+        cancel: Option<BorrowedFd<'a>>,
+    ) -> Result<Upload<'a>, AgentError> {
+        let what = "copy files into the guest";
+        Ok(Upload::new(self.transfer(what, Transfer::Unpack(request))?, cancel, what))
+    }
+
+    /// Begins to bring an archive out of the guest.
+    pub fn pack<'a>(
+        &self,
+        request: Pack,
+        cancel: Option<BorrowedFd<'a>>,
+    ) -> Result<Download<'a>, AgentError> {
+        let what = "copy files out of the guest";
+        Ok(Download::new(self.transfer(what, Transfer::Pack(request))?, cancel))
+    }
+
+    fn transfer(&self, what: &'static str, transfer: Transfer) -> Result<UnixStream, AgentError> {
+        match self.open(what, &Request::Transfer(transfer), self.deadline()) {
+            Ok((stream, Reply::Transferring)) => Ok(stream),
             Ok(_) => UnexpectedSnafu { what }.fail(),
             // An agent that does not know the request cannot read it.
             Err(AgentError::Refusal { kind: ErrorKind::Malformed, .. }) => Err(AgentError::TooOld { what }),

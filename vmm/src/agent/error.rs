@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use snafu::Snafu;
-use vmm_protocol::{ErrorKind, FrameError, HeaderError, Version};
+use vmm_protocol::{ErrorKind, FrameError, HeaderError, PieceError, Version};
 
 /// Why a request to the agent failed.
 #[derive(Debug, Snafu)]
@@ -72,6 +72,14 @@ pub enum AgentError {
         what: &'static str,
         /// How.
         source: FrameError,
+    },
+    /// An archive from the agent breaks the protocol.
+    #[snafu(display("{what}: the agent's archive did not come as it was sent"))]
+    BadArchive {
+        /// What was tried.
+        what: &'static str,
+        /// How.
+        source: PieceError,
     },
     /// The agent answered something that does not belong to the question.
     #[snafu(display("{what}: the agent's answer does not belong to the question"))]

@@ -13,6 +13,7 @@ mod error;
 mod freeze;
 mod process;
 mod spec;
+mod transfer;
 
 pub use binary::{AGENT_DIR_VARIABLE, BinaryError, binary};
 pub use client::AgentClient;
@@ -22,6 +23,7 @@ pub use error::AgentError;
 pub use freeze::{FrozenGuest, Thawed};
 pub use process::{AgentProcess, Closer, Output, ProcessOutput, ProcessStdin};
 pub use spec::{AttachSpec, ProcessSpec};
+pub use transfer::{Download, Upload};
 pub use vmm_protocol::{
     AGENT_PORT, BOOT_PORT, ByteString, Configuration, ErrorKind, Exit, Health, Init, OnDisconnect, Outcome,
     ProcessId, ProcessInfo, Ready, Root, ShutdownMode, Signal, SignalTarget, TerminalSize, Timings,

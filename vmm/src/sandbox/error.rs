@@ -183,6 +183,20 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A file on the host cannot be copied, or nothing can be copied to it.
+    #[snafu(display("on the host"))]
+    HostFile {
+        /// Which, and why.
+        source: vmm_archive::Error,
+    },
+    /// A file in the guest cannot be copied, or nothing can be copied to it.
+    #[snafu(display("in the guest: {message}"))]
+    GuestFile {
+        /// Why, for programs.
+        kind: ErrorKind,
+        /// Which, and why; printable.
+        message: String,
+    },
     /// The guest's agent refused, does not answer, or not in our language.
     #[snafu(display("{source}"))]
     Agent {
@@ -238,6 +252,15 @@ impl Error {
             Self::NoSnapshot { .. } => "no_snapshot",
             Self::CommandNotFound { .. } => "command_not_found",
             Self::CommandNotExecutable { .. } => "command_not_executable",
+            Self::HostFile { .. } => "host_file",
+            Self::GuestFile { kind, .. } => match kind {
+                ErrorKind::NoSuchFile => "no_such_file",
+                ErrorKind::NotPermitted => "not_permitted",
+                ErrorKind::NoSpace => "no_space",
+                ErrorKind::UnfitFile => "unfit_file",
+                ErrorKind::BadArchive => "bad_archive",
+                _ => "guest_file",
+            },
             Self::Agent { source } => agent_code(source),
             Self::System { .. } => "system",
         }

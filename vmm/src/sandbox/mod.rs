@@ -11,6 +11,7 @@ mod command;
 mod customise;
 mod disk;
 mod error;
+mod files;
 mod images;
 mod info;
 pub(crate) mod launch;
@@ -34,6 +35,7 @@ pub use disk::{
     Cloned, Committed, DiskCheck, DiskFile, DiskSize, DiskSizeError, DiskSpace, ExtraDisk, SnapshotInfo,
 };
 pub use error::Error;
+pub use files::{Copied, CopyOptions, CopyOwner};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
 pub use logs::ConsoleLog;

@@ -4,6 +4,7 @@
 //! `unsafe` is allowed, so that the rest needs none.
 
 pub mod allocator;
+pub mod beneath;
 pub mod child;
 pub mod clock;
 pub mod cycle_counter;

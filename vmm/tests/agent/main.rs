@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends there")]
 
+mod files;
 mod life;
 mod protocol;
 mod streams;

@@ -3,11 +3,13 @@
 //! Whatever is understood must survive being written and read again.
 #![no_main]
 
+use std::io::Read;
+
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vmm_protocol::header;
-use vmm_protocol::{AgentMessage, Answer, Configuration, Exit, FRAME_HEADER_SIZE, FrameHeader, Request};
+use vmm_protocol::{AgentMessage, Answer, Configuration, Exit, FRAME_HEADER_SIZE, FrameHeader, PieceReader, Request};
 
 fuzz_target!(|bytes: &[u8]| {
     a_header::<AgentMessage>(bytes);
@@ -16,6 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     a_header::<Exit>(bytes);
     a_header::<Request>(bytes);
     frames(bytes);
+    pieces(bytes);
 });
 
 fn a_header<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
@@ -29,6 +32,15 @@ fn a_header<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
     let again = header::encode(&message).expect("what was read can be written");
     let (same, _) = header::decode::<T>(&again).expect("and read again").expect("whole");
     assert_eq!(again, header::encode(&same).expect("and written again"));
+}
+
+/// An archive in pieces ends only if it is whole.
+fn pieces(bytes: &[u8]) {
+    let mut reader = PieceReader::new(bytes);
+    let mut archive = Vec::new();
+    let read = reader.read_to_end(&mut archive);
+    assert_eq!(read.is_ok(), reader.totals().is_some());
+    assert!(archive.len() <= bytes.len());
 }
 
 fn frames(mut bytes: &[u8]) {

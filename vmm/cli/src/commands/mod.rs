@@ -6,6 +6,7 @@ mod clone;
 mod commit;
 mod compact;
 mod completion;
+mod cp;
 mod destroy;
 mod disk;
 mod doctor;
@@ -64,6 +65,12 @@ pub(crate) enum Command {
     /// What it wrote last is shown again, then what it writes. Whoever was attached to it before is let go. On a terminal,
     /// Ctrl-] leaves it running.
     Attach(attach::Attach),
+    /// Copy files and trees into a VM or out of it
+    ///
+    /// Targets and slashes at the end mean what they mean to `cp -a`, and as much is kept: modes, times, links, holes and
+    /// extended attributes. A path in a VM that does not begin with a slash begins in root's home. Copies belong to root in
+    /// the VM and to you here, unless you are root, who keeps their owners.
+    Cp(cp::Cp),
     /// List the VMs
     #[command(visible_alias = "list")]
     Ps(ps::Ps),
@@ -159,6 +166,7 @@ impl Command {
             Self::Exec(command) => command.run(),
             Self::Processes(command) => command.run(),
             Self::Attach(command) => command.run(),
+            Self::Cp(command) => command.run(quiet),
             Self::Ps(command) => command.run(),
             Self::Start(command) => command.run(quiet),
             Self::Stop(command) => command.run(),
