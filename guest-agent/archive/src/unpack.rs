@@ -340,7 +340,7 @@ impl Unpacker {
                 let most = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
                 let length = data.read(&mut self.buffer[..most])?;
                 if length == 0 {
-                    return Err(damaged::<()>("a member is shorter than it says").unwrap_err().into());
+                    return Err(Error::Damaged { what: "a member is shorter than it says" }.into());
                 }
                 file.write_all_at(&self.buffer[..length], end)?;
                 end += length as u64;

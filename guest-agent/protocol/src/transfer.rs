@@ -192,9 +192,10 @@ impl<W: Write> PieceWriter<W> {
     }
 
     /// Ends the archive.
-    pub fn finish(mut self, totals: Totals) -> Result<(W, Totals), HeaderError> {
+    pub fn finish(mut self, mut totals: Totals) -> Result<(W, Totals), HeaderError> {
         self.send().map_err(|source| HeaderError::Transfer { source })?;
-        let totals = Totals { bytes: self.sum.bytes, xxh64: self.sum.digits(), ..totals };
+        totals.bytes = self.sum.bytes;
+        totals.xxh64 = self.sum.digits();
         self.end(&Outcome::Done(totals.clone()))?;
         Ok((self.inner, totals))
     }
