@@ -39,7 +39,7 @@ impl Streams {
 const DETACH_KEY: u8 = 0x1d;
 
 /// Runs until the command has ended; the status is the command's. Where `detachable`, a key on the terminal leaves it
-/// running.
+/// running, and so does every signal; otherwise the command gets them.
 pub(crate) fn join(
     mut process: Process,
     streams: Streams,
@@ -47,7 +47,11 @@ pub(crate) fn join(
     detachable: bool,
 ) -> Result<ExitCode, Failure> {
     let control = process.control();
-    signals.forward_to(control.clone());
+    if detachable {
+        signals.leave(control.clone());
+    } else {
+        signals.forward_to(control.clone());
+    }
     let raw = if streams.terminal && streams.interactive { Some(RawTerminal::enter()?) } else { None };
     if streams.interactive
         && let Some(mut stdin) = process.stdin.take()

@@ -18,6 +18,8 @@ enum Target {
     Wait(CancelToken),
     /// A command runs in the guest and gets the signals.
     Command(ProcessControl),
+    /// A command runs in the guest that is only looked at: whoever ends the client leaves it.
+    Visited(ProcessControl),
 }
 
 struct State {
@@ -57,6 +59,15 @@ impl SignalForwarder {
         state.count = 0;
     }
 
+    /// From now on signals leave a command in the guest, which goes on.
+    pub(crate) fn leave(&self, control: ProcessControl) {
+        let mut state = lock(&self.state);
+        if state.received.is_some() {
+            let _ = control.detach();
+        }
+        state.target = Target::Visited(control);
+    }
+
     /// The command has ended: from now on signals cut short whatever the token belongs to.
     pub(crate) fn cancel(&self, token: &CancelToken) {
         lock(&self.state).target = Target::Wait(token.clone());
@@ -70,7 +81,9 @@ impl SignalForwarder {
 
 fn deliver(state: &mut State, signal: i32) {
     if signal == SIGWINCH {
-        if let (Target::Command(control), Some((rows, columns))) = (&state.target, terminal::size()) {
+        if let (Target::Command(control) | Target::Visited(control), Some((rows, columns))) =
+            (&state.target, terminal::size())
+        {
             // A process that has just ended has no terminal to resize.
             let _ = control.resize(TerminalSize { rows, columns });
         }
@@ -83,6 +96,10 @@ fn deliver(state: &mut State, signal: i32) {
     state.received = Some(signal);
     match &state.target {
         Target::Wait(token) => token.cancel(),
+        Target::Visited(control) => {
+            // One that has just ended cannot be left.
+            let _ = control.detach();
+        }
         Target::Command(control) => {
             state.count += u32::from(signal == Signal::INTERRUPT);
             let signal = if state.count >= PATIENCE { Signal::KILL } else { signal };

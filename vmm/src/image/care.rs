@@ -209,6 +209,8 @@ impl ImageStore {
         self.verify(&image, Thoroughness::Remembered)?;
         let mut metadata = image.metadata.clone();
         (metadata.name, metadata.version) = (name.clone(), version);
+        // What the name means is decided by who came last.
+        metadata.pulled_ms = Some(pull::now_ms());
         self.make_beside(&image, metadata)
     }
 

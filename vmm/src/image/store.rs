@@ -114,7 +114,9 @@ impl ImageStore {
         let fits = |found: &Image| {
             found.name() == image.name() && found.arch() == arch && image.fits(&found.version())
         };
-        let found = self.list()?.into_iter().filter(fits).max_by_key(Image::version);
+        // Of those of one release and one day, the one that was made last.
+        let age = |image: &Image| (image.version().day(), image.metadata.pulled_ms, image.version());
+        let found = self.list()?.into_iter().filter(fits).max_by_key(age);
         found.with_context(|| UnknownSnafu { image: image.clone(), arch, known: self.known(arch) })
     }
 

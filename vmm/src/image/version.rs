@@ -74,6 +74,11 @@ impl ImageVersion {
         Self { major, minor, patch, date, revision: revision & Self::LAST_REVISION }
     }
 
+    /// The release, and the date as the digits of YYYYMMDD.
+    pub(super) fn day(&self) -> ([u32; 3], u32) {
+        (self.release(), self.date)
+    }
+
     /// `MAJOR`, `MINOR` and `PATCH`.
     pub fn release(&self) -> [u32; 3] {
         [self.major, self.minor, self.patch]

@@ -262,7 +262,8 @@ impl Sandbox {
                 Err(_) => {}
             }
         }
-        match hold(&folder, self.name()) {
+        // How it ended need not be recorded any more, for which a full disk has no room.
+        match hold_as_it_is(&folder, self.name()) {
             Ok(held) => Ok(held.remove()?),
             // It had no name, and went when it ended.
             Err(Error::Home { source: HomeError::NoSuchVm { .. } }) => Ok(()),
@@ -314,12 +315,18 @@ fn record_death(held: &HeldVm) -> Result<(), Error> {
 }
 
 /// Takes a VM's lock, with some patience. Fails where it runs.
-#[expect(clippy::disallowed_methods, reason = "a lock cannot be waited for with a deadline")]
 pub(crate) fn hold(folder: &VmFolder, name: &str) -> Result<HeldVm, Error> {
+    let held = hold_as_it_is(folder, name)?;
+    record_death(&held)?;
+    Ok(held)
+}
+
+/// The same, without looking at how it ended.
+#[expect(clippy::disallowed_methods, reason = "a lock cannot be waited for with a deadline")]
+fn hold_as_it_is(folder: &VmFolder, name: &str) -> Result<HeldVm, Error> {
     let deadline = Instant::now() + HOLD_TIMEOUT;
     loop {
         if let Some(held) = folder.try_hold()? {
-            record_death(&held)?;
             return Ok(held);
         }
         let sockets = folder.state()?.map_or_else(|| folder.sockets(), |record| record.sockets);

@@ -62,8 +62,8 @@ pub(crate) enum Command {
     Processes(processes::Processes),
     /// Go back to a command that runs in a VM
     ///
-    /// What it wrote last is shown again, then what it writes. Whoever was attached to it before is let go. On a terminal,
-    /// Ctrl-] leaves it running.
+    /// What it wrote last is shown again, then what it writes. Whoever was attached to it before is let go. Ctrl-C leaves it
+    /// running; where the command has a terminal, to which Ctrl-C belongs, Ctrl-] does.
     Attach(attach::Attach),
     /// Copy files and trees into a VM or out of it
     ///

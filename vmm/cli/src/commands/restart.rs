@@ -23,6 +23,10 @@ pub(crate) struct Restart {
 impl Restart {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
+        // A name that is none is told before anything is stopped.
+        for vm in &self.vms {
+            Sandbox::attach(&home, vm)?;
+        }
         start_each(&home, &self.vms, true, quiet, |vm| {
             match Sandbox::attach(&home, vm)?.stop(self.timeout) {
                 // One that does not run is only started.

@@ -31,6 +31,10 @@ impl Wait {
             let status = Sandbox::attach(&home, vm)?.wait_for_process(ProcessId(process))?;
             return Ok(ExitCode::from(status.shell_status()));
         }
+        // A name that is none is told before anything is waited for.
+        for vm in &self.vms {
+            Sandbox::attach(&home, vm)?;
+        }
         Ok(for_each(&self.vms, |vm| {
             let sandbox = Sandbox::attach(&home, vm)?;
             let end = sandbox.wait(None)?;

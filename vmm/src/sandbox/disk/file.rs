@@ -175,12 +175,20 @@ pub(super) fn find_format(path: &Path, told: impl FnOnce(&str) -> String) -> Res
     if format_of_name(path) == Some(looks) || (is_device(path) && looks == Format::Raw) {
         return Ok(looks);
     }
+    let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase();
     let (path, looks) = (path.display(), name(looks));
-    let message = format!(
-        "the name of {path} does not tell what its contents look like, which is {looks}: say which format it has, as in \
-         {}",
-        told(looks)
-    );
+    let message = match ending.as_str() {
+        "qcow2" => format!("{path} is called a qcow2 and does not begin as one: it is damaged, or cut short"),
+        "vmdk" | "vhd" | "vhdx" | "vdi" => format!(
+            "{path} is called a {ending}, which is read by vmm images import only: as a disk, qemu-img convert -O qcow2 \
+             makes one of it"
+        ),
+        _ => format!(
+            "the name of {path} does not tell what its contents look like, which is {looks}: say which format it has, as \
+             in {}",
+            told(looks)
+        ),
+    };
     Err(Error::Invalid { message })
 }
 

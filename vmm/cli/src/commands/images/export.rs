@@ -27,6 +27,12 @@ pub(super) struct Export {
 
 impl Export {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
+        let is_other = |ending: &str| ["raw", "img", "vmdk", "vhd", "vhdx", "vdi"].contains(&ending);
+        let ending = self.file.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        if is_other(&ending.to_ascii_lowercase()) {
+            return Err(Failure::usage("an image is exported as qcow2, and the file's name says otherwise")
+                .with_hint("call it .qcow2, and convert that with qemu-img"));
+        }
         let (_, store) = open()?;
         let image = self.image.find(&store)?;
         let token = CancelToken::new()?;
