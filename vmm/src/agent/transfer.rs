@@ -35,10 +35,9 @@ impl<'a> Upload<'a> {
     pub fn finish(self, totals: Totals) -> Result<Totals, AgentError> {
         let what = self.what;
         let stream = self.pieces.get_ref().stream.try_clone();
-        let mut wire = match self.pieces.finish(totals) {
-            Ok((wire, _)) => wire,
+        let Ok((mut wire, _)) = self.pieces.finish(totals) else {
             // The guest may have said why.
-            Err(_) => return Err(stream.map_or(AgentError::Lost { what }, |stream| reason(&stream, what))),
+            return Err(stream.map_or(AgentError::Lost { what }, |stream| reason(&stream, what)));
         };
         match header::read(&mut wire) {
             Ok(Outcome::Done(totals)) => Ok(totals),

@@ -86,7 +86,7 @@ impl Sandbox {
 
     /// Reads a file of its guest, through links if it is one. One that is longer than `limit` is an error.
     pub fn read_file(&self, path: impl Into<ByteString>, limit: usize) -> Result<Vec<u8>, Error> {
-        self.explained(read_file(&self.link.agent()?, path.into(), limit))
+        self.explained(read_file(&self.link.agent()?, &path.into(), limit))
     }
 
     /// What a failure means: the VM may have ended, or may not be running at all.
@@ -279,8 +279,8 @@ fn pack(
     Ok(copied(&totals))
 }
 
-fn read_file(client: &AgentClient, path: ByteString, limit: usize) -> Result<Vec<u8>, Failure> {
-    let unfit = |why| vmm_archive::Error::Unfit { path: path_of(&path), why };
+fn read_file(client: &AgentClient, path: &ByteString, limit: usize) -> Result<Vec<u8>, Failure> {
+    let unfit = |why| vmm_archive::Error::Unfit { path: path_of(path), why };
     let mut contents = Vec::new();
     let request = Pack { paths: vec![path.clone()], follow: true, devices: false };
     receive(client, request, &CopyOptions::default(), |archive| {

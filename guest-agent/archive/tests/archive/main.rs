@@ -1,6 +1,6 @@
 //! Trees that are packed and unpacked again, archives of other tools, and archives of enemies.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends there")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 mod foreign;
 mod hostile;

@@ -111,11 +111,11 @@ fn an_archive_that_is_cut_or_changed_leaves_the_target_as_it_was() {
 #[test]
 fn a_file_longer_than_it_may_be_is_not_read() {
     let (client, agent) = agent(sends(&["file"]));
-    assert!(matches!(read_file(&client, "/file".into(), 4), Err(Failure::Host(_))));
+    assert!(matches!(read_file(&client, &"/file".into(), 4), Err(Failure::Host(_))));
     drop(client);
     agent.join().unwrap();
     let (client, agent) = self::agent(sends(&["file"]));
-    assert_eq!(read_file(&client, "/file".into(), 5).unwrap(), b"owned");
+    assert_eq!(read_file(&client, &"/file".into(), 5).unwrap(), b"owned");
     agent.join().unwrap();
 }
 
@@ -162,7 +162,7 @@ fn an_agent_that_knows_nothing_of_files_is_too_old() {
         header::write(&mut theirs, &Answer::Error { kind: ErrorKind::Malformed, message }).unwrap();
     });
     let client = AgentClient::with_connector(Arc::new(Scripted(Mutex::new(Some(ours)))));
-    let failure = read_file(&client, "/file".into(), 1).unwrap_err();
+    let failure = read_file(&client, &"/file".into(), 1).unwrap_err();
     assert!(matches!(failure, Failure::Agent(AgentError::TooOld { .. })), "{failure:?}");
     agent.join().unwrap();
 }
