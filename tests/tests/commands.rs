@@ -1,5 +1,6 @@
 //! Commands that outlive who started them, and whoever waits for a command or a machine.
 
+use rustix::process::Signal;
 use vmm_tests::{Terminal, TestHome};
 
 #[test]
@@ -17,6 +18,15 @@ fn a_command_that_was_left_to_itself_is_listed_attached_to_and_waited_for() {
     let table = home.vmm(["processes", "left"]).run().succeeded().stdout();
     assert!(table.contains("running") && table.contains("until [ -e /tmp/go ]"), "{table}");
 
+    // Whoever only looks at it does not end it.
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let mut leaving = home.vmm(["attach", "left", &id]).start();
+        leaving.expect("begun");
+        leaving.signal(signal);
+        let (status, said) = leaving.end();
+        assert_eq!(status, 0);
+        assert!(said.contains("goes on"), "{said}");
+    }
     let mut attached = home.vmm(["attach", "left", &id]).start();
     attached.expect("begun");
     let waiting = home.vmm(["wait", "left", "--process", &id]).start();
@@ -87,5 +97,7 @@ fn a_machine_is_started_anew_and_waited_for() {
     assert_eq!(status, 125);
     assert!(said.contains("monitor"), "{said}");
     home.wait_until_quiet();
-    home.vmm(["restart", "nobody"]).run().refused_saying(&["nobody"]);
+    home.vmm(["restart", "again", "nobody"]).run().refused_saying(&["nobody"]);
+    home.vmm(["wait", "again", "nobody"]).run().refused_saying(&["nobody"]);
+    assert_eq!(home.state_of("again").as_deref(), Some("crashed"), "it was not started");
 }

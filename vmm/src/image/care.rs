@@ -394,6 +394,18 @@ mod tests {
     }
 
     #[test]
+    fn of_one_day_the_image_that_was_made_last_is_meant() {
+        let (_home, store, image) = pulled();
+        for version in ["1.0.0-20260102-fffffff", "1.0.0-20260102-0000001"] {
+            let tagged = store.tag(&image, &format!("mine:{version}").parse().unwrap()).unwrap();
+            assert_eq!(store.find(&"mine".parse().unwrap(), Arch::X86_64).unwrap(), tagged);
+            // Times are recorded in milliseconds.
+            let now = pull::now_ms();
+            while pull::now_ms() == now {}
+        }
+    }
+
+    #[test]
     fn an_exported_disk_needs_no_other_file() {
         let (home, store, image) = pulled();
         let to = home.tools.path().join("disk.qcow2");

@@ -138,22 +138,6 @@ fn telling<'a>(lines: &'a [&'a str]) -> &'a [&'a str] {
     shown.get(..SHOWN).unwrap_or(shown)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_shown_begins_where_the_kernel_complains() {
-        let calm: Vec<&str> = std::iter::repeat_n("all is well", 2 * SHOWN).collect();
-        assert_eq!(telling(&calm).len(), SHOWN);
-        assert_eq!(telling(&calm[..3]).len(), 3);
-        let mut broken = calm.clone();
-        broken[5] = "[   81.1] Oops: general protection fault";
-        assert_eq!(telling(&broken).first(), Some(&broken[5]));
-        assert_eq!(telling(&broken).len(), SHOWN);
-    }
-}
-
 fn forward_input(mut channel: impl Write) {
     let mut buffer = vec![0; 32 * 1024];
     let mut stdin = io::stdin();
@@ -169,4 +153,20 @@ fn forward_input(mut channel: impl Write) {
 fn write_all(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     to.write_all(bytes)?;
     to.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_begins_where_the_kernel_complains() {
+        let calm: Vec<&str> = std::iter::repeat_n("all is well", 2 * SHOWN).collect();
+        assert_eq!(telling(&calm).len(), SHOWN);
+        assert_eq!(telling(&calm[..3]).len(), 3);
+        let mut broken = calm.clone();
+        broken[5] = "[   81.1] Oops: general protection fault";
+        assert_eq!(telling(&broken).first(), Some(&broken[5]));
+        assert_eq!(telling(&broken).len(), SHOWN);
+    }
 }
