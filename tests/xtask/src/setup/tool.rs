@@ -29,14 +29,28 @@ pub(crate) enum Tool {
     StorageDaemon,
     /// Makes Debian's disk.
     Mmdebstrap,
+    /// Makes the partitions of disks that are imported.
+    Sfdisk,
+    /// Packs disks that are imported.
+    Xz,
 }
 
 /// What `vmm` needs to be built and to run a machine.
 pub(crate) const TO_RUN: &[Tool] = &[Tool::Qemu, Tool::Pip, Tool::StaticLibc];
 
 /// What the tests need beside that.
-pub(crate) const TO_TEST: &[Tool] =
-    &[Tool::Qemu, Tool::Pip, Tool::StaticLibc, Tool::QemuImg, Tool::Ext4, Tool::Nginx, Tool::Strace];
+pub(crate) const TO_TEST: &[Tool] = &[
+    Tool::Qemu,
+    Tool::Pip,
+    Tool::StaticLibc,
+    Tool::QemuImg,
+    Tool::Ext4,
+    Tool::Nginx,
+    Tool::Strace,
+    Tool::Mmdebstrap,
+    Tool::Sfdisk,
+    Tool::Xz,
+];
 
 /// What fuzzing needs beside that.
 pub(crate) const TO_FUZZ: &[Tool] = &[Tool::Cxx];
@@ -67,6 +81,8 @@ impl Tool {
             Self::PythonVenv => "Python's venv".to_owned(),
             Self::StorageDaemon => "qemu-storage-daemon".to_owned(),
             Self::Mmdebstrap => "mmdebstrap".to_owned(),
+            Self::Sfdisk => "sfdisk".to_owned(),
+            Self::Xz => "xz".to_owned(),
         }
     }
 
@@ -83,7 +99,9 @@ impl Tool {
             Self::Nginx => command::exists("nginx"),
             Self::Strace => cfg!(not(target_os = "linux")) || command::exists("strace"),
             Self::StorageDaemon => command::exists("qemu-storage-daemon"),
-            Self::Mmdebstrap => command::exists("mmdebstrap"),
+            Self::Mmdebstrap => cfg!(not(target_os = "linux")) || command::exists("mmdebstrap"),
+            Self::Sfdisk => cfg!(not(target_os = "linux")) || command::exists("sfdisk"),
+            Self::Xz => command::exists("xz"),
             Self::Cxx => command::exists("c++"),
             // Debian's Python has the module but not what it installs.
             Self::PythonVenv => command::output("python3", &["-c", "import venv, ensurepip"]).is_some(),
@@ -131,13 +149,19 @@ impl Tool {
             (Self::StorageDaemon, Manager::Apt) => &["qemu-utils"],
             (Self::StorageDaemon, Manager::Dnf | Manager::Pacman) => &["qemu-img"],
             (Self::StorageDaemon, Manager::Brew) => &["qemu"],
-            (Self::Mmdebstrap, Manager::Brew) => &[],
-            (Self::Mmdebstrap, _) => &["mmdebstrap"],
+            (Self::Mmdebstrap, Manager::Apt | Manager::Dnf | Manager::Pacman) => &["mmdebstrap"],
+            (Self::Sfdisk, Manager::Apt) => &["fdisk"],
+            (Self::Sfdisk, Manager::Dnf | Manager::Pacman) => &["util-linux"],
+            (Self::Xz, Manager::Apt) => &["xz-utils"],
+            (Self::Xz, _) => &["xz"],
             (Self::PythonVenv, Manager::Apt) => &["python3", "python3-venv"],
             (Self::PythonVenv, Manager::Dnf) => &["python3"],
             (Self::PythonVenv, Manager::Pacman | Manager::Brew) => &["python"],
-            // Apple's compiler is there, and needs no such library; its system has no strace.
-            (Self::StaticLibc | Self::Cxx | Self::Strace, Manager::Brew) => &[],
+            // Apple's compiler is there, and needs no such library; the others are Linux' own.
+            (
+                Self::StaticLibc | Self::Cxx | Self::Strace | Self::Mmdebstrap | Self::Sfdisk,
+                Manager::Brew,
+            ) => &[],
         }
     }
 }
@@ -152,7 +176,10 @@ mod tests {
             for tool in [TO_RUN, TO_TEST, TO_FUZZ, TO_COMPARE, TO_COMPARE_DISKS].concat() {
                 // Or cannot run there.
                 let comes_with_macos = manager == Manager::Brew
-                    && matches!(tool, Tool::StaticLibc | Tool::Cxx | Tool::Mmdebstrap | Tool::Strace);
+                    && matches!(
+                        tool,
+                        Tool::StaticLibc | Tool::Cxx | Tool::Mmdebstrap | Tool::Strace | Tool::Sfdisk
+                    );
                 assert_eq!(tool.packages(manager).is_empty(), comes_with_macos, "{tool:?} with {manager:?}");
             }
         }
