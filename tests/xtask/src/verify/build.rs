@@ -29,7 +29,7 @@ impl TestBinary {
     /// Whether its tests are about what each engine does in its own way, and are run with each. The others are about the
     /// software engine itself, the sources, or what lies in front of every engine: images, disks, projects, refusals.
     pub(crate) fn is_for_every_engine(&self) -> bool {
-        const OTHERS: [&str; 15] = [
+        const OTHERS: [&str; 16] = [
             "tests::bad_input",
             "tests::bad_luck",
             "tests::base_file",
@@ -37,6 +37,7 @@ impl TestBinary {
             "tests::customised",
             "tests::disks",
             "tests::engine_jail",
+            "tests::files",
             "tests::first_run",
             "tests::images",
             "tests::import",
