@@ -60,6 +60,15 @@ pub fn program(path: &Path, script: &str) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("a file of ours");
 }
 
+/// Bytes that nobody foresees.
+pub fn random(length: usize) -> Vec<u8> {
+    use std::io::Read;
+    let mut bytes = vec![0; length];
+    let source = std::fs::File::open("/dev/urandom");
+    source.and_then(|mut source| source.read_exact(&mut bytes)).expect("the system has such bytes");
+    bytes
+}
+
 /// How many rounds a repeated test makes: the usual number, or what a soak suite asks for.
 pub fn rounds(usual: usize) -> usize {
     std::env::var("VMM_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)

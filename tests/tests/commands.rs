@@ -75,13 +75,13 @@ fn a_shell_is_taken_over_by_another_terminal_and_left_running_by_a_key() {
 fn a_machine_is_started_anew_and_waited_for() {
     let home = TestHome::new();
     let vm = home.machine("again", &[]);
-    vm.shell("touch /root/kept /run/lost").succeeded();
+    vm.shell("touch /srv/kept /run/lost").succeeded();
     let mut waiting = home.vmm(["wait", "again"]).start();
     let restarted = home.vmm(["restart", "again"]).run().succeeded();
     assert_eq!(restarted.stdout(), "again\n");
     waiting.expect("again");
     assert_eq!(waiting.end().0, 0);
-    vm.shell("[ -e /root/kept ] && [ ! -e /run/lost ]").succeeded();
+    vm.shell("[ -e /srv/kept ] && [ ! -e /run/lost ]").succeeded();
 
     let mut waiting = home.vmm(["wait", "again"]).start();
     vm.stop().succeeded();

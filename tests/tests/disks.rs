@@ -22,7 +22,7 @@ fn a_disk_is_as_large_as_asked_for_and_grows_later() {
     let home = TestHome::new();
     let vm = home.machine("box", &["--disk-size", "3G"]);
     assert!(root_size(&vm) > 2800);
-    vm.shell("echo kept > /root/file").succeeded();
+    vm.shell("echo kept > /srv/file").succeeded();
     home.vmm(["stop", "box"]).run().succeeded();
     home.vmm(["start", "--disk-size", "5G", "box"]).run().succeeded();
     assert!(root_size(&vm) > 4700);
@@ -31,7 +31,7 @@ fn a_disk_is_as_large_as_asked_for_and_grows_later() {
     home.vmm(["stop", "box"]).run().succeeded();
     home.vmm(["start", "--disk-size", "5G", "box"]).run().succeeded();
     assert_eq!(layers(), before, "a disk that is as large already gets no layer");
-    assert_eq!(vm.exec(&["cat", "/root/file"]).succeeded().stdout(), "kept\n");
+    assert_eq!(vm.exec(&["cat", "/srv/file"]).succeeded().stdout(), "kept\n");
     home.vmm(["stop", "box"]).run().succeeded();
     home.vmm(["start", "--disk-size", "1G", "box"])
         .run()
@@ -42,7 +42,7 @@ fn a_disk_is_as_large_as_asked_for_and_grows_later() {
 fn a_clone_goes_on_from_the_disk_and_then_each_is_its_own() {
     let home = TestHome::new();
     let first = home.machine("first", &[]);
-    first.shell("echo shared > /root/file").succeeded();
+    first.shell("echo shared > /srv/file").succeeded();
     home.vmm(["stop", "first"]).run().succeeded();
 
     assert_eq!(home.vmm(["clone", "first", "second"]).run().succeeded().stdout(), "second\n");
@@ -55,12 +55,12 @@ fn a_clone_goes_on_from_the_disk_and_then_each_is_its_own() {
     assert_eq!(layers(), before);
     home.vmm(["start", "first", "second"]).run().succeeded();
     let write = |vm: &str| {
-        let script = format!("cat /root/file; echo {vm} > /root/file; sync");
+        let script = format!("cat /srv/file; echo {vm} > /srv/file; sync");
         home.vmm(["exec", vm, "--", "sh", "-c", &script]).run().succeeded().stdout()
     };
     assert_eq!([write("first"), write("second")], ["shared\n", "shared\n"]);
     assert_eq!(home.vmm(["exec", "second", "--", "hostname"]).run().succeeded().stdout(), "second\n");
-    let read = |vm: &str| home.vmm(["exec", vm, "--", "cat", "/root/file"]).run().succeeded().stdout();
+    let read = |vm: &str| home.vmm(["exec", vm, "--", "cat", "/srv/file"]).run().succeeded().stdout();
     assert_eq!([read("first"), read("second")], ["first\n", "second\n"]);
 
     // What they share stays until the last of them is gone.
@@ -79,9 +79,9 @@ fn a_snapshot_brings_the_disk_back() {
     let home = TestHome::new();
     let vm = home.machine("box", &[]);
     let write = |text: &str| {
-        vm.shell(&format!("echo {text} > /root/file")).succeeded();
+        vm.shell(&format!("echo {text} > /srv/file")).succeeded();
     };
-    let read = || vm.exec(&["cat", "/root/file"]).succeeded().stdout();
+    let read = || vm.exec(&["cat", "/srv/file"]).succeeded().stdout();
     let vmm = |arguments: &[&str]| home.vmm(arguments).run().succeeded().stdout();
     write("before");
     vmm(&["stop", "box"]);
@@ -116,14 +116,14 @@ fn a_flattened_disk_has_one_layer_above_its_image() {
     let few = layers();
     for number in 0..3 {
         vm.shell(&format!(
-            "dd if=/dev/urandom of=/root/file bs=1M count=8 2>/dev/null; echo {number} > /root/number"
+            "dd if=/dev/urandom of=/srv/file bs=1M count=8 2>/dev/null; echo {number} > /srv/number"
         ))
         .succeeded();
         vm.stop().succeeded();
         vmm(&["snapshot", "create", "box", &format!("s{number}")]);
         vmm(&["start", "box"]);
     }
-    let sum = vm.exec(&["sha256sum", "/root/file"]).succeeded().stdout();
+    let sum = vm.exec(&["sha256sum", "/srv/file"]).succeeded().stdout();
     vm.stop().succeeded();
     let said = vmm(&["flatten", "box"]);
     assert!(
@@ -136,14 +136,14 @@ fn a_flattened_disk_has_one_layer_above_its_image() {
     assert_eq!(layers(), few, "the image's layers, and the one above them");
     assert_eq!(vmm(&["flatten", "box"]), "there is nothing to flatten: no space was given back\n");
     vmm(&["start", "box"]);
-    assert_eq!(vm.exec(&["sha256sum", "/root/file"]).succeeded().stdout(), sum);
+    assert_eq!(vm.exec(&["sha256sum", "/srv/file"]).succeeded().stdout(), sum);
     vm.stop().succeeded();
     let space = home.json(&["flatten", "--all", "--json", "box"]);
     let before = layers_of_alpine(&home) + 1;
     let expected = [before, 1, before - 1];
     assert_eq!([&space["layers_before"], &space["layers_after"], &space["kept"]], expected, "{space}");
     vmm(&["start", "box"]);
-    assert_eq!(vm.exec(&["sha256sum", "/root/file"]).succeeded().stdout(), sum);
+    assert_eq!(vm.exec(&["sha256sum", "/srv/file"]).succeeded().stdout(), sum);
     vmm(&["rm", "--force", "box"]);
     assert_eq!(home.leftovers(), Vec::<String>::new());
 }
@@ -212,20 +212,20 @@ fn a_disk_file_is_what_it_is_said_to_be() {
 fn an_image_of_a_vm_runs_as_the_vm_did() {
     let home = TestHome::new();
     let vm = home.machine("box", &[]);
-    vm.shell("echo one > /root/file").succeeded();
+    vm.shell("echo one > /srv/file").succeeded();
     // While it runs, and again when it is stopped.
     let committed = home.json(&["commit", "box", "tools:1.0", "--json"]);
     assert!(committed["frozen_ms"].as_f64().is_some(), "{committed}");
     let first = committed["image"].as_str().expect("a name").to_owned();
     assert!(first.starts_with("tools:1.0.0-"), "{first}");
-    vm.shell("echo two > /root/file").succeeded();
+    vm.shell("echo two > /srv/file").succeeded();
     home.vmm(["stop", "box"]).run().succeeded();
     home.vmm(["commit", "box", "tools"]).run().refused_saying(&["there is an image tools:", "--force"]);
     home.vmm(["commit", "box", "alpine"]).run().refused_saying(&["alpine is a name of the catalog"]);
     let committed = home.json(&["commit", "box", "other", "--json"]);
     assert!(committed["frozen_ms"].is_null(), "{committed}");
     home.vmm(["rm", "box"]).run().succeeded();
-    let read = |image: &str| home.vmm(["run", image, "--", "cat", "/root/file"]).run().succeeded().stdout();
+    let read = |image: &str| home.vmm(["run", image, "--", "cat", "/srv/file"]).run().succeeded().stdout();
     assert_eq!([read("tools"), read("other")], ["one\n", "two\n"]);
 
     // It is an image like any other, of more than one layer.

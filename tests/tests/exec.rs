@@ -1,15 +1,8 @@
 //! `vmm exec`: many commands in one machine, and every byte of what goes in and out.
 
-use std::io::Read;
 use std::os::unix::process::CommandExt;
 
-use vmm_tests::{TestHome, in_laboratory};
-
-fn random(length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
-    bytes
-}
+use vmm_tests::{TestHome, in_laboratory, random};
 
 #[test]
 fn many_mebibytes_arrive_intact_and_come_back_intact() {

@@ -1,20 +1,13 @@
 //! `vmm cp`: files and trees into a machine and out of it.
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use vmm_tests::{PATIENCE, TestHome};
-
-fn random(length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
-    bytes
-}
+use vmm_tests::{PATIENCE, TestHome, random};
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
@@ -78,7 +71,7 @@ fn a_file_goes_in_and_comes_back() {
     home.vmm(["cp", "file", "one:"]).run().succeeded();
     fs::write(&file, "short").unwrap();
     home.vmm(["cp", "file", "one:file"]).run().succeeded();
-    assert_eq!(vm.shell("cat /root/file").succeeded().stdout(), "short");
+    assert_eq!(vm.shell("cat ~/file").succeeded().stdout(), "short");
 }
 
 #[test]
@@ -111,11 +104,11 @@ fn holes_stay_holes_both_ways() {
     let file = File::create(&sparse).unwrap();
     file.write_all_at(b"in the middle", 5 << 30).unwrap();
     file.set_len(10 << 30).unwrap();
-    home.vmm(["cp", "sparse", "holes:/root/sparse"]).run().succeeded();
-    let there = vm.shell("stat -c '%s' /root/sparse; du -k /root/sparse | cut -f 1").succeeded().stdout();
+    home.vmm(["cp", "sparse", "holes:/srv/sparse"]).run().succeeded();
+    let there = vm.shell("stat -c '%s' /srv/sparse; du -k /srv/sparse | cut -f 1").succeeded().stdout();
     let numbers: Vec<u64> = there.lines().map(|line| line.parse().unwrap()).collect();
     assert!(numbers[0] == 10 << 30 && numbers[1] < 1024, "{numbers:?}");
-    home.vmm(["cp", "holes:/root/sparse", "back"]).run().succeeded();
+    home.vmm(["cp", "holes:/srv/sparse", "back"]).run().succeeded();
     let back = File::open(home.path().join("back")).unwrap();
     let mut middle = [0; 13];
     back.read_exact_at(&mut middle, 5 << 30).unwrap();

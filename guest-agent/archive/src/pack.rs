@@ -325,7 +325,6 @@ impl<W: Write> Packer<W> {
         let data: u64 = pieces.iter().map(|piece| piece.length).sum();
         if data == length {
             pieces = vec![whole];
-            header.size = length;
         } else {
             // As GNU tar does, for those that know nothing of it.
             header.sparse = Some(length);

@@ -200,7 +200,7 @@ impl Unpacker {
                     let opened = open_folder(&self.stage.folder, temporary).map(|folder| {
                         let mode = rustix::fs::fstat(&folder).map(|stat| stat.st_mode);
                         // The archive said nothing of it.
-                        if mode.is_ok_and(|mode| mode & 0o7777 == 0o700) && !self.named_new_folder() {
+                        if mode.is_ok_and(|mode| mode & 0o7777 == 0o700) && self.root.is_none() {
                             let _ = fchmod(&folder, Mode::from_raw_mode(0o755));
                             let _ = self.change_owner_of_implied(&folder);
                         }
@@ -216,10 +216,6 @@ impl Unpacker {
             set_id_taken: self.set_id_taken,
             attributes_lost: self.attributes_lost,
         })
-    }
-
-    fn named_new_folder(&self) -> bool {
-        self.root.is_some()
     }
 
     /// Opens the folder that a path is in, and makes it where the archive has not named it.

@@ -181,11 +181,6 @@ impl<W: Write> PieceWriter<W> {
         Self { inner, piece: vec![0; LENGTH_SIZE], sum: Sum::new() }
     }
 
-    /// How many bytes were written so far.
-    pub fn bytes(&self) -> u64 {
-        self.sum.bytes
-    }
-
     /// The connection.
     pub fn get_ref(&self) -> &W {
         &self.inner
@@ -259,16 +254,6 @@ impl<R: Read> PieceReader<R> {
     /// Receives from a connection.
     pub fn new(inner: R) -> Self {
         Self { inner, left: 0, sum: Sum::new(), totals: None }
-    }
-
-    /// How many bytes arrived so far.
-    pub fn bytes(&self) -> u64 {
-        self.sum.bytes
-    }
-
-    /// The connection.
-    pub fn get_ref(&self) -> &R {
-        &self.inner
     }
 
     /// What the sender says of the archive, once it is read to its end.

@@ -65,6 +65,12 @@ pub(crate) fn text(text: &str) -> String {
     String::from_utf8_lossy(&clean).into_owned()
 }
 
+/// Tells a person something beside what the command prints.
+pub(crate) fn say(line: &str) {
+    // A closed standard error is no reason to fail.
+    let _ = writeln!(io::stderr(), "{}", text(line));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use vmm::{Process, ProcessControl, ProcessOutput, Signal, TerminalSize};
 
 use crate::error::Failure;
-use crate::sanitise::Sanitiser;
+use crate::sanitise::{Sanitiser, say};
 use crate::signals::SignalForwarder;
 use crate::terminal::{self, RawTerminal};
 
@@ -91,9 +91,7 @@ pub(crate) fn join(
     }
     match status {
         Err(error) if error.is_detached() => {
-            let text = format!("vmm: command {} goes on\n", process.id());
-            // Nobody needs to know it.
-            let _ = io::stderr().write_all(text.as_bytes());
+            say(&format!("vmm: command {} goes on", process.id()));
             Ok(ExitCode::SUCCESS)
         }
         status => Ok(ExitCode::from(status?.shell_status())),

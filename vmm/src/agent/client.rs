@@ -138,12 +138,9 @@ impl AgentClient {
     /// them go on, or dropped.
     pub fn freeze(&self) -> Result<FrozenGuest, AgentError> {
         let what = "hold the guest's file systems still";
-        match self.open(what, &Request::Freeze, self.deadline()) {
-            Ok((stream, Reply::Frozen)) => Ok(FrozenGuest::new(stream, self.answer_timeout)),
-            Ok(_) => UnexpectedSnafu { what }.fail(),
-            // An agent that does not know the request cannot read it.
-            Err(AgentError::Refusal { kind: ErrorKind::Malformed, .. }) => Err(AgentError::TooOld { what }),
-            Err(error) => Err(error),
+        match self.open_younger(what, &Request::Freeze)? {
+            (stream, Reply::Frozen) => Ok(FrozenGuest::new(stream, self.answer_timeout)),
+            _ => UnexpectedSnafu { what }.fail(),
         }
     }
 
@@ -168,13 +165,19 @@ impl AgentClient {
     }
 
     fn transfer(&self, what: &'static str, transfer: Transfer) -> Result<UnixStream, AgentError> {
-        match self.open(what, &Request::Transfer(transfer), self.deadline()) {
-            Ok((stream, Reply::Transferring)) => Ok(stream),
-            Ok(_) => UnexpectedSnafu { what }.fail(),
-            // An agent that does not know the request cannot read it.
-            Err(AgentError::Refusal { kind: ErrorKind::Malformed, .. }) => Err(AgentError::TooOld { what }),
-            Err(error) => Err(error),
+        match self.open_younger(what, &Request::Transfer(transfer))? {
+            (stream, Reply::Transferring) => Ok(stream),
+            _ => UnexpectedSnafu { what }.fail(),
         }
+    }
+
+    /// Opens a conversation with a request that the first agents do not know.
+    fn open_younger(&self, what: &'static str, request: &Request) -> Result<(UnixStream, Reply), AgentError> {
+        self.open(what, request, self.deadline()).map_err(|error| match error {
+            // An agent that does not know the request cannot read it.
+            AgentError::Refusal { kind: ErrorKind::Malformed, .. } => AgentError::TooOld { what },
+            error => error,
+        })
     }
 
     /// Tells the guest to shut down: processes have `grace` to end themselves. Returns as it begins; that it has

@@ -50,12 +50,10 @@ impl Unpacker {
                         self.root.insert(root)
                     }
                 };
-                let beneath =
-                    parts.len() >= root.len() && root.iter().zip(&parts).all(|(root, part)| root == part);
-                let Some(temporary) = self.stage.get(name).filter(|_| beneath) else {
+                let (Some(temporary), Some(rest)) = (self.stage.get(name), rest_of(root, &parts)) else {
                     return refuse(member, "is not in the archive's first member");
                 };
-                Ok(Some(Spot { path: join(temporary, &parts[root.len()..]), fresh: true }))
+                Ok(Some(Spot { path: join(temporary, rest), fresh: true }))
             }
             Target::New { name } => {
                 if parts.is_empty() && is_folder {
@@ -110,10 +108,7 @@ impl Unpacker {
         let earlier = match &self.target {
             Target::As { name, .. } => {
                 let root = self.root.as_deref().unwrap_or_default();
-                let beneath =
-                    parts.len() >= root.len() && root.iter().zip(&parts).all(|(root, part)| root == part);
-                let temporary = self.stage.get(name).filter(|_| beneath);
-                temporary.map(|temporary| join(temporary, &parts[root.len()..]))
+                self.stage.get(name).zip(rest_of(root, &parts)).map(|(temporary, rest)| join(temporary, rest))
             }
             Target::New { name } => self.stage.get(name).map(|temporary| join(temporary, &parts)),
             Target::Into => parts.split_first().map(|(first, rest)| match self.stage.get(first) {
@@ -132,6 +127,12 @@ impl Unpacker {
             None => shown(&self.stage.shown, path),
         }
     }
+}
+
+/// What follows the names of a root, if a path is beneath it.
+fn rest_of<'a, 'b>(root: &[Vec<u8>], parts: &'a [&'b [u8]]) -> Option<&'a [&'b [u8]]> {
+    let (first, rest) = parts.split_at_checked(root.len())?;
+    first.iter().eq(root).then_some(rest)
 }
 
 fn join(first: &[u8], rest: &[&[u8]]) -> Vec<u8> {

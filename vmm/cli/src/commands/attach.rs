@@ -1,12 +1,13 @@
 //! `vmm attach`: back to a command that runs in a VM.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Args;
 use vmm::{CancelToken, Home, ProcessId, Sandbox};
 
 use crate::error::Failure;
+use crate::sanitise::say;
 use crate::session::{self, Streams};
 use crate::signals::SignalForwarder;
 
@@ -34,8 +35,7 @@ impl Attach {
         let interactive = self.interactive || (terminal && io::stdin().is_terminal());
         let streams = Streams { interactive, terminal }.check()?;
         if interactive && terminal {
-            // Nobody needs to know it.
-            let _ = io::stderr().write_all(b"vmm: Ctrl-] leaves the command running\r\n");
+            say("vmm: Ctrl-] leaves the command running");
         }
         let signals = SignalForwarder::install(&CancelToken::new()?)?;
         if let Some(size) = streams.terminal_size() {

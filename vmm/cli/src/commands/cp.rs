@@ -15,7 +15,7 @@ use vmm::{ByteString, CancelToken, Copied, CopyOptions, CopyOwner, Error, Home, 
 use super::run;
 use crate::error::Failure;
 use crate::progress::CopyDisplay;
-use crate::sanitise;
+use crate::sanitise::say;
 use crate::signals::SignalForwarder;
 
 #[derive(Args)]
@@ -228,8 +228,7 @@ fn warn(copied: &Copied) {
         (copied.attributes_lost, "extended attributes were lost: the target's file system has none"),
     ];
     for (count, what) in losses.into_iter().filter(|(count, _)| *count > 0) {
-        // A closed standard error is no reason to fail.
-        let _ = writeln!(io::stderr(), "vmm: {}", sanitise::text(&format!("{count} {what}")));
+        say(&format!("vmm: {count} {what}"));
     }
 }
 

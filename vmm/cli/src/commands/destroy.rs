@@ -8,8 +8,9 @@ use vmm::project::ProjectOptions;
 use vmm::{CancelToken, Home};
 
 use super::print;
-use super::project::{EventDisplay, WhichProject, ask, say};
+use super::project::{EventDisplay, WhichProject, ask};
 use crate::error::Failure;
+use crate::sanitise::say;
 
 #[derive(Args)]
 pub(crate) struct Destroy {

@@ -9,8 +9,9 @@ use vmm::project::ProjectOptions;
 use vmm::{CancelToken, Home};
 
 use super::print;
-use super::project::{EventDisplay, WhichProject, say};
+use super::project::{EventDisplay, WhichProject};
 use crate::error::Failure;
+use crate::sanitise::say;
 use crate::values;
 
 #[derive(Args)]

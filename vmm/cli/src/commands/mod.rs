@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use serde::Serialize;
+use vmm::{Home, Sandbox};
 
 use crate::error::Failure;
 use crate::values;
@@ -222,17 +223,23 @@ fn print_table(heading: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
 /// Says how long a guest stood still, if it did, to who looks on.
 fn tell_frozen(vm: &str, frozen: Option<Duration>) {
     if let (Some(frozen), true) = (frozen, std::io::stderr().is_terminal()) {
-        let text = format!("{vm} stood still for {} ms\n", values::milliseconds(frozen));
-        // Nobody needs to know it.
-        let _ = std::io::stderr().write_all(crate::sanitise::text(&text).as_bytes());
+        crate::sanitise::say(&format!("{vm} stood still for {} ms", values::milliseconds(frozen)));
     }
 }
 
+/// Handles on several VMs. A name that is none is told before anything is done to the others.
+fn attach_all(home: &Home, vms: &[String]) -> Result<Vec<Sandbox>, Failure> {
+    vms.iter().map(|vm| Ok(Sandbox::attach(home, vm)?)).collect()
+}
+
 /// Does something to each of several VMs or images; a failure is told and the rest still done.
-fn for_each(names: &[String], mut action: impl FnMut(&str) -> Result<(), Failure>) -> ExitCode {
+fn for_each<T>(
+    things: impl IntoIterator<Item = T>,
+    mut action: impl FnMut(T) -> Result<(), Failure>,
+) -> ExitCode {
     let mut status = ExitCode::SUCCESS;
-    for name in names {
-        if let Err(failure) = action(name) {
+    for thing in things {
+        if let Err(failure) = action(thing) {
             status = failure.report();
         }
     }

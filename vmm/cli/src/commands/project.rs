@@ -11,7 +11,7 @@ use vmm::project::{Project, ProjectEvent};
 
 use crate::error::Failure;
 use crate::progress::{self, Display};
-use crate::sanitise;
+use crate::sanitise::{self, say};
 
 /// A longer line of a script's is shown in pieces.
 const LONGEST_LINE: usize = 4096;
@@ -31,12 +31,6 @@ impl WhichProject {
             None => Project::find(home, ".")?,
         })
     }
-}
-
-/// Tells a person something beside what the command prints.
-pub(super) fn say(line: &str) {
-    // A closed standard error is no reason to fail.
-    let _ = writeln!(io::stderr(), "{}", sanitise::text(line));
 }
 
 /// Asks a person for a yes. `None`: there is nobody to ask.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use vmm::{Home, Sandbox};
 
+use super::attach_all;
 use super::start::start_each;
 use crate::error::Failure;
 use crate::values;
@@ -23,10 +24,7 @@ pub(crate) struct Restart {
 impl Restart {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        // A name that is none is told before anything is stopped.
-        for vm in &self.vms {
-            Sandbox::attach(&home, vm)?;
-        }
+        attach_all(&home, &self.vms)?;
         start_each(&home, &self.vms, true, quiet, |vm| {
             match Sandbox::attach(&home, vm)?.stop(self.timeout) {
                 // One that does not run is only started.

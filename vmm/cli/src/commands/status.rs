@@ -6,9 +6,10 @@ use clap::Args;
 use vmm::project::{MachineStatus, Project, ProjectStatus};
 use vmm::{EngineChoice, Home};
 
-use super::project::{WhichProject, say};
+use super::project::WhichProject;
 use super::{print_json, print_table};
 use crate::error::Failure;
+use crate::sanitise::say;
 
 #[derive(Args)]
 pub(crate) struct Status {

@@ -9,9 +9,10 @@ use vmm::project::{
 };
 use vmm::{CancelToken, EngineChoice, Home};
 
-use super::project::{EventDisplay, WhichProject, ask, say};
+use super::project::{EventDisplay, WhichProject, ask};
 use super::{print, print_json, run};
 use crate::error::Failure;
+use crate::sanitise::say;
 use crate::signals::SignalForwarder;
 
 #[derive(Args)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use vmm::{Home, ProcessId, Sandbox};
 
-use super::{for_each, print};
+use super::{attach_all, for_each, print};
 use crate::error::Failure;
 
 #[derive(Args)]
@@ -31,12 +31,7 @@ impl Wait {
             let status = Sandbox::attach(&home, vm)?.wait_for_process(ProcessId(process))?;
             return Ok(ExitCode::from(status.shell_status()));
         }
-        // A name that is none is told before anything is waited for.
-        for vm in &self.vms {
-            Sandbox::attach(&home, vm)?;
-        }
-        Ok(for_each(&self.vms, |vm| {
-            let sandbox = Sandbox::attach(&home, vm)?;
+        Ok(for_each(attach_all(&home, &self.vms)?, |sandbox| {
             let end = sandbox.wait(None)?;
             if end.reason.is_crash() {
                 return Err(vmm::Error::Ended { end: Box::new(end) }.into());

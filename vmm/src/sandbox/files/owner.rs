@@ -1,6 +1,6 @@
 //! Whose files become that are copied out of a guest.
 
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Group, Uid, User};
 use vmm_archive::Owner;
 
 use super::{CopyOwner, Failure};
@@ -32,7 +32,7 @@ pub(super) fn owner_here(owner: &CopyOwner) -> Result<Owner, Failure> {
         None => account.map_or(uid, |account| account.gid.as_raw()),
         Some(group) => match (Group::from_name(group), group.parse()) {
             (Ok(Some(group)), _) => group.gid.as_raw(),
-            (_, Ok(gid)) => Gid::from_raw(gid).as_raw(),
+            (_, Ok(gid)) => gid,
             _ => return Err(invalid("group", group)),
         },
     };
