@@ -34,12 +34,12 @@ pub use customise::{ImagePull, PulledImage};
 pub use disk::{
     Cloned, Committed, DiskCheck, DiskFile, DiskSize, DiskSizeError, DiskSpace, ExtraDisk, SnapshotInfo,
 };
-pub use error::Error;
+pub use error::{Error, error_line};
 pub use files::{Copied, CopyOptions, CopyOwner};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
 pub use logs::ConsoleLog;
-pub use process::{ExitStatus, Output, Process, ProcessControl};
+pub use process::{ExitStatus, Output, Process, ProcessControl, ProcessEvent};
 pub use progress::Progress;
 
 use std::sync::Arc;
@@ -249,7 +249,7 @@ impl Sandbox {
     }
 
     /// Removes it, its disk and its logs. One that runs is only removed with `force`, which kills it first.
-    pub fn remove(self, force: bool) -> Result<(), Error> {
+    pub fn remove(&self, force: bool) -> Result<(), Error> {
         let folder = self.link.folder().clone();
         if folder.is_held()? {
             if !force {
