@@ -27,10 +27,10 @@ pub use machine::{ConsoleKind, MemorySize};
 pub use sandbox::{
     Balloon, BootProfileUse, ByteString, CancelToken, Cloned, Command, Committed, ConsoleLog, Copied,
     CopyOptions, CopyOwner, DEFAULT_STOP_GRACE, DiskCheck, DiskFile, DiskSize, DiskSpace, Error, ExitStatus,
-    ExtraDisk, Health, ImagePull, Output, Process, ProcessControl, ProcessEvent, ProcessId, ProcessInfo, ProcessOutput,
-    ProcessStdin, Progress, PullPolicy, PulledImage, RootWrites, Sandbox, SandboxBuilder, Signal,
-    SnapshotInfo, StartOptions, Stdin, TerminalSize, VmInfo, error_line, image_users, prune_images, remove_image,
-    remove_unreadable_image,
+    ExtraDisk, Health, ImagePull, Output, Process, ProcessControl, ProcessEvent, ProcessId, ProcessInfo,
+    ProcessOutput, ProcessStdin, Progress, PullPolicy, PulledImage, RootWrites, Sandbox, SandboxBuilder,
+    Signal, SnapshotInfo, StartOptions, Stdin, TerminalSize, VmInfo, error_line, image_users, prune_images,
+    remove_image, remove_unreadable_image,
 };
 pub use vmm_disk::Format as DiskFormat;
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;

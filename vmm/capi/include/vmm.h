@@ -251,8 +251,8 @@ typedef struct vmm_copy {
     const void *reserved[4];  /* NULL */
 } vmm_copy;
 
-/* Copies a file or tree into the guest or out of it, by the rules of `cp -a`. One that fails leaves the target as it
- * was. `copy` may be NULL; so may `copied`, which is told as JSON what went. */
+/* Copies a file or tree into the guest or out of it, by the rules of `cp -a`. A copy that fails leaves a target that was
+ * not there, and single files, as they were. `copy` may be NULL; so may `copied`, which is told as JSON what went. */
 vmm_error *vmm_copy_in(const vmm_sandbox *sandbox, const char *source, const char *target, const vmm_copy *copy,
                        vmm_bytes **copied);
 vmm_error *vmm_copy_out(const vmm_sandbox *sandbox, const char *source, const char *target, const vmm_copy *copy,

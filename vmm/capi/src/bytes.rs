@@ -44,7 +44,7 @@ impl Held {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_bytes_free(bytes: *mut Bytes) {
+pub(crate) unsafe extern "C" fn vmm_bytes_free(bytes: *mut Bytes) {
     // SAFETY: the header asks for null or bytes of ours, which are not used after this.
     unsafe { free(bytes) }
 }

@@ -19,7 +19,7 @@ pub(crate) unsafe fn token(cancel: *const Cancel) -> Option<CancelToken> {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_cancel_new(cancel: *mut *mut Cancel) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_cancel_new(cancel: *mut *mut Cancel) -> *mut Error {
     guarded(|| {
         // SAFETY: the header asks for the place of a pointer.
         let cancel = unsafe { place(cancel, "cancel") }?;
@@ -31,7 +31,7 @@ unsafe extern "C" fn vmm_cancel_new(cancel: *mut *mut Cancel) -> *mut Error {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_cancel_now(cancel: *const Cancel) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_cancel_now(cancel: *const Cancel) -> *mut Error {
     guarded(|| {
         // SAFETY: the header asks for a token of ours.
         unsafe { reference(cancel, "cancel") }?.0.cancel();
@@ -40,7 +40,7 @@ unsafe extern "C" fn vmm_cancel_now(cancel: *const Cancel) -> *mut Error {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_cancel_free(cancel: *mut Cancel) {
+pub(crate) unsafe extern "C" fn vmm_cancel_free(cancel: *mut Cancel) {
     // SAFETY: the header asks for null or a token of ours, which is not used after this.
     unsafe { free(cancel) }
 }

@@ -34,7 +34,9 @@ impl Command {
     /// What is collected can be limited and cancelled; what is read piece by piece is in its reader's hands.
     pub(crate) fn check_streamed(&self) -> Result<(), Failure> {
         if self.output_limit > 0 || !self.cancel.is_null() {
-            return Err(Failure::invalid("output_limit and cancel are for vmm_exec, which collects the output"));
+            return Err(Failure::invalid(
+                "output_limit and cancel are for vmm_exec, which collects the output",
+            ));
         }
         Ok(())
     }
@@ -46,7 +48,9 @@ impl Command {
     /// Everything in it is null or points to what the header says.
     pub(crate) unsafe fn describe<'a>(&self, sandbox: &'a Sandbox) -> Result<vmm::Command<'a>, Failure> {
         if self.reserved.iter().any(|reserved| !reserved.is_null()) {
-            return Err(Failure::invalid("what is reserved in a vmm_command is null: set all of it to zero first"));
+            return Err(Failure::invalid(
+                "what is reserved in a vmm_command is null: set all of it to zero first",
+            ));
         }
         // SAFETY: as the caller of this function promises.
         let (argv, env) = unsafe { (texts(self.argv), texts(self.env)) };
@@ -125,7 +129,7 @@ pub(crate) struct Output {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_exec(
+pub(crate) unsafe extern "C" fn vmm_exec(
     sandbox: *const Sandbox,
     command: *const Command,
     output: *mut *mut Output,
@@ -158,7 +162,7 @@ unsafe extern "C" fn vmm_exec(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_output_free(output: *mut Output) {
+pub(crate) unsafe extern "C" fn vmm_output_free(output: *mut Output) {
     // SAFETY: the header asks for null or an output of ours, which is not used after this.
     unsafe { free(output) }
 }

@@ -103,31 +103,31 @@ unsafe fn text(error: *const Error, which: impl Fn(&Error) -> Option<&CString>) 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_error_code(error: *const Error) -> *const c_char {
+pub(crate) unsafe extern "C" fn vmm_error_code(error: *const Error) -> *const c_char {
     // SAFETY: the header says so.
     unsafe { text(error, |error| Some(&error.code)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_error_message(error: *const Error) -> *const c_char {
+pub(crate) unsafe extern "C" fn vmm_error_message(error: *const Error) -> *const c_char {
     // SAFETY: the header says so.
     unsafe { text(error, |error| Some(&error.message)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_error_hint(error: *const Error) -> *const c_char {
+pub(crate) unsafe extern "C" fn vmm_error_hint(error: *const Error) -> *const c_char {
     // SAFETY: the header says so.
     unsafe { text(error, |error| error.hint.as_ref()) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_error_console(error: *const Error) -> *const c_char {
+pub(crate) unsafe extern "C" fn vmm_error_console(error: *const Error) -> *const c_char {
     // SAFETY: the header says so.
     unsafe { text(error, |error| error.console.as_ref()) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_error_free(error: *mut Error) {
+pub(crate) unsafe extern "C" fn vmm_error_free(error: *mut Error) {
     // SAFETY: the header asks for null or an error of ours, which is not used after this.
     unsafe { free(error) }
 }

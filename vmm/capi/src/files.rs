@@ -61,7 +61,7 @@ unsafe fn tell(copied: &Copied, to: *mut *mut Bytes) -> Result<(), Failure> {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_copy_in(
+pub(crate) unsafe extern "C" fn vmm_copy_in(
     sandbox: *const Sandbox,
     source: *const c_char,
     target: *const c_char,
@@ -81,7 +81,7 @@ unsafe extern "C" fn vmm_copy_in(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_copy_out(
+pub(crate) unsafe extern "C" fn vmm_copy_out(
     sandbox: *const Sandbox,
     source: *const c_char,
     target: *const c_char,
@@ -101,7 +101,7 @@ unsafe extern "C" fn vmm_copy_out(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_write_file(
+pub(crate) unsafe extern "C" fn vmm_write_file(
     sandbox: *const Sandbox,
     path: *const c_char,
     data: *const u8,
@@ -117,7 +117,7 @@ unsafe extern "C" fn vmm_write_file(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_read_file(
+pub(crate) unsafe extern "C" fn vmm_read_file(
     sandbox: *const Sandbox,
     path: *const c_char,
     limit: usize,

@@ -127,11 +127,14 @@ impl Options {
         let of_base = [self.base_format.is_some(), self.base_initrd.is_some(), self.base_modules.is_some()];
         match (&self.base, &self.image) {
             (Some(_), Some(image)) => {
-                return Err(Failure::invalid(format!("a base_file is instead of an image, and {image} is one")));
+                return Err(Failure::invalid(format!(
+                    "a base_file is instead of an image, and {image} is one"
+                )));
             }
             (None, None) => return Err(Failure::invalid("a new sandbox needs an image, or a base_file")),
             (None, Some(_)) if of_base.contains(&true) => {
-                let message = "base_format, base_initrd and base_modules say something of a base_file: name one";
+                let message =
+                    "base_format, base_initrd and base_modules say something of a base_file: name one";
                 return Err(Failure::invalid(message));
             }
             (None, Some(_)) => {}
@@ -150,7 +153,8 @@ impl Options {
     /// For a sandbox that is there: what it is was settled when it was created.
     pub(crate) fn for_start(&self) -> Result<(Home, StartOptions), Failure> {
         if let Some(name) = self.image.as_deref().map(|_| "the image").or(self.of_new.as_deref()) {
-            let message = format!("{name} was settled when the sandbox was created, and cannot be said to a start");
+            let message =
+                format!("{name} was settled when the sandbox was created, and cannot be said to a start");
             return Err(Failure::invalid(message));
         }
         Ok((open_home(self.home.as_ref())?, self.start_options()))
@@ -229,7 +233,8 @@ fn format(text: &str) -> Result<DiskFormat, &'static str> {
 }
 
 fn boot_profile(text: &str) -> Result<BootProfileUse, &'static str> {
-    let known = [BootProfileUse::Image, BootProfileUse::Native].into_iter().find(|known| known.name() == text);
+    let known =
+        [BootProfileUse::Image, BootProfileUse::Native].into_iter().find(|known| known.name() == text);
     known.ok_or("write image or native")
 }
 
@@ -286,7 +291,10 @@ impl Listener {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_options_new(image: *const c_char, options: *mut *mut Options) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_options_new(
+    image: *const c_char,
+    options: *mut *mut Options,
+) -> *mut Error {
     guarded(|| {
         // SAFETY: the header asks for the place of a pointer.
         let options = unsafe { place(options, "options") }?;
@@ -301,7 +309,7 @@ unsafe extern "C" fn vmm_options_new(image: *const c_char, options: *mut *mut Op
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_options_set(
+pub(crate) unsafe extern "C" fn vmm_options_set(
     options: *mut Options,
     name: *const c_char,
     value: *const c_char,
@@ -316,7 +324,10 @@ unsafe extern "C" fn vmm_options_set(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_options_cancel(options: *mut Options, cancel: *const Cancel) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_options_cancel(
+    options: *mut Options,
+    cancel: *const Cancel,
+) -> *mut Error {
     guarded(|| {
         // SAFETY: the header asks for options of ours that nobody else uses meanwhile.
         let options = unsafe { exclusive(options) }?;
@@ -328,7 +339,7 @@ unsafe extern "C" fn vmm_options_cancel(options: *mut Options, cancel: *const Ca
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_options_progress(
+pub(crate) unsafe extern "C" fn vmm_options_progress(
     options: *mut Options,
     function: Option<ProgressFunction>,
     context: *mut c_void,
@@ -353,7 +364,7 @@ unsafe fn exclusive<'a>(options: *mut Options) -> Result<&'a mut Options, Failur
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_options_free(options: *mut Options) {
+pub(crate) unsafe extern "C" fn vmm_options_free(options: *mut Options) {
     // SAFETY: the header asks for null or options of ours, which are not used after this.
     unsafe { free(options) }
 }

@@ -64,7 +64,15 @@ impl Event {
             ProcessEvent::Stderr(bytes) => (STDERR, bytes),
             ProcessEvent::Ended(status) => {
                 let Ending { status, signal, timed_out } = status.into();
-                return Self { kind: ENDED, status, signal, timed_out, data: ptr::null(), length: 0, held: None };
+                return Self {
+                    kind: ENDED,
+                    status,
+                    signal,
+                    timed_out,
+                    data: ptr::null(),
+                    length: 0,
+                    held: None,
+                };
             }
         };
         let held = Held::new(bytes);
@@ -74,7 +82,7 @@ impl Event {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_spawn(
+pub(crate) unsafe extern "C" fn vmm_spawn(
     sandbox: *const Sandbox,
     command: *const Command,
     process: *mut *mut Process,
@@ -92,14 +100,15 @@ unsafe extern "C" fn vmm_spawn(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_spawn_detached(
+pub(crate) unsafe extern "C" fn vmm_spawn_detached(
     sandbox: *const Sandbox,
     command: *const Command,
     id: *mut u64,
 ) -> *mut Error {
     guarded(|| {
         // SAFETY: the header asks for the place of a number.
-        let id = unsafe { id.as_mut() }.ok_or_else(|| Failure::new("null_pointer", "id is a null pointer"))?;
+        let id =
+            unsafe { id.as_mut() }.ok_or_else(|| Failure::new("null_pointer", "id is a null pointer"))?;
         // SAFETY: the header asks for a sandbox of ours and a command.
         let (sandbox, command) = unsafe { (reference(sandbox, "sandbox")?, reference(command, "command")?) };
         command.check_streamed()?;
@@ -113,7 +122,7 @@ unsafe extern "C" fn vmm_spawn_detached(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_attach_process(
+pub(crate) unsafe extern "C" fn vmm_attach_process(
     sandbox: *const Sandbox,
     id: u64,
     process: *mut *mut Process,
@@ -129,13 +138,13 @@ unsafe extern "C" fn vmm_attach_process(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_process_id(process: *const Process) -> u64 {
+pub(crate) unsafe extern "C" fn vmm_process_id(process: *const Process) -> u64 {
     // SAFETY: the header asks for null or a process of ours.
     unsafe { process.as_ref() }.map_or(0, |process| process.id.0)
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_process_next(
+pub(crate) unsafe extern "C" fn vmm_process_next(
     process: *const Process,
     timeout_ms: i64,
     cancel: *const Cancel,
@@ -157,13 +166,13 @@ unsafe extern "C" fn vmm_process_next(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_event_free(event: *mut Event) {
+pub(crate) unsafe extern "C" fn vmm_event_free(event: *mut Event) {
     // SAFETY: the header asks for null or an event of ours, which is not used after this.
     unsafe { free(event) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_process_write(
+pub(crate) unsafe extern "C" fn vmm_process_write(
     process: *const Process,
     data: *const u8,
     length: usize,
@@ -187,7 +196,7 @@ unsafe extern "C" fn vmm_process_write(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_process_close_input(process: *const Process) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_process_close_input(process: *const Process) -> *mut Error {
     guarded(|| {
         // SAFETY: the header asks for a process of ours.
         let process = unsafe { reference(process, "process") }?;
@@ -208,7 +217,7 @@ unsafe fn control(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_process_signal(process: *const Process, signal: i32) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_process_signal(process: *const Process, signal: i32) -> *mut Error {
     let action = |control: &ProcessControl| {
         let known = u8::try_from(signal).ok().and_then(|number| Signal::try_from(number).ok());
         let known = known.ok_or_else(|| Failure::invalid(format!("no signal has the number {signal}")))?;
@@ -219,19 +228,23 @@ unsafe extern "C" fn vmm_process_signal(process: *const Process, signal: i32) ->
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_process_resize(process: *const Process, rows: u16, columns: u16) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_process_resize(
+    process: *const Process,
+    rows: u16,
+    columns: u16,
+) -> *mut Error {
     // SAFETY: the header asks for a process of ours.
     unsafe { control(process, |control| Ok(control.resize(TerminalSize { rows, columns })?)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_process_detach(process: *const Process) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_process_detach(process: *const Process) -> *mut Error {
     // SAFETY: the header asks for a process of ours.
     unsafe { control(process, |control| Ok(control.detach()?)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_process_free(process: *mut Process) {
+pub(crate) unsafe extern "C" fn vmm_process_free(process: *mut Process) {
     // SAFETY: the header asks for null or a process of ours, which is not used after this.
     unsafe { free(process) }
 }

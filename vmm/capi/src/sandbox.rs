@@ -37,7 +37,7 @@ unsafe fn home(home: *const c_char) -> Option<PathBuf> {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_open(options: *const Options, sandbox: *mut *mut Sandbox) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_open(options: *const Options, sandbox: *mut *mut Sandbox) -> *mut Error {
     guarded(|| {
         // SAFETY: the header asks for the place of a pointer.
         let sandbox = unsafe { place(sandbox, "sandbox") }?;
@@ -49,7 +49,7 @@ unsafe extern "C" fn vmm_open(options: *const Options, sandbox: *mut *mut Sandbo
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_start(
+pub(crate) unsafe extern "C" fn vmm_start(
     options: *const Options,
     name: *const c_char,
     sandbox: *mut *mut Sandbox,
@@ -68,7 +68,7 @@ unsafe extern "C" fn vmm_start(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_attach(
+pub(crate) unsafe extern "C" fn vmm_attach(
     home_folder: *const c_char,
     name: *const c_char,
     sandbox: *mut *mut Sandbox,
@@ -84,7 +84,7 @@ unsafe extern "C" fn vmm_attach(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_list(home_folder: *const c_char, json: *mut *mut Bytes) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_list(home_folder: *const c_char, json: *mut *mut Bytes) -> *mut Error {
     guarded(|| {
         // SAFETY: the header asks for the place of a pointer.
         let json = unsafe { place(json, "json") }?;
@@ -96,13 +96,13 @@ unsafe extern "C" fn vmm_list(home_folder: *const c_char, json: *mut *mut Bytes)
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_name(sandbox: *const Sandbox) -> *const c_char {
+pub(crate) unsafe extern "C" fn vmm_name(sandbox: *const Sandbox) -> *const c_char {
     // SAFETY: the header asks for null or a sandbox of ours.
     unsafe { sandbox.as_ref() }.map_or(std::ptr::null(), |sandbox| sandbox.name.as_ptr())
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_id(sandbox: *const Sandbox) -> *const c_char {
+pub(crate) unsafe extern "C" fn vmm_id(sandbox: *const Sandbox) -> *const c_char {
     // SAFETY: the header asks for null or a sandbox of ours.
     unsafe { sandbox.as_ref() }.map_or(std::ptr::null(), |sandbox| sandbox.id.as_ptr())
 }
@@ -124,25 +124,25 @@ unsafe fn ask(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_info(sandbox: *const Sandbox, json: *mut *mut Bytes) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_info(sandbox: *const Sandbox, json: *mut *mut Bytes) -> *mut Error {
     // SAFETY: the header asks for what `ask` needs.
     unsafe { ask(sandbox, json, |sandbox| Bytes::json(&sandbox.info()?)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_health(sandbox: *const Sandbox, json: *mut *mut Bytes) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_health(sandbox: *const Sandbox, json: *mut *mut Bytes) -> *mut Error {
     // SAFETY: the header asks for what `ask` needs.
     unsafe { ask(sandbox, json, |sandbox| Bytes::json(&sandbox.health()?)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_processes(sandbox: *const Sandbox, json: *mut *mut Bytes) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_processes(sandbox: *const Sandbox, json: *mut *mut Bytes) -> *mut Error {
     // SAFETY: the header asks for what `ask` needs.
     unsafe { ask(sandbox, json, |sandbox| Bytes::json(&sandbox.processes()?)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_wait(
+pub(crate) unsafe extern "C" fn vmm_wait(
     sandbox: *const Sandbox,
     cancel: *const Cancel,
     json: *mut *mut Bytes,
@@ -166,7 +166,10 @@ unsafe fn act(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_wait_until_ready(sandbox: *const Sandbox, cancel: *const Cancel) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_wait_until_ready(
+    sandbox: *const Sandbox,
+    cancel: *const Cancel,
+) -> *mut Error {
     // SAFETY: the header asks for null or a token of ours.
     let cancel = unsafe { token(cancel) };
     // SAFETY: the header asks for what `act` needs.
@@ -174,25 +177,25 @@ unsafe extern "C" fn vmm_wait_until_ready(sandbox: *const Sandbox, cancel: *cons
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_stop(sandbox: *const Sandbox, grace_ms: u64) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_stop(sandbox: *const Sandbox, grace_ms: u64) -> *mut Error {
     // SAFETY: the header asks for what `act` needs.
     unsafe { act(sandbox, |sandbox| sandbox.stop(Duration::from_millis(grace_ms)).map(drop)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_kill(sandbox: *const Sandbox) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_kill(sandbox: *const Sandbox) -> *mut Error {
     // SAFETY: the header asks for what `act` needs.
     unsafe { act(sandbox, |sandbox| sandbox.kill().map(drop)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_remove(sandbox: *const Sandbox, force: bool) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_remove(sandbox: *const Sandbox, force: bool) -> *mut Error {
     // SAFETY: the header asks for what `act` needs.
     unsafe { act(sandbox, |sandbox| sandbox.remove(force)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn vmm_free(sandbox: *mut Sandbox) {
+pub(crate) unsafe extern "C" fn vmm_free(sandbox: *mut Sandbox) {
     // SAFETY: the header asks for null or a sandbox of ours, which is not used after this.
     unsafe { free(sandbox) }
 }

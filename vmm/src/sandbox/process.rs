@@ -8,8 +8,8 @@ use std::time::Instant;
 use super::link::Link;
 use super::{CancelToken, Error};
 use crate::agent::{
-    self, AgentClient, AgentProcess, Exit, Outcome, ProcessId, ProcessOutput, ProcessStdin, Signal, SignalTarget,
-    TerminalSize,
+    self, AgentClient, AgentProcess, Exit, Outcome, ProcessId, ProcessOutput, ProcessStdin, Signal,
+    SignalTarget, TerminalSize,
 };
 
 /// How a process ended.

@@ -199,8 +199,11 @@ fn a_detached_process_runs_on_its_own_and_is_listed() {
     assert_eq!(client.wait(id, soon()).unwrap().outcome, Outcome::Code(3));
     // Waiting twice gives the same.
     assert_eq!(client.wait(id, soon()).unwrap().outcome, Outcome::Code(3));
-    let seen =
-        client.attach(AttachSpec::to(id)).unwrap().collect(b"", OutputLimits::default(), soon(), None).unwrap();
+    let seen = client
+        .attach(AttachSpec::to(id))
+        .unwrap()
+        .collect(b"", OutputLimits::default(), soon(), None)
+        .unwrap();
     assert_eq!(seen.stdout, b"hello\n");
     let listed = client.processes().unwrap();
     let process = listed.iter().find(|process| process.process == id).unwrap();
