@@ -51,6 +51,11 @@ pub enum Request {
     /// Bring files into the guest or out of it: [`Reply::Transferring`](crate::Reply::Transferring), then an archive in one
     /// direction, and what became of it. Since 1.2.
     Transfer(Transfer),
+    /// Set the guest's clock, after its machine stood still: [`Reply::Done`](crate::Reply::Done). Since 1.3.
+    SetClock {
+        /// Nanoseconds since 1970.
+        time_ns: u64,
+    },
     /// Shut the guest down: [`Reply::Done`](crate::Reply::Done) as it begins.
     Shutdown(Shutdown),
 }
