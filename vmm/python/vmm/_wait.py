@@ -39,20 +39,28 @@ def interruptible(
     if threading.current_thread() is not threading.main_thread():
         return call()
     outcome: list = []
+    # A thread that was waited for in vain once cannot be waited for again (before Python 3.13).
+    done = threading.Event()
 
     def run() -> None:
         try:
             outcome.append((call(), None))
         except BaseException as error:  # It is raised again in the thread that waits.
             outcome.append((None, error))
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=run, name="vmm-call", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="vmm-call", daemon=True).start()
     try:
-        thread.join()
+        done.wait()
     except BaseException:
         cancel.cancel()
-        thread.join()
+        # The call uses what is ours until it returns, which it does at once now: no second Ctrl-C is heard before.
+        while not done.is_set():
+            try:
+                done.wait()
+            except BaseException:
+                pass
         value, error = outcome[0]
         if error is None:
             discard(value)
