@@ -51,7 +51,13 @@ impl Running {
         self.stdout.expect(words, &self.what)
     }
 
-    /// The same for its standard error.
+    /// Waits until there is what is looked for in all that it has said so far.
+    #[track_caller]
+    pub fn find<T>(&mut self, words: &str, look: impl Fn(&str) -> Option<T>) -> T {
+        self.stdout.find(words, look, &self.what)
+    }
+
+    /// Waits until it has said this on its standard error; returns all it said there so far.
     #[track_caller]
     pub fn expect_error(&mut self, words: &str) -> String {
         self.stderr.expect(words, &self.what)
@@ -103,11 +109,17 @@ impl Heard {
     /// Waits until the text has these words; returns all of it.
     #[track_caller]
     pub(crate) fn expect(&mut self, words: &str, what: &str) -> String {
+        self.find(words, |text| text.contains(words).then(|| text.to_owned()), what)
+    }
+
+    /// Waits until there is what is looked for in the text.
+    #[track_caller]
+    pub(crate) fn find<T>(&mut self, words: &str, look: impl Fn(&str) -> Option<T>, what: &str) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let text = String::from_utf8_lossy(&self.text).into_owned();
-            if text.contains(words) {
-                return text;
+            if let Some(found) = look(&text) {
+                return found;
             }
             match self.arrives.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(bytes) => self.text.extend(bytes),
