@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use vmm_disk::LayerSpec;
 use vmm_protocol::Version;
 
-use crate::home::{End, Timestamp, Timings, VmId, VmName, VmState};
+use crate::home::{End, HealthReport, Timestamp, Timings, VmId, VmName, VmState};
 use crate::machine::RunExits;
 
 /// The first line of each side.
@@ -199,6 +199,9 @@ pub struct Status {
     /// How often its processors left the guest.
     #[serde(default)]
     pub exits: RunExits,
+    /// What its health check came to, if it has one. Since 1.3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthReport>,
 }
 
 /// What a monitor tells those who subscribed.

@@ -24,6 +24,8 @@ mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
+mod time;
+mod upkeep;
 
 pub use error::{Danger, HomeError};
 pub(crate) use files::{private_folder, read_json, sync, write_partial};
@@ -32,7 +34,12 @@ pub use folder::{HeldVm, VmFolder};
 pub use name::{InvalidName, VmId, VmName};
 pub(crate) use registry::nearest;
 pub use spec::{Init, Snapshot, UnknownInit, VmSpec};
-pub use state::{End, EndReason, StateRecord, Timestamp, Timings, VmState};
+pub use state::{End, EndReason, StateRecord, Timings, VmState};
+pub use time::Timestamp;
+pub(crate) use time::date_of;
+pub use upkeep::{
+    HealthCheck, HealthReport, HealthStatus, InvalidHealthCheck, RestartPolicy, UnknownRestartPolicy,
+};
 
 pub use crate::engine::EngineChoice;
 

@@ -4,11 +4,13 @@
 mod disks;
 mod fixture;
 mod guest;
+mod upkeep;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,14 +19,27 @@ use vmm_protocol::{AgentMessage, Hello, header};
 
 use crate::control::{ControlError, Event, MonitorLine, Request};
 use crate::home::{EndReason, HomeError, VmFolder, VmState};
-use crate::sandbox::program::MARKER;
-use crate::sandbox::{Balloon, CancelToken, Error, Progress, Sandbox, StartOptions};
+use crate::sandbox::launch::launch;
+use crate::sandbox::program::{MARKER, MonitorProgram};
+use crate::sandbox::{Balloon, CancelToken, Error, Progress, Sandbox, StartOptions, hold};
 
 /// The body of a monitor process: `MonitorProgram::of_tests` runs this test binary again for it.
 #[test]
 fn monitor_process() {
     if std::env::args().any(|argument| argument == MARKER) {
         crate::monitor::run(Arc::new(guest::ScriptedLauncher)).unwrap();
+    }
+}
+
+/// The body of a keeper process.
+#[test]
+fn keeper_process() {
+    if std::env::args().any(|argument| argument == MARKER) {
+        let start = |_: &Path, folder: &VmFolder, options: &StartOptions| {
+            let held = hold(folder, "box")?;
+            launch(&MonitorProgram::of_tests(), held, false, vmm_sys::clock::monotonic_us(), options)
+        };
+        crate::sandbox::keeper::run(start).unwrap();
     }
 }
 

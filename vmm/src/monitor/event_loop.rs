@@ -15,6 +15,7 @@ use vmm_sys::{Event, Interest, Poller, Ready};
 use super::client::{Asked, Client};
 use super::console::{Console, Found};
 use super::guest;
+use super::health::{Attempt, HealthWatch};
 use super::launcher::{LaunchFailure, Launcher};
 use super::layer::{self, NewTop, Recorded};
 use super::life::{Action, Life, Progress, Stopper};
@@ -73,6 +74,8 @@ pub(super) enum Happening {
     StandsStill(Result<bool, String>),
     /// The guest that goes on was told what time it is, as far as it would hear it.
     ClockSet(Option<AskedBy>),
+    /// The guest's health was checked.
+    Checked(Attempt),
     /// The layer that is being added is to be recorded now.
     RecordLayer(Recorded),
     /// The layer was added, and so long the guest stood still; or why it was not.
@@ -125,6 +128,7 @@ pub(super) struct Monitor {
     disk: Weak<LiveDisk>,
     adding: Option<Adding>,
     pub(super) standstill: Standstill,
+    pub(super) health: Option<HealthWatch>,
     launched: Launched,
     pub(super) life: Life,
     started: Timestamp,
@@ -188,6 +192,7 @@ impl Monitor {
             disk: Weak::new(),
             adding: None,
             standstill: Standstill::default(),
+            health: None,
             launched: Launched::default(),
             life,
             started: Timestamp::now(),
@@ -268,6 +273,7 @@ impl Monitor {
             started: self.started,
             timings: self.timings,
             exits: RunExits { until_ready: self.exits_until_ready.clone(), in_all: self.exits() },
+            health: self.health.as_ref().map(|watch| watch.report().clone()),
         }
     }
 
@@ -392,6 +398,7 @@ impl Monitor {
                 Happening::MachineEnded(end) => self.end(Some(end)),
                 Happening::MachineGone => {}
                 Happening::Boot(outcome) => self.booted(outcome),
+                Happening::Checked(attempt) => self.checked(attempt),
                 Happening::StandsStill(outcome) => self.stands_still(outcome),
                 Happening::ClockSet(asked_by) => self.clock_set(asked_by),
                 Happening::ShutdownFailed(why) => {
@@ -411,6 +418,7 @@ impl Monitor {
                     self.timings.ready = self.elapsed();
                     self.exits_until_ready = self.exits();
                     tracing::info!(agent = report.hello.agent, kernel = report.hello.kernel, "ready");
+                    self.watch_health();
                     self.changed(true);
                     self.release_starter();
                 }
@@ -419,6 +427,27 @@ impl Monitor {
                 let action = self.life.boot_failed(Instant::now(), &error);
                 self.act(action);
             }
+        }
+    }
+
+    /// Begins with the health check, if the VM has one.
+    fn watch_health(&mut self) {
+        let Some(check) = &self.spec.health_check else { return };
+        match HealthWatch::start(check, self.vsock_socket.clone(), &self.post, Instant::now()) {
+            Ok(watch) => self.health = Some(watch),
+            Err(error) => tracing::error!("cannot check the VM's health: {error}"),
+        }
+    }
+
+    fn checked(&mut self, attempt: Attempt) {
+        // One that is ending may fail its check.
+        if self.life.state() == VmState::Running
+            && let Some(watch) = &mut self.health
+            && watch.take(attempt, Instant::now())
+        {
+            let report = watch.report();
+            tracing::info!(failures = report.failures, "the VM is {}", report.status);
+            self.changed(false);
         }
     }
 

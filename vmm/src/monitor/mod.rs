@@ -15,6 +15,7 @@ mod client;
 mod console;
 mod event_loop;
 mod guest;
+mod health;
 mod launcher;
 mod layer;
 mod life;

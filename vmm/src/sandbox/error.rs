@@ -311,6 +311,12 @@ impl Error {
     }
 }
 
+/// An error with its causes, in a line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 fn image_code(error: &ImageError) -> &'static str {
     match error {
         ImageError::Unknown { .. } => "image_unknown",

@@ -11,22 +11,27 @@ mod command;
 mod customise;
 mod disk;
 mod error;
+mod events;
 mod files;
 mod images;
 mod info;
+pub mod keeper;
 pub(crate) mod launch;
 mod link;
 mod logs;
+mod metrics;
 mod process;
 pub(crate) mod program;
 mod progress;
 mod reconfigure;
-mod start;
+pub(crate) mod start;
+mod stats;
 
 pub use crate::agent::{
     ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Signal, TerminalSize,
 };
 pub use crate::control::Balloon;
+pub use crate::home::{HealthCheck, HealthReport, HealthStatus, RestartPolicy};
 pub use builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartOptions};
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
@@ -35,12 +40,15 @@ pub use disk::{
     Cloned, Committed, DiskCheck, DiskFile, DiskSize, DiskSizeError, DiskSpace, ExtraDisk, SnapshotInfo,
 };
 pub use error::Error;
+pub use events::{Events, Happened, VmEvent};
 pub use files::{Copied, CopyOptions, CopyOwner};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
 pub use logs::ConsoleLog;
+pub use metrics::{MetricsPlace, prometheus_text, serve_metrics};
 pub use process::{ExitStatus, Output, Process, ProcessControl};
 pub use progress::Progress;
+pub use stats::{HostCosts, VmStats};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -120,6 +128,11 @@ impl Sandbox {
         info::look_at_all(home)
     }
 
+    /// What happens to the VMs of a home from now on. Cancelling the token ends the iterator.
+    pub fn events(home: &Home, cancel: Option<&CancelToken>) -> Result<Events, Error> {
+        Events::new(home, cancel)
+    }
+
     /// A handle on a VM that is there. With a lifeline it is ours.
     pub(crate) fn of(folder: VmFolder, lifeline: Option<Connection>) -> Self {
         // Where nobody can read what it is, its id is what to call it.
@@ -165,6 +178,16 @@ impl Sandbox {
         self.link.agent()?.processes().map_err(|error| self.link.explain(error, None))
     }
 
+    /// What it costs its host, and how its guest is.
+    pub fn stats(&self) -> Result<VmStats, Error> {
+        Ok(stats::of(self, self.info()?))
+    }
+
+    /// The same of each VM of a home that runs.
+    pub fn stats_of_all(home: &Home) -> Result<Vec<VmStats>, Error> {
+        stats::of_all(home)
+    }
+
     /// A command to run in it; without any word, the user's login shell.
     pub fn command<A: Into<ByteString>>(&self, argv: impl IntoIterator<Item = A>) -> Command<'_> {
         Command::new(self, argv.into_iter().map(Into::into).collect())
@@ -204,12 +227,14 @@ impl Sandbox {
     /// Shuts it down in order and returns when everything of it is gone. A guest that takes longer than `grace` is
     /// stopped as by pulling the plug. One without a name is removed by that.
     pub fn stop(&self, grace: Duration) -> Result<End, Error> {
+        keeper::dismiss(self.link.folder())?;
         self.link.stop(grace)
     }
 
     /// Stops it as by pulling the plug, and returns when everything of it is gone. A monitor that does not answer is
     /// killed.
     pub fn kill(&self) -> Result<End, Error> {
+        keeper::dismiss(self.link.folder())?;
         match self.link.kill(KILL_TIMEOUT) {
             Err(Error::Control { .. }) => self.kill_monitor(),
             // It may be so young, or so stuck, that it does not listen.
@@ -262,6 +287,9 @@ impl Sandbox {
     /// Removes it, its disk and its logs. One that runs is only removed with `force`, which kills it first.
     pub fn remove(self, force: bool) -> Result<(), Error> {
         let folder = self.link.folder().clone();
+        if !folder.is_held()? {
+            keeper::dismiss(&folder)?;
+        }
         if folder.is_held()? {
             if !force {
                 return Err(Error::Running { name: self.name().to_owned() });

@@ -11,6 +11,7 @@ mod destroy;
 mod disk;
 mod doctor;
 mod down;
+mod events;
 mod exec;
 mod flatten;
 mod images;
@@ -30,9 +31,11 @@ mod run;
 mod shell;
 mod snapshot;
 mod start;
+mod stats;
 mod status;
 mod stop;
 mod up;
+mod upkeep;
 mod version;
 mod wait;
 
@@ -56,7 +59,7 @@ pub(crate) enum Command {
     /// Without a command it is a login shell. Without --name the VM leaves nothing behind when it ends; with one its
     /// disk is kept, and `vmm start` starts it again. With -d the VM stays until `vmm stop`, a command runs in it by
     /// itself, and its name is printed.
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Run a command in a VM that runs
     ///
     /// Without a command it is a login shell. With -d the command goes on by itself, and its id is printed.
@@ -128,6 +131,10 @@ pub(crate) enum Command {
     /// A VM gets one by `vmm run --disk FILE`, or later by `vmm start --disk FILE`. The format is what the file's name says,
     /// .qcow2, or .raw and .img, if the contents look like it; otherwise --format says it.
     Disk(disk::Disk),
+    /// Tell what happens to VMs as it happens: created, running, unhealthy, ended
+    Events(events::Events),
+    /// Show what VMs cost and how their guests are: processors, memory, disks, load
+    Stats(stats::Stats),
     /// Print what a VM wrote to its console
     Logs(logs::Logs),
     /// Ask a guest to do without some of its memory, or print how much it does without
@@ -189,6 +196,8 @@ impl Command {
             Self::Flatten(command) => command.run(),
             Self::Compact(command) => command.run(),
             Self::Disk(command) => command.run(),
+            Self::Events(command) => command.run(),
+            Self::Stats(command) => command.run(),
             Self::Logs(command) => command.run(),
             Self::Balloon(command) => command.run(),
             Self::Up(command) => command.run(quiet),
