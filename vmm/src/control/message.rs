@@ -82,6 +82,12 @@ pub enum Request {
         #[serde(default)]
         snapshot: Option<VmName>,
     },
+    /// Call the VM so from now on: its name points to it already. Answered with [`Answer::Renamed`] once its description
+    /// says so. Since 1.3.
+    Rename {
+        /// The name.
+        name: VmName,
+    },
 }
 
 /// How far a VM is waited for.
@@ -156,6 +162,8 @@ pub enum Answer {
         /// How long the guest's file systems stood still, in microseconds.
         frozen_us: u64,
     },
+    /// The VM's description has its new name.
+    Renamed,
     /// It was not done.
     Refused(Refusal),
 }

@@ -314,7 +314,7 @@ impl HeldVm {
     pub fn remove(self) -> Result<(), HomeError> {
         self.remove_sockets_folder()?;
         let stays = self.folder.spec().is_ok_and(|spec| spec.is_some_and(|spec| !spec.ephemeral()));
-        self.folder.home.release_names_of(&self.folder.id)?;
+        self.folder.home.release_names_of(&self.folder.id, None)?;
         let path = self.folder.path();
         // Set aside before anything of it goes: a VM that has lost its disk is never taken for one, and whoever clears
         // away after our death goes on from here.

@@ -19,6 +19,7 @@ mod files;
 mod folder;
 mod name;
 mod registry;
+mod rename;
 mod runtime;
 mod spec;
 mod state;
@@ -31,7 +32,7 @@ pub(crate) use folder::KEPT;
 pub use folder::{HeldVm, VmFolder};
 pub use name::{InvalidName, VmId, VmName};
 pub(crate) use registry::nearest;
-pub use spec::{Init, Snapshot, UnknownInit, VmSpec};
+pub use spec::{DEFAULT_STOP_GRACE, Init, Snapshot, UnknownInit, VmSpec};
 pub use state::{End, EndReason, StateRecord, Timestamp, Timings, VmState};
 
 pub use crate::engine::EngineChoice;

@@ -162,7 +162,7 @@ impl Monitor {
             .and_then(|()| poller.add(&starter, STARTER, Interest::READ));
         added.context(SystemSnafu { what })?;
         let ready_timeout = Duration::from_millis(request.ready_timeout_ms);
-        let life = Life::new(Instant::now(), ready_timeout, spec.ephemeral());
+        let life = Life::new(Instant::now(), ready_timeout, spec.ephemeral(), spec.stop_grace());
         let mut monitor = Self {
             held,
             spec,
@@ -531,10 +531,25 @@ impl Monitor {
                     client.answer(id, Answer::Refused(refusal));
                 }
             }
+            Request::Rename { name } => {
+                let renamed = self.rename(&name);
+                client.answer(id, renamed.map_or_else(Answer::Refused, |()| Answer::Renamed));
+            }
             Request::Start(_) => {
                 client.answer(id, Answer::Refused(out_of_place("this monitor has its VM already")));
             }
         }
+    }
+
+    /// Writes down what the VM is called from now on.
+    fn rename(&mut self, name: &VmName) -> Result<(), Refusal> {
+        let renamed = self.described().and_then(|mut spec| {
+            spec.rename(name);
+            self.held.write_spec(&spec)
+        });
+        renamed.map_err(|error| invalid(crate::engine::chain(&error)))?;
+        self.spec.rename(name);
+        Ok(())
     }
 
     /// Sets how much the guest is to do without, if that is asked, and tells of its balloon.

@@ -30,6 +30,7 @@ pub use plan::{Action, Change, MachinePlan, Plan};
 pub use status::{MachineStatus, ProjectStatus};
 pub use up::{ProjectEvent, ProjectOptions};
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -318,6 +319,16 @@ impl HeldProject {
         }
         Ok(destroyed)
     }
+}
+
+/// The VMs of a home that belong to projects, by name, with the projects' folders. Projects know them by these names.
+pub fn vms_of_projects(home: &Home) -> Result<BTreeMap<String, PathBuf>, ProjectError> {
+    let records = record::all(home)?.into_iter().map(|(_, record)| record);
+    let vms = records.flat_map(|record| {
+        let ProjectRecord { folder, machines, .. } = record;
+        machines.into_values().map(move |machine| (machine.vm, folder.clone()))
+    });
+    Ok(vms.collect())
 }
 
 /// The VM of this name. `None`: somebody has removed it.

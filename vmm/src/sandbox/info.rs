@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::link::{ANSWER_TIMEOUT, monitor_killed};
+use super::start::milliseconds;
 use super::{Error, RootWrites};
 use crate::control::{Answer, Connection, ControlError, Request, Status};
 use crate::home::{
@@ -21,6 +22,10 @@ pub struct VmInfo {
     pub id: VmId,
     /// Its name. One without is gone when it ends.
     pub name: Option<VmName>,
+    /// Nothing of it is kept when it ends.
+    pub removed_at_end: bool,
+    /// How long its guest may take to shut down, where whoever stops it does not say; in milliseconds.
+    pub stop_timeout_ms: u64,
     /// What it does.
     pub state: VmState,
     /// Its monitor lives, but does not answer in time.
@@ -169,6 +174,8 @@ fn describe(
     };
     let status = status.ok();
     VmInfo {
+        removed_at_end: spec.ephemeral(),
+        stop_timeout_ms: milliseconds(spec.stop_grace()),
         id: spec.id,
         name: spec.name,
         state,

@@ -14,13 +14,16 @@ mod error;
 mod files;
 mod images;
 mod info;
+mod inspect;
 pub(crate) mod launch;
 mod link;
 mod logs;
 mod process;
 pub(crate) mod program;
 mod progress;
+mod prune;
 mod reconfigure;
+mod rename;
 mod start;
 
 pub use crate::agent::{
@@ -38,9 +41,13 @@ pub use error::Error;
 pub use files::{Copied, CopyOptions, CopyOwner};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
+pub use inspect::{DiskDetails, LayerDetails, VmDetails};
 pub use logs::ConsoleLog;
 pub use process::{ExitStatus, Output, Process, ProcessControl};
 pub use progress::Progress;
+pub use prune::{PrunedVm, prune_vms, stopped_vms};
+
+pub use crate::home::DEFAULT_STOP_GRACE;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,9 +56,6 @@ use crate::agent::AttachSpec;
 use crate::control::{Connection, ControlError};
 use crate::home::{End, EndReason, HeldVm, Home, HomeError, Timestamp, VmFolder, VmId};
 use link::Link;
-
-/// How long a guest may take to shut down, unless it is told otherwise.
-pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How long a VM that is dropped may take to be gone.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -196,6 +200,11 @@ impl Sandbox {
         self.link.stop(grace)
     }
 
+    /// How long its guest may take to shut down, where nobody says: as it was created with.
+    pub fn stop_grace(&self) -> Result<Duration, Error> {
+        Ok(self.link.folder().spec()?.map_or(DEFAULT_STOP_GRACE, |spec| spec.stop_grace()))
+    }
+
     /// Stops it as by pulling the plug, and returns when everything of it is gone. A monitor that does not answer is
     /// killed.
     pub fn kill(&self) -> Result<End, Error> {
@@ -249,7 +258,7 @@ impl Sandbox {
     }
 
     /// Removes it, its disk and its logs. One that runs is only removed with `force`, which kills it first.
-    pub fn remove(self, force: bool) -> Result<(), Error> {
+    pub fn remove(&self, force: bool) -> Result<(), Error> {
         let folder = self.link.folder().clone();
         if folder.is_held()? {
             if !force {

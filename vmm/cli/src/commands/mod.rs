@@ -15,13 +15,16 @@ mod exec;
 mod flatten;
 mod images;
 mod init;
+mod inspect;
 pub(crate) mod internal;
 mod kill;
 mod logs;
 mod processes;
 mod project;
+mod prune;
 mod ps;
 mod pull;
+mod rename;
 mod restart;
 mod rm;
 mod run;
@@ -40,7 +43,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use serde::Serialize;
-use vmm::{Home, Sandbox};
+use vmm::home::End;
+use vmm::{Home, Sandbox, VmId};
 
 use crate::error::Failure;
 use crate::values;
@@ -75,6 +79,8 @@ pub(crate) enum Command {
     /// List the VMs
     #[command(visible_alias = "list")]
     Ps(ps::Ps),
+    /// Print all that is known of VMs, as JSON: what they are, disks and layers, sockets, processes, how they ended
+    Inspect(inspect::Inspect),
     /// Start VMs that were stopped; they run in the background
     Start(start::Start),
     /// Shut VMs down in order
@@ -89,6 +95,16 @@ pub(crate) enum Command {
     Kill(kill::Kill),
     /// Remove VMs, with their disks and logs
     Rm(rm::Rm),
+    /// Give a VM another name
+    ///
+    /// One that runs keeps running; its guest calls itself by the new name after its next start.
+    Rename(rename::Rename),
+    /// Remove all VMs that do not run, and what nothing needs any more
+    ///
+    /// That is VMs with their disks, for which you are asked, then what `vmm images prune` removes: downloads, remains of
+    /// what was cut off, layers that neither an image nor a VM needs. Images stay, and so do the VMs of projects, which
+    /// `vmm destroy` removes.
+    Prune(prune::Prune),
     /// Make a VM that starts from what is on the disk of another one
     ///
     /// It takes no time however large the disk is: both share what is on it now, and what either writes is its own. A VM
@@ -169,12 +185,15 @@ impl Command {
             Self::Attach(command) => command.run(),
             Self::Cp(command) => command.run(quiet),
             Self::Ps(command) => command.run(),
+            Self::Inspect(command) => command.run(),
             Self::Start(command) => command.run(quiet),
             Self::Stop(command) => command.run(),
             Self::Restart(command) => command.run(quiet),
             Self::Wait(command) => command.run(),
             Self::Kill(command) => command.run(),
             Self::Rm(command) => command.run(),
+            Self::Rename(command) => command.run(),
+            Self::Prune(command) => command.run(),
             Self::Clone(command) => command.run(),
             Self::Commit(command) => command.run(quiet),
             Self::Snapshot(command) => command.run(),
@@ -210,6 +229,53 @@ fn print(text: &str) -> Result<(), Failure> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// What a command did to VMs: their names, a line each as soon as it is done, or all of them as JSON at the end.
+struct Done {
+    json: bool,
+    vms: Vec<DoneTo>,
+}
+
+#[derive(Serialize)]
+struct DoneTo {
+    name: String,
+    id: VmId,
+    /// How it ended, where the command waited for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<End>,
+}
+
+impl Done {
+    fn new(json: bool) -> Self {
+        Self { json, vms: Vec::new() }
+    }
+
+    /// It is done to this one.
+    fn vm(&mut self, sandbox: &Sandbox) -> Result<(), Failure> {
+        self.tell(sandbox, None)
+    }
+
+    /// The same of one that has ended by it.
+    fn ended(&mut self, sandbox: &Sandbox, end: End) -> Result<(), Failure> {
+        self.tell(sandbox, Some(end))
+    }
+
+    fn tell(&mut self, sandbox: &Sandbox, end: Option<End>) -> Result<(), Failure> {
+        if !self.json {
+            return print(&format!("{}\n", sandbox.name()));
+        }
+        self.vms.push(DoneTo { name: sandbox.name().to_owned(), id: sandbox.id().clone(), end });
+        Ok(())
+    }
+
+    /// That was all.
+    fn finish(self, status: ExitCode) -> Result<ExitCode, Failure> {
+        if self.json {
+            print_json(&self.vms)?;
+        }
+        Ok(status)
     }
 }
 

@@ -42,6 +42,12 @@ pub(crate) struct Run {
     /// Name the VM and keep its disk
     #[arg(long)]
     name: Option<String>,
+    /// Keep nothing of the VM when it ends, though it has a name
+    #[arg(long)]
+    rm: bool,
+    /// How long the guest may take to shut down before its plug is pulled, where `vmm stop` does not say (default: 10s)
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    stop_timeout: Option<Duration>,
     /// Processors
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     cpus: u8,
@@ -140,7 +146,7 @@ impl Run {
                 && let Err(error) = self.command(&sandbox, streams).start_detached()
             {
                 // Nobody has been told its name; what is to be said is why the command did not start.
-                let _ = end(&sandbox, self.name.is_some(), &CancelToken::new()?);
+                let _ = end(&sandbox, self.is_kept(), &CancelToken::new()?);
                 return Err(error.into());
             }
             print(&format!("{}\n", sandbox.name()))?;
@@ -153,10 +159,15 @@ impl Run {
             .map_err(Failure::from)
             .and_then(|process| session::join(process, streams, &signals, false));
         signals.cancel(&stopping);
-        let ended = end(&sandbox, self.name.is_some(), &stopping);
+        let ended = end(&sandbox, self.is_kept(), &stopping);
         let status = outcome?;
         ended?;
         Ok(status)
+    }
+
+    /// Whether its disk is there when it has ended.
+    fn is_kept(&self) -> bool {
+        self.name.is_some() && !self.rm
     }
 
     /// A person who names no command wants a shell, with the terminal if there is one.
@@ -199,7 +210,10 @@ impl Run {
             .seccomp(!self.no_seccomp)
             .detached(self.detach);
         if let Some(name) = &self.name {
-            builder = builder.name(name);
+            builder = builder.name(name).remove_at_end(self.rm);
+        }
+        if let Some(timeout) = self.stop_timeout {
+            builder = builder.stop_timeout(timeout);
         }
         for (key, value) in &self.env {
             builder = builder.env(key, value);
@@ -282,10 +296,10 @@ pub(super) fn tell_of_engine(home: &Home, choice: vmm::EngineChoice, quiet: bool
     Ok(())
 }
 
-/// Nothing of an unnamed VM is kept, so it need not shut down in order; a named one does, so that its disk is whole.
-fn end(sandbox: &Sandbox, named: bool, cancel: &CancelToken) -> Result<(), Failure> {
+/// A VM that is not kept need not shut down in order; one that is does, so that its disk is whole.
+fn end(sandbox: &Sandbox, kept: bool, cancel: &CancelToken) -> Result<(), Failure> {
     let ended =
-        if named && !cancel.is_cancelled() { sandbox.stop(vmm::DEFAULT_STOP_GRACE) } else { sandbox.kill() };
+        if kept && !cancel.is_cancelled() { sandbox.stop(sandbox.stop_grace()?) } else { sandbox.kill() };
     match ended {
         // The guest may have powered itself off before we could ask.
         Ok(_) | Err(vmm::Error::NotRunning { .. }) => Ok(()),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use vmm::{CancelToken, DiskSize, ExtraDisk, Home, Sandbox, StartOptions};
 
-use super::{for_each, print, run};
+use super::{Done, for_each, run};
 use crate::error::Failure;
 use crate::progress;
 use crate::signals::SignalForwarder;
@@ -24,12 +24,15 @@ pub(crate) struct Start {
     /// For debugging: do not hold the VM's monitor to the system calls that it needs
     #[arg(long)]
     no_seccomp: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Start {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        start_each(&home, &self.vms, !self.no_seccomp, quiet, |vm| {
+        start_each(&home, &self.vms, !self.no_seccomp, quiet, Done::new(self.json), |vm| {
             if let Some(size) = self.disk_size {
                 Sandbox::attach(&home, vm)?.resize_disk(size)?;
             }
@@ -47,6 +50,7 @@ pub(super) fn start_each(
     vms: &[String],
     seccomp: bool,
     quiet: bool,
+    mut done: Done,
     mut before: impl FnMut(&str) -> Result<(), Failure>,
 ) -> Result<ExitCode, Failure> {
     let token = CancelToken::new()?;
@@ -67,8 +71,8 @@ pub(super) fn start_each(
         display.clear();
         match started {
             Err(vmm::Error::Cancelled) => Ok(()),
-            started => print(&format!("{}\n", started?.name())),
+            started => done.vm(&started?),
         }
     });
-    Ok(if token.is_cancelled() { run::cancelled(&signals) } else { status })
+    done.finish(if token.is_cancelled() { run::cancelled(&signals) } else { status })
 }
