@@ -67,6 +67,16 @@ impl VmFolder {
         self.path().join("console.log.1")
     }
 
+    /// When the guest wrote what is in [`VmFolder::console_log`]: see [`super::ConsoleTime`].
+    pub fn console_times(&self) -> PathBuf {
+        self.path().join("console.times")
+    }
+
+    /// The same of [`VmFolder::console_log_older`].
+    pub fn console_times_older(&self) -> PathBuf {
+        self.path().join("console.times.1")
+    }
+
     /// What the monitor has to say of itself.
     pub fn monitor_log(&self) -> PathBuf {
         self.path().join("monitor.log")

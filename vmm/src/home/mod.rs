@@ -14,6 +14,7 @@
 //! May depend on: `machine`, `engine` (the name of the engine that is asked for), `vmm-protocol`, `vmm-sys`. Never on
 //! `monitor`, `sandbox`, `image`.
 
+mod console_times;
 mod error;
 mod files;
 mod folder;
@@ -26,6 +27,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use console_times::{CONSOLE_TIME_INTERVAL, ConsoleTime};
 pub use error::{Danger, HomeError};
 pub(crate) use files::{private_folder, read_json, sync, write_partial};
 pub(crate) use folder::KEPT;

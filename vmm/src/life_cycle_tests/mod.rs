@@ -18,7 +18,7 @@ use vmm_protocol::{AgentMessage, Hello, header};
 use crate::control::{ControlError, Event, MonitorLine, Request};
 use crate::home::{EndReason, HomeError, VmFolder, VmState};
 use crate::sandbox::program::MARKER;
-use crate::sandbox::{Balloon, CancelToken, Error, Progress, Sandbox, StartOptions};
+use crate::sandbox::{Balloon, CancelToken, Error, LogOptions, Progress, Sandbox, StartOptions};
 
 /// The body of a monitor process: `MonitorProgram::of_tests` runs this test binary again for it.
 #[test]
@@ -398,7 +398,7 @@ fn changes_are_told_to_whoever_wants_to_know() {
 fn the_console_is_followed_to_the_vms_end() {
     let home = TestHome::new();
     let sandbox = home.run(None, Script::Ready).unwrap();
-    let mut log = sandbox.logs(true, None).unwrap();
+    let mut log = sandbox.logs(&LogOptions { follow: true, ..LogOptions::default() }, None).unwrap();
     let mut text = [0; 8];
     log.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"booting\n");

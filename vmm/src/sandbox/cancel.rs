@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys::Event;
 
 /// Cancels what it was given to. Clones cancel the same.
@@ -34,6 +35,15 @@ impl CancelToken {
         self.0.cancelled.store(true, Ordering::Release);
         // A counter that cannot be raised is raised already; the flag says the same.
         let _ = self.0.event.notify();
+    }
+
+    /// Waits until it is cancelled.
+    pub fn wait(&self) {
+        let mut waited = [PollFd::new(self, PollFlags::IN)];
+        // What fails but for a signal can only be tried again.
+        while !self.is_cancelled() {
+            let _ = poll(&mut waited, None);
+        }
     }
 
     /// Whether it was cancelled.

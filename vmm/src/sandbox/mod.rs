@@ -8,6 +8,7 @@
 mod builder;
 mod cancel;
 mod command;
+mod console;
 mod customise;
 mod disk;
 mod error;
@@ -17,6 +18,7 @@ mod info;
 mod inspect;
 pub(crate) mod launch;
 mod link;
+mod log_position;
 mod logs;
 mod process;
 pub(crate) mod program;
@@ -27,12 +29,14 @@ mod rename;
 mod start;
 
 pub use crate::agent::{
-    ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Signal, TerminalSize,
+    ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Signal,
+    TerminalSize,
 };
 pub use crate::control::Balloon;
 pub use builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartOptions};
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
+pub use console::Console;
 pub use customise::{ImagePull, PulledImage};
 pub use disk::{
     Cloned, Committed, DiskCheck, DiskFile, DiskSize, DiskSizeError, DiskSpace, ExtraDisk, SnapshotInfo,
@@ -42,7 +46,7 @@ pub use files::{Copied, CopyOptions, CopyOwner};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
 pub use inspect::{DiskDetails, LayerDetails, VmDetails};
-pub use logs::ConsoleLog;
+pub use logs::{ConsoleLog, LogOptions};
 pub use process::{ExitStatus, Output, Process, ProcessControl};
 pub use progress::Progress;
 pub use prune::{PrunedVm, prune_vms, stopped_vms};
@@ -188,6 +192,12 @@ impl Sandbox {
         }
     }
 
+    /// The end of what a process wrote, of each stream as much as the agent keeps (64 KiB), and how it ended if it has.
+    /// Whoever is attached to it stays.
+    pub fn process_output(&self, id: ProcessId) -> Result<ProcessTail, Error> {
+        self.link.agent()?.output(id).map_err(|error| self.link.explain(error, None))
+    }
+
     /// Waits until a process that was started in it has ended; one that ended a while ago is forgotten at some time.
     pub fn wait_for_process(&self, id: ProcessId) -> Result<ExitStatus, Error> {
         let ended = self.link.agent()?.wait(id, None);
@@ -290,10 +300,10 @@ impl Sandbox {
         self.link.wait(cancel)
     }
 
-    /// Reads what it wrote to its console. With `follow`, goes on until it has ended, or until `cancel`.
-    pub fn logs(&self, follow: bool, cancel: Option<&CancelToken>) -> Result<ConsoleLog, Error> {
-        let monitor = if follow { self.link.connect().ok() } else { None };
-        ConsoleLog::open(self.link.folder(), monitor, follow, cancel)
+    /// Reads what it wrote to its console. A reader that follows goes on until it has ended, or until `cancel`.
+    pub fn logs(&self, options: &LogOptions, cancel: Option<&CancelToken>) -> Result<ConsoleLog, Error> {
+        let monitor = if options.follow { self.link.connect().ok() } else { None };
+        ConsoleLog::open(self.link.folder(), monitor, options, cancel)
     }
 
     fn gone(&self) -> Error {

@@ -15,7 +15,7 @@ use vmm_sys::Event;
 use super::filters::rules;
 use super::{Role, confine, spawn, spawn_without_role};
 
-const ROLES: [Role; 10] = [
+const ROLES: [Role; 11] = [
     Role::EventLoop,
     Role::Machine,
     Role::Starter,
@@ -23,6 +23,7 @@ const ROLES: [Role; 10] = [
     Role::Watcher,
     Role::Session,
     Role::Queue,
+    Role::Keyboard,
     Role::Sockets,
     Role::Agent,
     Role::Layer,

@@ -6,6 +6,7 @@ mod clone;
 mod commit;
 mod compact;
 mod completion;
+mod console;
 mod cp;
 mod destroy;
 mod disk;
@@ -140,6 +141,11 @@ pub(crate) enum Command {
     Disk(disk::Disk),
     /// Print what a VM wrote to its console
     Logs(logs::Logs),
+    /// Sit down at a VM's console, beside others perhaps
+    ///
+    /// What the guest wrote last is shown, then what it writes; what you type is typed there. Whether somebody reads it is
+    /// the guest's business: with `--init image` there usually is a login. Ctrl-] leaves the console; the VM goes on.
+    Console(console::ConsoleCommand),
     /// Ask a guest to do without some of its memory, or print how much it does without
     ///
     /// The VM must have been created with `vmm run --balloon`. Memory that such a guest frees goes back to the host by
@@ -201,6 +207,7 @@ impl Command {
             Self::Compact(command) => command.run(),
             Self::Disk(command) => command.run(),
             Self::Logs(command) => command.run(),
+            Self::Console(command) => command.run(),
             Self::Balloon(command) => command.run(),
             Self::Up(command) => command.run(quiet),
             Self::Down(command) => command.run(quiet),

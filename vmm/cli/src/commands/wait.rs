@@ -40,12 +40,11 @@ impl Wait {
         let mut done = Done::new(self.json);
         let status = for_each(attach_all(&home, &self.vms)?, |sandbox| {
             let end = sandbox.wait(None)?;
-            if end.reason.is_crash() && !self.json {
-                return Err(vmm::Error::Ended { end: Box::new(end) }.into());
+            let crash = end.reason.is_crash().then(|| vmm::Error::Ended { end: Box::new(end.clone()) });
+            if self.json || crash.is_none() {
+                done.ended(&sandbox, end)?;
             }
-            let crash = end.reason.is_crash();
-            done.ended(&sandbox, end.clone())?;
-            if crash { Err(vmm::Error::Ended { end: Box::new(end) }.into()) } else { Ok(()) }
+            crash.map_or(Ok(()), |crash| Err(crash.into()))
         });
         done.finish(status)
     }
