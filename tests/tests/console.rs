@@ -64,11 +64,12 @@ fn kvm_a_person_sits_at_a_virtio_console_and_leaves_it() {
 fn several_sit_at_one_console_and_none_holds_up_the_guest() {
     let home = TestHome::new();
     let vm = home.machine("desk", &[]);
-    // Whoever does not read, and is stopped in the middle of it.
-    let idle = home.vmm(["console", "desk"]).start();
-    idle.signal(rustix::process::Signal::STOP);
-    let mut reader = home.vmm(["console", "desk"]).start();
     shell_at_console(&vm);
+    let mut reader = home.vmm(["console", "desk"]).start();
+    // Whoever does not read, and is stopped in the middle of it.
+    let mut idle = home.vmm(["console", "desk"]).start();
+    idle.expect("#");
+    idle.signal(rustix::process::Signal::STOP);
     let mut typist = home.vmm(["console", "desk"]).start();
     typist.write(b"seq 20000; echo the $((3 * 3))th end\r");
     reader.expect("the 9th end");

@@ -115,7 +115,7 @@ fn may(role: Role) -> Vec<Act> {
         Role::Starter => {
             vec![Act::StartAThread, Act::RemoveAFile, Act::OpenASocket, Act::Connect]
         }
-        Role::Processor | Role::Queue => Vec::new(),
+        Role::Processor | Role::Queue | Role::Keyboard => Vec::new(),
         Role::Sockets | Role::Agent | Role::Layer => vec![Act::OpenASocket, Act::Connect],
     }
 }
