@@ -22,7 +22,7 @@ pub mod threads;
 pub mod virtio;
 
 pub use engine::EngineChoice;
-pub use home::{Home, Init, VmId, VmName, VmState};
+pub use home::{Home, Init, VmId, VmName, VmState, nearest_name};
 pub use machine::{ConsoleKind, MemorySize};
 pub use sandbox::{
     Balloon, BootProfileUse, ByteString, CancelToken, Cloned, Command, Committed, Console, ConsoleLog,

@@ -1,7 +1,9 @@
 //! Values on the command line that clap does not know.
 
+use std::str::FromStr;
 use std::time::Duration;
 
+use vmm::EngineChoice;
 use vmm::home::Timestamp;
 use vmm::image::Format;
 
@@ -11,6 +13,25 @@ pub(crate) fn format(text: &str) -> Result<Format, String> {
         "raw" => Ok(Format::Raw),
         "qcow2" => Ok(Format::Qcow2),
         _ => Err(format!("{text:?} is no format of a disk: use raw or qcow2")),
+    }
+}
+
+/// An engine as it is asked for by option or by `VMM_ENGINE`, which counts as not set where it is empty.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Engine(Option<EngineChoice>);
+
+impl Engine {
+    /// What is asked for, if something is.
+    pub(crate) fn of(engine: Option<Self>) -> Option<EngineChoice> {
+        engine.and_then(|Self(engine)| engine)
+    }
+}
+
+impl FromStr for Engine {
+    type Err = <EngineChoice as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() { Ok(Self(None)) } else { text.parse().map(|engine| Self(Some(engine))) }
     }
 }
 

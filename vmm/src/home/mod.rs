@@ -33,7 +33,7 @@ pub(crate) use files::{private_folder, read_json, sync, write_partial};
 pub(crate) use folder::KEPT;
 pub use folder::{HeldVm, VmFolder};
 pub use name::{InvalidName, VmId, VmName};
-pub(crate) use registry::nearest;
+pub use registry::nearest_name;
 pub use spec::{DEFAULT_STOP_GRACE, Init, Snapshot, UnknownInit, VmSpec};
 pub use state::{End, EndReason, StateRecord, Timestamp, Timings, VmState};
 

@@ -110,7 +110,7 @@ impl Home {
             (Some(_), false) => Err(HomeError::Ambiguous { prefix: wanted.to_owned() }),
             (None, _) => {
                 let names = self.all_names()?;
-                let nearest = nearest(wanted, names.iter().map(String::as_str)).map(str::to_owned);
+                let nearest = nearest_name(wanted, names.iter().map(String::as_str)).map(str::to_owned);
                 Err(HomeError::NoSuchVm { wanted: wanted.to_owned(), nearest })
             }
         }
@@ -204,7 +204,7 @@ fn id_at(link: &Path) -> Option<VmId> {
 }
 
 /// The name that takes the fewest changes to become `wanted`, if they are few.
-pub(crate) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest_name<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = names.into_iter().map(|name| (distance(wanted, name), name));
     let (changes, name) = near.min()?;
     (changes <= 1 + wanted.chars().count() / 4).then_some(name)

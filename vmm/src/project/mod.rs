@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use snafu::{ResultExt, ensure};
 
-use crate::home::{EngineChoice, Home, HomeError, nearest};
+use crate::home::{EngineChoice, Home, HomeError, nearest_name};
 use crate::image::Digest;
 use crate::sandbox::{self, Sandbox};
 use error::{DestructiveSnafu, ExistsSnafu, MachineSnafu, NotUpSnafu, UntrustedSnafu, WriteSnafu};
@@ -351,6 +351,6 @@ fn known(wanted: &str, names: &[String], folder: &Path) -> Result<String, Projec
     if names.iter().any(|name| name == wanted) {
         return Ok(wanted.to_owned());
     }
-    let nearest = nearest(wanted, names.iter().map(String::as_str)).map(str::to_owned);
+    let nearest = nearest_name(wanted, names.iter().map(String::as_str)).map(str::to_owned);
     Err(ProjectError::NoSuchMachine { folder: folder.to_owned(), wanted: wanted.to_owned(), nearest })
 }

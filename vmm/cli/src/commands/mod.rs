@@ -14,12 +14,14 @@ mod doctor;
 mod down;
 mod exec;
 mod flatten;
+mod help;
 mod images;
 mod init;
 mod inspect;
 pub(crate) mod internal;
 mod kill;
 mod logs;
+mod man;
 mod processes;
 mod project;
 mod prune;
@@ -180,6 +182,10 @@ pub(crate) enum Command {
     Version(version::Version),
     /// Print the completion script of a shell
     Completion(completion::Completion),
+    /// Print or write the pages of the manual
+    Man(man::Manual),
+    /// Print the help of a command, or a text about a topic; `vmm help topics` lists those
+    Help(help::Help),
 }
 
 impl Command {
@@ -220,6 +226,8 @@ impl Command {
             Self::Doctor(command) => command.run(),
             Self::Version(command) => command.run(),
             Self::Completion(command) => command.run(),
+            Self::Man(command) => command.run(),
+            Self::Help(command) => command.run(),
         }
     }
 }

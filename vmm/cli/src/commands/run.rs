@@ -14,7 +14,7 @@ use vmm::{
     Signal, Stdin,
 };
 
-use super::print;
+use super::{print, print_json};
 use crate::error::Failure;
 use crate::progress;
 use crate::session::{self, Streams};
@@ -39,6 +39,9 @@ pub(crate) struct Run {
     /// Leave the VM running in the background and print its name
     #[arg(short, long, conflicts_with_all = ["interactive", "tty", "timeout"])]
     detach: bool,
+    /// Print JSON
+    #[arg(long, requires = "detach")]
+    json: bool,
     /// Name the VM and keep its disk
     #[arg(long)]
     name: Option<String>,
@@ -54,9 +57,9 @@ pub(crate) struct Run {
     /// Memory, such as 512M or 2G
     #[arg(long, short, default_value_t, value_name = "SIZE")]
     memory: MemorySize,
-    /// What runs the guest's processors: auto, kvm, hvf or software
-    #[arg(long, default_value_t, value_name = "ENGINE", env = "VMM_ENGINE")]
-    engine: EngineChoice,
+    /// What runs the guest's processors: auto, kvm, hvf or software (default: auto)
+    #[arg(long, value_name = "ENGINE", env = "VMM_ENGINE")]
+    engine: Option<values::Engine>,
     /// Refuse an engine that is no hardware boundary
     #[arg(long)]
     require_hardware: bool,
@@ -128,7 +131,7 @@ impl Run {
         let token = CancelToken::new()?;
         let signals = SignalForwarder::install(&token)?;
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        tell_of_engine(&home, self.engine, quiet)?;
+        tell_of_engine(&home, self.engine(), quiet)?;
         let (observer, display) = progress::display(quiet);
         let started = self
             .builder(&home)?
@@ -139,6 +142,11 @@ impl Run {
         display.clear();
         let sandbox = match started {
             Err(vmm::Error::Cancelled) => return Ok(cancelled(&signals)),
+            // Its name alone is no way to it.
+            Err(error) if PathBuf::from(&self.image).is_file() && !self.image.contains('/') => {
+                let hint = format!("if the file {0} here is meant, write ./{0}", self.image);
+                return Err(Failure::from(error).with_hint(hint));
+            }
             started => started?,
         };
         if self.detach {
@@ -149,7 +157,11 @@ impl Run {
                 let _ = end(&sandbox, self.is_kept(), &CancelToken::new()?);
                 return Err(error.into());
             }
-            print(&format!("{}\n", sandbox.name()))?;
+            if self.json {
+                print_json(&serde_json::json!({ "name": sandbox.name(), "id": sandbox.id() }))?;
+            } else {
+                print(&format!("{}\n", sandbox.name()))?;
+            }
             return Ok(ExitCode::SUCCESS);
         }
         let stopping = CancelToken::new()?;
@@ -163,6 +175,10 @@ impl Run {
         let status = outcome?;
         ended?;
         Ok(status)
+    }
+
+    fn engine(&self) -> EngineChoice {
+        values::Engine::of(self.engine).unwrap_or_default()
     }
 
     /// Whether its disk is there when it has ended.
@@ -200,7 +216,7 @@ impl Run {
             .home(home)
             .cpus(self.cpus)
             .memory(self.memory)
-            .engine(self.engine)
+            .engine(self.engine())
             .require_hardware(self.require_hardware)
             .nested(self.nested)
             .console(self.console)
