@@ -29,9 +29,9 @@ pub use sandbox::{
     Copied, CopyOptions, CopyOwner, DEFAULT_STOP_GRACE, DiskCheck, DiskDetails, DiskFile, DiskSize,
     DiskSpace, Error, ExitStatus, ExtraDisk, Health, ImagePull, LayerDetails, LogOptions, Output, Process,
     ProcessControl, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Progress, PrunedVm,
-    PullPolicy, PulledImage, RootWrites, Sandbox, SandboxBuilder, Signal, SnapshotInfo, StartOptions, Stdin,
-    TerminalSize, VmDetails, VmInfo, image_users, prune_images, prune_vms, remove_image,
-    remove_unreadable_image, stopped_vms,
+    PullPolicy, PulledImage, RootWrites, Sandbox, SandboxBuilder, ServiceRestart, ServiceScope, ServiceUnit,
+    Signal, SnapshotInfo, StartOptions, Stdin, TerminalSize, VmDetails, VmInfo, image_users, prune_images,
+    prune_vms, remove_image, remove_unreadable_image, stopped_vms,
 };
 pub use vmm_disk::Format as DiskFormat;
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;

@@ -91,4 +91,25 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    /// They print what a command in a guest writes, or text for people, or nothing.
+    const WITHOUT_JSON: [&str; 8] = ["attach", "console", "cp", "shell", "completion", "man", "help", "edit"];
+
+    #[test]
+    fn every_command_that_prints_something_prints_json() {
+        fn visit(command: &clap::Command, without: &mut Vec<String>) {
+            let below: Vec<_> = command.get_subcommands().collect();
+            let has_json = command.get_arguments().any(|argument| argument.get_id() == "json");
+            if below.is_empty() && !has_json {
+                without.push(command.get_name().to_owned());
+            }
+            below.into_iter().for_each(|command| visit(command, without));
+        }
+        let mut command = Cli::command();
+        command.build();
+        let mut without = Vec::new();
+        visit(&command, &mut without);
+        without.retain(|name| !WITHOUT_JSON.contains(&name.as_str()));
+        assert_eq!(without, Vec::<String>::new());
+    }
 }

@@ -398,12 +398,16 @@ pub enum ImageError {
 /// The result of work on images.
 pub(super) type Result<T, E = ImageError> = std::result::Result<T, E>;
 
+fn without_version(image: &str) -> &str {
+    image.split_once(':').map_or(image, |(name, _)| name)
+}
+
 impl ImageError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown { image, known, .. } => {
-                let nearest = nearest_name(image.name().as_str(), known.split(", "))?;
+                let nearest = nearest_name(image.name().as_str(), known.split(", ").map(without_version))?;
                 Some(format!("did you mean {nearest}?"))
             }
             _ => None,

@@ -26,6 +26,7 @@ mod progress;
 mod prune;
 mod reconfigure;
 mod rename;
+mod service;
 mod start;
 
 pub use crate::agent::{
@@ -50,6 +51,7 @@ pub use logs::{ConsoleLog, LogOptions};
 pub use process::{ExitStatus, Output, Process, ProcessControl};
 pub use progress::Progress;
 pub use prune::{PrunedVm, prune_vms, stopped_vms};
+pub use service::{ServiceRestart, ServiceScope, ServiceUnit};
 
 pub use crate::home::DEFAULT_STOP_GRACE;
 

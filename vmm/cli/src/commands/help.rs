@@ -56,22 +56,24 @@ fn list() -> String {
 fn help_of(words: &[String]) -> Result<String, Failure> {
     let mut root = crate::Cli::command();
     root.build();
-    let mut command = &mut root;
+    let mut command = &root;
     for word in words {
-        let known: Vec<String> = command.get_subcommands().map(|known| known.get_name().to_owned()).collect();
-        let Some(found) = command.find_subcommand_mut(word) else {
-            let topics = TOPICS.iter().map(|(topic, _)| *topic).chain(["topics"]);
-            let nearest = vmm::nearest_name(word, known.iter().map(String::as_str).chain(topics));
-            let failure = Failure::usage(format!("there is no command and no topic {word:?}"));
-            return Err(failure.with_hint(match nearest {
-                Some(nearest) => format!("did you mean {nearest}?"),
-                None => "vmm help lists commands, vmm help topics topics".to_owned(),
-            }));
-        };
+        let Some(found) = command.find_subcommand(word) else { return Err(unknown(word, command)) };
         command = found;
-        // Taken anew: the borrow of what was looked in ends here.
     }
-    Ok(command.render_long_help().to_string())
+    let asked = ["vmm"].into_iter().chain(words.iter().map(String::as_str)).chain(["--help"]);
+    let help = crate::Cli::command().try_get_matches_from(asked);
+    Ok(help.err().map(|help| help.to_string()).unwrap_or_default())
+}
+
+fn unknown(word: &str, above: &clap::Command) -> Failure {
+    let topics = TOPICS.iter().map(|(topic, _)| *topic).chain(["topics"]);
+    let commands = above.get_subcommands().map(clap::Command::get_name);
+    let hint = match vmm::nearest_name(word, commands.chain(topics)) {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => "vmm help lists the commands, vmm help topics the topics".to_owned(),
+    };
+    Failure::usage(format!("there is no command and no topic {word:?}")).with_hint(hint)
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ mod rename;
 mod restart;
 mod rm;
 mod run;
+mod service;
 mod shell;
 mod snapshot;
 mod start;
@@ -154,6 +155,8 @@ pub(crate) enum Command {
     /// itself; a balloon takes more, which the guest must first free. The guest takes its time, and takes memory back by
     /// itself before it runs out.
     Balloon(balloon::Balloon),
+    /// Print or install a unit with which systemd starts a VM at boot and stops it in order at shutdown
+    Service(service::Service),
     /// Start the VMs of this folder, as its vmm.toml says; without one, an Alpine with a disk of the folder's own
     ///
     /// What runs as described is left alone. What has to change is told before it is done: most changes restart a VM, which
@@ -215,6 +218,7 @@ impl Command {
             Self::Logs(command) => command.run(),
             Self::Console(command) => command.run(),
             Self::Balloon(command) => command.run(),
+            Self::Service(command) => command.run(quiet),
             Self::Up(command) => command.run(quiet),
             Self::Down(command) => command.run(quiet),
             Self::Status(command) => command.run(),
@@ -275,6 +279,16 @@ impl Done {
     /// The same of one that has ended by it.
     fn ended(&mut self, sandbox: &Sandbox, end: End) -> Result<(), Failure> {
         self.tell(sandbox, Some(end))
+    }
+
+    /// Waits until it has ended. A crash is told as a failure.
+    fn when_ended(&mut self, sandbox: &Sandbox) -> Result<(), Failure> {
+        let end = sandbox.wait(None)?;
+        let crash = end.reason.is_crash().then(|| vmm::Error::Ended { end: Box::new(end.clone()) });
+        if self.json || crash.is_none() {
+            self.ended(sandbox, end)?;
+        }
+        crash.map_or(Ok(()), |crash| Err(crash.into()))
     }
 
     fn tell(&mut self, sandbox: &Sandbox, end: Option<End>) -> Result<(), Failure> {

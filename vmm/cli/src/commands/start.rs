@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use vmm::{CancelToken, DiskSize, ExtraDisk, Home, Sandbox, StartOptions};
+use vmm::{CancelToken, DiskSize, ExtraDisk, Home, Sandbox, StartOptions, VmState};
 
-use super::{Done, for_each, run};
-use crate::error::Failure;
+use super::{Done, attach_all, for_each, run};
+use crate::error::{FAILED, Failure};
 use crate::progress;
 use crate::signals::SignalForwarder;
 
-#[derive(Args)]
+#[derive(Clone, Args)]
 pub(crate) struct Start {
     /// Names, ids or the beginnings of ids
     #[arg(required = true, value_name = "VM")]
@@ -21,6 +21,9 @@ pub(crate) struct Start {
     /// Give them a disk file of yours from now on, as `vmm run --disk` does: FILE[,ro][,format=raw|qcow2]
     #[arg(long = "disk", value_name = "FILE", value_parser = ExtraDisk::parse)]
     disks: Vec<ExtraDisk>,
+    /// Then wait until they have ended; those that run already are only waited for
+    #[arg(long, short)]
+    wait: bool,
     /// For debugging: do not hold the VM's monitor to the system calls that it needs
     #[arg(long)]
     no_seccomp: bool,
@@ -32,6 +35,9 @@ pub(crate) struct Start {
 impl Start {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
+        if self.wait {
+            return self.start_and_wait(&home, quiet);
+        }
         start_each(&home, &self.vms, !self.no_seccomp, quiet, Done::new(self.json), |vm| {
             if let Some(size) = self.disk_size {
                 Sandbox::attach(&home, vm)?.resize_disk(size)?;
@@ -41,6 +47,29 @@ impl Start {
             }
             Ok(())
         })
+    }
+}
+
+impl Start {
+    /// Starts those that do not run, and follows all of them to their ends. A signal leaves them running.
+    fn start_and_wait(&self, home: &Home, quiet: bool) -> Result<ExitCode, Failure> {
+        let mut stopped = Vec::new();
+        for vm in &self.vms {
+            let state = Sandbox::attach(home, vm)?.info()?.state;
+            if state == VmState::Stopping {
+                Sandbox::attach(home, vm)?.wait(None)?;
+            }
+            if !state.is_live() || state == VmState::Stopping {
+                stopped.push(vm.clone());
+            }
+        }
+        let changed = Self { vms: stopped, wait: false, json: false, ..self.clone() };
+        if !changed.vms.is_empty() && changed.run(quiet)? != ExitCode::SUCCESS {
+            return Ok(ExitCode::from(FAILED));
+        }
+        let mut done = Done::new(self.json);
+        let status = for_each(attach_all(home, &self.vms)?, |sandbox| done.when_ended(&sandbox));
+        done.finish(status)
     }
 }
 

@@ -38,14 +38,7 @@ impl Wait {
             return Ok(ExitCode::from(status.shell_status()));
         }
         let mut done = Done::new(self.json);
-        let status = for_each(attach_all(&home, &self.vms)?, |sandbox| {
-            let end = sandbox.wait(None)?;
-            let crash = end.reason.is_crash().then(|| vmm::Error::Ended { end: Box::new(end.clone()) });
-            if self.json || crash.is_none() {
-                done.ended(&sandbox, end)?;
-            }
-            crash.map_or(Ok(()), |crash| Err(crash.into()))
-        });
+        let status = for_each(attach_all(&home, &self.vms)?, |sandbox| done.when_ended(&sandbox));
         done.finish(status)
     }
 }

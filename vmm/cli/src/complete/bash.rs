@@ -12,6 +12,8 @@ use super::WORDS;
 
 pub(super) struct Bash;
 
+pub(super) const NAME: &str = "bash";
+
 /// What Bash gives a function that completes, as variables of ours.
 const LINE: &str = "_VMM_LINE";
 const POINT: &str = "_VMM_POINT";
@@ -33,11 +35,11 @@ complete -o bashdefault -F _vmm BINARY
 
 impl EnvCompleter for Bash {
     fn name(&self) -> &'static str {
-        "bash"
+        NAME
     }
 
     fn is(&self, name: &str) -> bool {
-        name == "bash"
+        name == NAME
     }
 
     fn write_registration(
@@ -74,6 +76,10 @@ impl EnvCompleter for Bash {
         let kept = current.rfind(|c| ":=".contains(c) && breaks.contains(c)).map_or(0, |at| at + 1);
         for candidate in complete(command, given, index, folder)? {
             let Some(value) = candidate.get_value().to_str() else { continue };
+            // Options are for whoever begins one.
+            if value.starts_with('-') && !current.starts_with('-') {
+                continue;
+            }
             if let Some(rest) = value.get(kept..).filter(|_| value.starts_with(&current[..kept])) {
                 writeln!(out, "{}", quote(rest))?;
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter};
 use vmm::image::ImageStore;
 use vmm::project::Project;
-use vmm::{Home, Sandbox};
+use vmm::{Home, ProcessInfo, Sandbox};
 
 use super::WORDS;
 
@@ -74,10 +74,19 @@ pub(super) fn snapshots(current: &OsStr) -> Candidates {
     fitting(current, found.into_iter().map(|(name, help)| described(&name, &help)))
 }
 
-/// The processes of the VM that was named before.
+/// The processes of the VM that was named before, those that ended last among them.
 pub(super) fn processes(current: &OsStr) -> Candidates {
-    let found = of_vm(|vm| {
-        let processes = vm.processes().ok()?.into_iter();
+    processes_that(current, |_| true)
+}
+
+/// Those that run.
+pub(super) fn running_processes(current: &OsStr) -> Candidates {
+    processes_that(current, |process| process.exit.is_none())
+}
+
+fn processes_that(current: &OsStr, wanted: fn(&ProcessInfo) -> bool) -> Candidates {
+    let found = of_vm(move |vm| {
+        let processes = vm.processes().ok()?.into_iter().filter(wanted);
         let described = processes.map(|process| {
             let words: Vec<_> = process.argv.iter().map(|word| word.to_string_lossy()).collect();
             (process.process.to_string(), words.join(" "))

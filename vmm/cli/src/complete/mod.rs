@@ -23,12 +23,12 @@ static WORDS: OnceLock<Vec<OsString>> = OnceLock::new();
 
 /// Gives a shell what it asks for, if that is why we run. Its status is no failure's: the shell would show it.
 pub(crate) fn run() -> bool {
-    if std::env::var_os(VARIABLE).is_none_or(|shell| shell.is_empty()) {
-        return false;
+    let Some(shell) = std::env::var_os(VARIABLE).filter(|shell| !shell.is_empty()) else { return false };
+    if shell != bash::NAME {
+        // The shells that hand the words over as they are have them behind this.
+        let words = std::env::args_os().skip_while(|word| word != "--").skip(1);
+        let _ = WORDS.set(words.collect());
     }
-    // The shells that hand the words over as they are have them behind this.
-    let words = std::env::args_os().skip_while(|word| word != "--").skip(1);
-    let _ = WORDS.set(words.collect());
     let environment = CompleteEnv::with_factory(command).var(VARIABLE).shells(Shells(&SHELLS));
     let folder = std::env::current_dir().ok();
     let _ = environment.try_complete(std::env::args_os(), folder.as_deref());
@@ -77,6 +77,7 @@ fn completer(above: &str, command: &str, argument: &str) -> Option<ArgValueCompl
         (_, "run", "image") => ArgValueCompleter::new(candidates::images_and_files),
         (_, _, "vm" | "vms") => ArgValueCompleter::new(candidates::vms),
         (_, _, "image" | "images") => ArgValueCompleter::new(candidates::images),
+        (_, "attach", "process") => ArgValueCompleter::new(candidates::running_processes),
         (_, _, "process") => ArgValueCompleter::new(candidates::processes),
         _ => return None,
     })
