@@ -111,7 +111,7 @@ impl From<ProjectError> for Failure {
 
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
-        Self::usage(chain(&error))
+        vmm::Error::from(error).into()
     }
 }
 

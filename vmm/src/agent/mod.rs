@@ -17,7 +17,7 @@ mod transfer;
 
 pub use binary::{AGENT_DIR_VARIABLE, BinaryError, binary};
 pub use client::AgentClient;
-pub use collect::{Collected, OutputLimits};
+pub use collect::{Collected, OutputLimits, ProcessTail};
 pub use connect::{Connector, VsockSocket};
 pub use error::AgentError;
 pub use freeze::{FrozenGuest, Thawed};

@@ -86,6 +86,16 @@ pub enum Request {
         #[serde(default)]
         snapshot: Option<VmName>,
     },
+    /// Join a socket to the VM's console: what the guest writes comes out of it, beginning with what it wrote last, and what
+    /// is written to it is typed there. The socket travels with the request, a stream. Answered with [`Answer::Console`].
+    /// Of a reader that is slow something is left out, which it is told in its place. Since 1.3.
+    Console,
+    /// Call the VM so from now on: its name points to it already. Answered with [`Answer::Renamed`] once its description
+    /// says so. Since 1.3.
+    Rename {
+        /// The name.
+        name: VmName,
+    },
 }
 
 /// How far a VM is waited for.
@@ -160,6 +170,13 @@ pub enum Answer {
         /// How long the guest's file systems stood still, in microseconds.
         frozen_us: u64,
     },
+    /// The socket is joined to the console.
+    Console {
+        /// Whether the guest gets what is typed.
+        input: bool,
+    },
+    /// The VM's description has its new name.
+    Renamed,
     /// It was not done.
     Refused(Refusal),
 }

@@ -125,6 +125,8 @@ impl TestHome {
             version: VmSpec::VERSION,
             id: folder.id().clone(),
             name,
+            remove: false,
+            stop_timeout_ms: None,
             image: format!("{script:?}"),
             image_reference: "none:0.0.0-20260101-0000000".to_owned(),
             image_version: "0.0.0-20260101-0000000".to_owned(),

@@ -21,7 +21,7 @@ use crate::control::{ControlError, Event, MonitorLine, Request};
 use crate::home::{EndReason, HomeError, VmFolder, VmState};
 use crate::sandbox::launch::launch;
 use crate::sandbox::program::{MARKER, MonitorProgram};
-use crate::sandbox::{Balloon, CancelToken, Error, Progress, Sandbox, StartOptions, hold};
+use crate::sandbox::{Balloon, CancelToken, Error, LogOptions, Progress, Sandbox, StartOptions, hold};
 
 /// The body of a monitor process: `MonitorProgram::of_tests` runs this test binary again for it.
 #[test]
@@ -434,7 +434,7 @@ fn a_vm_that_is_paused_answers_nothing_and_goes_on_with_the_right_time() {
 fn the_console_is_followed_to_the_vms_end() {
     let home = TestHome::new();
     let sandbox = home.run(None, Script::Ready).unwrap();
-    let mut log = sandbox.logs(true, None).unwrap();
+    let mut log = sandbox.logs(&LogOptions { follow: true, ..LogOptions::default() }, None).unwrap();
     let mut text = [0; 8];
     log.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"booting\n");

@@ -1,7 +1,7 @@
 //! The monitor's one thread that waits for everything, and does what `life` says.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak, mpsc};
@@ -14,6 +14,7 @@ use vmm_sys::{Event, Interest, Poller, Ready};
 
 use super::client::{Asked, Client};
 use super::console::{Console, Found};
+use super::console_clients::{self, ConsoleClients};
 use super::guest;
 use super::health::{Attempt, HealthWatch};
 use super::launcher::{LaunchFailure, Launcher};
@@ -118,6 +119,7 @@ pub(super) struct Monitor {
     listener: UnixListener,
     boot_listener: UnixListener,
     console: Console,
+    console_clients: ConsoleClients,
     console_of_machine: Option<OwnedFd>,
     pub(super) post: Post,
     posted: mpsc::Receiver<Happening>,
@@ -172,7 +174,7 @@ impl Monitor {
             .and_then(|()| poller.add(&starter, STARTER, Interest::READ));
         added.context(SystemSnafu { what })?;
         let ready_timeout = Duration::from_millis(request.ready_timeout_ms);
-        let life = Life::new(Instant::now(), ready_timeout, spec.ephemeral());
+        let life = Life::new(Instant::now(), ready_timeout, spec.ephemeral(), spec.stop_grace());
         let mut monitor = Self {
             held,
             spec,
@@ -183,6 +185,7 @@ impl Monitor {
             listener,
             boot_listener,
             console,
+            console_clients: ConsoleClients::new(),
             console_of_machine: Some(console_of_machine.into()),
             post: Post { sender, event },
             posted,
@@ -239,8 +242,9 @@ impl Monitor {
                 SIGNALS => self.take_signals(),
                 POSTED => self.take_posted(),
                 CONTROL => self.accept_client(),
-                CONSOLE => self.take_console(),
+                CONSOLE => self.take_console(ready),
                 BOOT => self.accept_agent(),
+                console_clients::FIRST_TOKEN.. => self.serve_console_client(ready),
                 token => self.serve(token, ready),
             }
         }
@@ -350,7 +354,7 @@ impl Monitor {
                 Ok(other) => self.take_at_the_end(other),
             }
         }
-        self.console.drain();
+        self.console.drain(|bytes| self.console_clients.hear(&self.poller, bytes));
         let tail = self.console.tail();
         self.finished = Some(self.life.machine_ended(end, self.console.has_panicked(), tail));
     }
@@ -482,12 +486,44 @@ impl Monitor {
         }
     }
 
-    fn take_console(&mut self) {
-        match self.console.read() {
+    fn take_console(&mut self, ready: Ready) {
+        if ready.writable {
+            self.console_clients.type_on(&self.poller, self.console.as_fd());
+            self.update_console();
+        }
+        if !ready.readable {
+            return;
+        }
+        match self.console.read(|bytes| self.console_clients.hear(&self.poller, bytes)) {
             Found::Output => self.timings.console = self.timings.console.or(self.elapsed()),
             Found::Nothing => {}
             Found::End => drop(self.poller.delete(&self.console)),
         }
+    }
+
+    fn serve_console_client(&mut self, ready: Ready) {
+        self.console_clients.serve(&self.poller, ready, self.console.as_fd());
+        self.update_console();
+    }
+
+    /// Waits for the machine to take what was typed, if there is something.
+    fn update_console(&self) {
+        let interest = if self.console_clients.wait_for_machine() { Interest::BOTH } else { Interest::READ };
+        // One that the machine has closed is waited for no more.
+        let _ = self.poller.modify(&self.console, CONSOLE, interest);
+    }
+
+    /// Joins a client's socket to the console; says whether the guest gets what is typed.
+    fn join_console(&mut self, files: Vec<OwnedFd>) -> Result<bool, Refusal> {
+        let Ok([socket]) = <[OwnedFd; 1]>::try_from(files) else {
+            return Err(invalid("a client of the console comes with one open socket".to_owned()));
+        };
+        if self.console_clients.are_many() {
+            return Err(out_of_place("too many sit at the VM's console already"));
+        }
+        let joined = self.console_clients.add(&self.poller, socket, self.console.last());
+        joined.map_err(|error| invalid(format!("cannot wait for what is typed: {error}")))?;
+        Ok(true)
     }
 
     fn accept_client(&mut self) {
@@ -572,10 +608,29 @@ impl Monitor {
                     client.answer(id, Answer::Refused(refusal));
                 }
             }
+            Request::Console => {
+                let joined = self.join_console(files).map(|input| Answer::Console { input });
+                client.answer(id, joined.unwrap_or_else(Answer::Refused));
+            }
+            Request::Rename { name } => {
+                let renamed = self.rename(&name);
+                client.answer(id, renamed.map_or_else(Answer::Refused, |()| Answer::Renamed));
+            }
             Request::Start(_) => {
                 client.answer(id, Answer::Refused(out_of_place("this monitor has its VM already")));
             }
         }
+    }
+
+    /// Writes down what the VM is called from now on.
+    fn rename(&mut self, name: &VmName) -> Result<(), Refusal> {
+        let renamed = self.described().and_then(|mut spec| {
+            spec.rename(name);
+            self.held.write_spec(&spec)
+        });
+        renamed.map_err(|error| invalid(crate::engine::chain(&error)))?;
+        self.spec.rename(name);
+        Ok(())
     }
 
     /// Sets how much the guest is to do without, if that is asked, and tells of its balloon.

@@ -13,6 +13,8 @@
 
 mod client;
 mod console;
+mod console_clients;
+mod console_times;
 mod event_loop;
 mod guest;
 mod health;

@@ -26,7 +26,7 @@ impl<'a> Waiter<'a> {
 
     /// Waits for so long.
     pub(super) fn wait(&self, span: Duration) -> Result<(), ProjectError> {
-        let waited = self.token.wait(span);
+        let waited = self.token.wait_for(span);
         waited.map_err(|source| ProjectError::System { what: "wait".to_owned(), source })?;
         self.check()
     }

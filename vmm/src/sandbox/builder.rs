@@ -177,6 +177,8 @@ pub struct SandboxBuilder {
     pub(super) image: String,
     pub(super) home: Option<Home>,
     pub(super) name: Option<String>,
+    pub(super) remove: bool,
+    pub(super) stop_timeout: Option<Duration>,
     pub(super) cpus: u8,
     pub(super) memory: MemorySize,
     pub(super) engine: EngineChoice,
@@ -208,6 +210,8 @@ impl SandboxBuilder {
             image,
             home: None,
             name: None,
+            remove: false,
+            stop_timeout: None,
             cpus: 1,
             memory: MemorySize::default(),
             engine: EngineChoice::default(),
@@ -243,6 +247,18 @@ impl SandboxBuilder {
     /// Names it. A VM with a name keeps its disk when it ends, until it is removed; one without leaves nothing.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Whether nothing of it is kept when it ends, though it has a name.
+    pub fn remove_at_end(mut self, remove: bool) -> Self {
+        self.remove = remove;
+        self
+    }
+
+    /// How long its guest may take to shut down, where whoever stops it does not say; 10 s where nothing is said.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.stop_timeout = Some(timeout);
         self
     }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::keeper::{self, Keeper};
 use super::link::{ANSWER_TIMEOUT, monitor_killed};
+use super::start::milliseconds;
 use super::{Error, RootWrites};
 use crate::control::{Answer, Connection, ControlError, Request, Status};
 use crate::home::{
@@ -22,6 +23,10 @@ pub struct VmInfo {
     pub id: VmId,
     /// Its name. One without is gone when it ends.
     pub name: Option<VmName>,
+    /// Nothing of it is kept when it ends.
+    pub removed_at_end: bool,
+    /// How long its guest may take to shut down, where whoever stops it does not say; in milliseconds.
+    pub stop_timeout_ms: u64,
     /// What it does.
     pub state: VmState,
     /// Its monitor lives, but does not answer in time.
@@ -179,6 +184,8 @@ fn describe(
     };
     let status = status.ok();
     VmInfo {
+        removed_at_end: spec.ephemeral(),
+        stop_timeout_ms: milliseconds(spec.stop_grace()),
         id: spec.id,
         name: spec.name,
         state,

@@ -8,6 +8,7 @@
 mod builder;
 mod cancel;
 mod command;
+mod console;
 mod customise;
 mod disk;
 mod error;
@@ -15,26 +16,33 @@ mod events;
 mod files;
 mod images;
 mod info;
+mod inspect;
 pub mod keeper;
 pub(crate) mod launch;
 mod link;
+mod log_position;
 mod logs;
 mod metrics;
 mod process;
 pub(crate) mod program;
 mod progress;
+mod prune;
 mod reconfigure;
+mod rename;
+mod service;
 pub(crate) mod start;
 mod stats;
 
 pub use crate::agent::{
-    ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Signal, TerminalSize,
+    ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Signal,
+    TerminalSize,
 };
 pub use crate::control::Balloon;
 pub use crate::home::{HealthCheck, HealthReport, HealthStatus, RestartPolicy};
 pub use builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartOptions};
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
+pub use console::Console;
 pub use customise::{ImagePull, PulledImage};
 pub use disk::{
     Cloned, Committed, DiskCheck, DiskFile, DiskSize, DiskSizeError, DiskSpace, ExtraDisk, SnapshotInfo,
@@ -44,11 +52,16 @@ pub use events::{Events, Happened, VmEvent};
 pub use files::{Copied, CopyOptions, CopyOwner};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
-pub use logs::ConsoleLog;
+pub use inspect::{DiskDetails, LayerDetails, VmDetails};
+pub use logs::{ConsoleLog, LogOptions};
 pub use metrics::{MetricsPlace, prometheus_text, serve_metrics};
 pub use process::{ExitStatus, Output, Process, ProcessControl};
 pub use progress::Progress;
+pub use prune::{PrunedVm, prune_vms, stopped_vms};
+pub use service::{ServiceRestart, ServiceScope, ServiceUnit};
 pub use stats::{HostCosts, VmStats};
+
+pub use crate::home::DEFAULT_STOP_GRACE;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,9 +70,6 @@ use crate::agent::AttachSpec;
 use crate::control::{Connection, ControlError};
 use crate::home::{End, EndReason, HeldVm, Home, HomeError, Timestamp, VmFolder, VmId};
 use link::Link;
-
-/// How long a guest may take to shut down, unless it is told otherwise.
-pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How long a VM that is dropped may take to be gone.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -207,6 +217,12 @@ impl Sandbox {
         }
     }
 
+    /// The end of what a process wrote, of each stream as much as the agent keeps (64 KiB), and how it ended if it has.
+    /// Whoever is attached to it stays.
+    pub fn process_output(&self, id: ProcessId) -> Result<ProcessTail, Error> {
+        self.link.agent()?.output(id).map_err(|error| self.link.explain(error, None))
+    }
+
     /// Waits until a process that was started in it has ended; one that ended a while ago is forgotten at some time.
     pub fn wait_for_process(&self, id: ProcessId) -> Result<ExitStatus, Error> {
         let ended = self.link.agent()?.wait(id, None);
@@ -229,6 +245,11 @@ impl Sandbox {
     pub fn stop(&self, grace: Duration) -> Result<End, Error> {
         keeper::dismiss(self.link.folder())?;
         self.link.stop(grace)
+    }
+
+    /// How long its guest may take to shut down, where nobody says: as it was created with.
+    pub fn stop_grace(&self) -> Result<Duration, Error> {
+        Ok(self.link.folder().spec()?.map_or(DEFAULT_STOP_GRACE, |spec| spec.stop_grace()))
     }
 
     /// Stops it as by pulling the plug, and returns when everything of it is gone. A monitor that does not answer is
@@ -285,7 +306,7 @@ impl Sandbox {
     }
 
     /// Removes it, its disk and its logs. One that runs is only removed with `force`, which kills it first.
-    pub fn remove(self, force: bool) -> Result<(), Error> {
+    pub fn remove(&self, force: bool) -> Result<(), Error> {
         let folder = self.link.folder().clone();
         if !folder.is_held()? {
             keeper::dismiss(&folder)?;
@@ -320,10 +341,10 @@ impl Sandbox {
         self.link.wait(cancel)
     }
 
-    /// Reads what it wrote to its console. With `follow`, goes on until it has ended, or until `cancel`.
-    pub fn logs(&self, follow: bool, cancel: Option<&CancelToken>) -> Result<ConsoleLog, Error> {
-        let monitor = if follow { self.link.connect().ok() } else { None };
-        ConsoleLog::open(self.link.folder(), monitor, follow, cancel)
+    /// Reads what it wrote to its console. A reader that follows goes on until it has ended, or until `cancel`.
+    pub fn logs(&self, options: &LogOptions, cancel: Option<&CancelToken>) -> Result<ConsoleLog, Error> {
+        let monitor = if options.follow { self.link.connect().ok() } else { None };
+        ConsoleLog::open(self.link.folder(), monitor, options, cancel)
     }
 
     fn gone(&self) -> Error {

@@ -222,6 +222,8 @@ fn describe(
         version: VmSpec::VERSION,
         id: folder.id().clone(),
         name,
+        remove: builder.remove,
+        stop_timeout_ms: builder.stop_timeout.map(milliseconds),
         image: builder.image.clone(),
         image_reference: image.reference().to_string(),
         image_version: image.version().to_string(),
@@ -281,6 +283,11 @@ pub(super) fn place_base(spec: &mut VmSpec) -> Result<(), Error> {
 /// The disks of the user's, as the builder says.
 pub(super) fn extra_disks(builder: &SandboxBuilder) -> Result<Vec<DiskSpec>, Error> {
     (2..).zip(&builder.disks).map(|(number, disk)| disk.spec(number)).collect()
+}
+
+/// A span of time, as it is written down.
+pub(super) fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn root_disk(layers: Vec<LayerSpec>, read_only: bool) -> DiskSpec {

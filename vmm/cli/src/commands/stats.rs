@@ -74,7 +74,7 @@ impl Stats {
         // What a processor does now is seen between two measurements.
         let mut before = Seen::of(&measure()?);
         let mut wait = self.interval.min(Duration::from_millis(200));
-        while !token.wait(wait)? {
+        while !token.wait_for(wait)? {
             let measured = measure()?;
             let rows: Vec<_> = measured.iter().map(|stats| before.row(stats)).collect();
             let mut text = Vec::new();
