@@ -29,10 +29,10 @@ pub use sandbox::{
     Copied, CopyOptions, CopyOwner, DEFAULT_STOP_GRACE, DiskCheck, DiskDetails, DiskFile, DiskSize,
     DiskSpace, Error, Events, ExitStatus, ExtraDisk, Happened, Health, HealthCheck, HealthReport,
     HealthStatus, HostCosts, ImagePull, LayerDetails, LogOptions, MetricsPlace, Output, Process,
-    ProcessControl, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Progress, PrunedVm,
-    PullPolicy, PulledImage, RestartPolicy, RootWrites, Sandbox, SandboxBuilder, ServiceRestart,
+    ProcessControl, ProcessEvent, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Progress,
+    PrunedVm, PullPolicy, PulledImage, RestartPolicy, RootWrites, Sandbox, SandboxBuilder, ServiceRestart,
     ServiceScope, ServiceUnit, Signal, SnapshotInfo, StartOptions, Stdin, TerminalSize, VmDetails, VmEvent,
-    VmInfo, VmStats, image_users, prometheus_text, prune_images, prune_vms, remove_image,
+    VmInfo, VmStats, error_line, image_users, prometheus_text, prune_images, prune_vms, remove_image,
     remove_unreadable_image, serve_metrics, stopped_vms,
 };
 pub use vmm_disk::Format as DiskFormat;

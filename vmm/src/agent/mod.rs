@@ -20,6 +20,7 @@ pub use client::AgentClient;
 pub use collect::{Collected, OutputLimits, ProcessTail};
 pub use connect::{Connector, VsockSocket};
 pub use error::AgentError;
+pub(crate) use error::printable;
 pub use freeze::{FrozenGuest, Thawed};
 pub use process::{AgentProcess, Closer, Output, ProcessOutput, ProcessStdin};
 pub use spec::{AttachSpec, ProcessSpec};

@@ -102,7 +102,7 @@ fn attempt(client: &AgentClient, check: &HealthCheck) -> Attempt {
         let spec = ProcessSpec::command(words).timeout(check.timeout).kill_on_disconnect();
         let limits = OutputLimits { stdout: KEPT_OUTPUT, stderr: KEPT_OUTPUT };
         let deadline = Instant::now().checked_add(check.timeout + AGENT_MARGIN);
-        client.start(&spec)?.collect(&[], limits, deadline)
+        client.start(&spec)?.collect(&[], limits, deadline, None)
     };
     match run() {
         Ok(collected) => {

@@ -228,6 +228,36 @@ impl Error {
         matches!(self, Self::Agent { source: AgentError::Detached })
     }
 
+    /// Whether it was cancelled by whom it was asked for.
+    pub fn is_cancelled(&self) -> bool {
+        self.code() == "cancelled"
+    }
+
+    /// Whether a time was up: a guest that does not get ready, or that does not answer.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.code(), "agent_timeout" | "never_ready" | "monitor_unresponsive")
+    }
+
+    /// Whether there is no such VM.
+    pub fn is_no_such_vm(&self) -> bool {
+        self.code() == "no_such_vm"
+    }
+
+    /// Whether the VM does not run: it was never started, or it has ended, also just now.
+    pub fn is_not_running(&self) -> bool {
+        matches!(self, Self::NotRunning { .. } | Self::Ended { .. } | Self::MonitorLost { .. })
+    }
+
+    /// Whether the guest has no such file, or no such program.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.code(), "no_such_file" | "command_not_found")
+    }
+
+    /// Whether what was asked for cannot be, whatever state anything is in: a mistake of the caller's.
+    pub fn is_invalid(&self) -> bool {
+        self.code().starts_with("invalid")
+    }
+
     /// A stable word for the kind of error.
     pub fn code(&self) -> &'static str {
         match self {
@@ -319,12 +349,6 @@ impl Error {
     }
 }
 
-/// An error with its causes, in a line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 fn image_code(error: &ImageError) -> &'static str {
     match error {
         ImageError::Unknown { .. } => "image_unknown",
@@ -366,6 +390,21 @@ fn agent_code(error: &AgentError) -> &'static str {
         error if error.is_unreachable() => "agent_lost",
         _ => "agent_protocol",
     }
+}
+
+/// An error and all its causes in one line; a cause whose text the error above it already ends with is not repeated.
+pub fn error_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl From<ControlError> for Error {

@@ -18,7 +18,7 @@ use self::options::Watched;
 pub use self::options::{Copied, CopyOptions, CopyOwner};
 use self::owner::owner_here;
 use super::{CancelToken, Error, Sandbox};
-use crate::agent::{AgentClient, AgentError, ByteString, ErrorKind};
+use crate::agent::{AgentClient, AgentError, ByteString, ErrorKind, printable};
 
 impl Sandbox {
     /// Copies files and trees from the host into its guest, by the rules of `cp -a`: into `target` if that is a folder,
@@ -283,7 +283,7 @@ fn read_file(client: &AgentClient, path: &ByteString, limit: usize) -> Result<Ve
     let unfit = |why| vmm_archive::Error::Unfit { path: path_of(path), why };
     let mut contents = Vec::new();
     let request = Pack { paths: vec![path.clone()], follow: true, devices: false };
-    receive(client, request, &CopyOptions::default(), |archive| {
+    let read = receive(client, request, &CopyOptions::default(), |archive| {
         let mut reader = Reader::new(Streamed(archive));
         let member = reader.next()?.filter(|member| member.kind == Kind::File);
         let Some(member) = member else { return Err(unfit("is no file")) };
@@ -310,8 +310,19 @@ fn read_file(client: &AgentClient, path: &ByteString, limit: usize) -> Result<Ve
             return Err(unfit("came with others"));
         }
         reader.finish().map(drop)
-    })?;
-    Ok(contents)
+    });
+    match read {
+        Ok(_) => Ok(contents),
+        // Nothing here is a file of the host's.
+        Err(Failure::Host(error)) => {
+            let kind = match error {
+                vmm_archive::Error::Unfit { .. } => ErrorKind::UnfitFile,
+                _ => ErrorKind::BadArchive,
+            };
+            Err(AgentError::Refusal { what: "read a file", kind, message: printable(&error.line()) }.into())
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 fn download(

@@ -131,7 +131,7 @@ pub fn main() -> ExitCode {
     match run(start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::warn!("the VM is not kept any more: {}", super::error::chain(&error));
+            tracing::warn!("the VM is not kept any more: {}", super::error_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -199,7 +199,7 @@ fn keep(
             Ok(_) => {}
             // Whoever has it meanwhile lets go of it at some time.
             Err(error) if folder.is_held()? => tracing::info!("somebody else has the VM: {error}"),
-            Err(error) => tracing::warn!("the VM cannot be started again: {}", super::error::chain(&error)),
+            Err(error) => tracing::warn!("the VM cannot be started again: {}", super::error_line(&error)),
         }
     }
 }

@@ -47,7 +47,7 @@ pub use customise::{ImagePull, PulledImage};
 pub use disk::{
     Cloned, Committed, DiskCheck, DiskFile, DiskSize, DiskSizeError, DiskSpace, ExtraDisk, SnapshotInfo,
 };
-pub use error::Error;
+pub use error::{Error, error_line};
 pub use events::{Events, Happened, VmEvent};
 pub use files::{Copied, CopyOptions, CopyOwner};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
@@ -55,7 +55,7 @@ pub use info::VmInfo;
 pub use inspect::{DiskDetails, LayerDetails, VmDetails};
 pub use logs::{ConsoleLog, LogOptions};
 pub use metrics::{MetricsPlace, prometheus_text, serve_metrics};
-pub use process::{ExitStatus, Output, Process, ProcessControl};
+pub use process::{ExitStatus, Output, Process, ProcessControl, ProcessEvent};
 pub use progress::Progress;
 pub use prune::{PrunedVm, prune_vms, stopped_vms};
 pub use service::{ServiceRestart, ServiceScope, ServiceUnit};

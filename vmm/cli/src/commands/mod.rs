@@ -23,6 +23,7 @@ pub(crate) mod internal;
 mod kill;
 mod logs;
 mod man;
+mod mcp;
 mod pause;
 mod processes;
 mod project;
@@ -190,6 +191,11 @@ pub(crate) enum Command {
     /// List, fetch and care for images
     #[command(visible_alias = "image")]
     Images(images::Images),
+    /// Give agents sandboxes, by the Model Context Protocol on standard input and output
+    ///
+    /// Its tools make sandboxes, run commands in them, and read and write files there, all within the limits that are said
+    /// here. The sandboxes are gone when the client is.
+    Mcp(mcp::Mcp),
     /// Say what this machine can do for vmm, and what to do about what is missing
     ///
     /// The status is 0 when some engine can run VMs.
@@ -244,6 +250,7 @@ impl Command {
             Self::Init(command) => command.run(),
             Self::Pull(command) => command.run(quiet),
             Self::Images(command) => command.run(quiet),
+            Self::Mcp(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Version(command) => command.run(),
             Self::Completion(command) => command.run(),
