@@ -6,7 +6,9 @@
 pub mod answer;
 pub mod boot;
 pub mod byte_string;
+pub mod file;
 pub mod frame;
+pub mod guest_process;
 pub mod header;
 pub mod process;
 pub mod request;
@@ -16,7 +18,9 @@ pub mod version;
 pub use answer::{Answer, DiskUse, ErrorKind, Health, MemoryUse, Reply};
 pub use boot::{AgentMessage, Configuration, Failed, Hello, Init, Overlay, Ready, Root, Timings};
 pub use byte_string::ByteString;
+pub use file::{Change, ChangeKind, FileInfo, FileKind, FileRequest, FolderEntry};
 pub use frame::{FRAME_HEADER_SIZE, FrameError, FrameHeader, FrameKind, MAX_EXIT_FRAME, MAX_FRAME};
+pub use guest_process::GuestProcess;
 pub use header::{HeaderError, MAX_HEADER, Mismatch};
 pub use process::{Exit, Outcome, ProcessId, ProcessInfo, Signal, SignalTarget, TerminalSize};
 pub use request::{Attach, OnDisconnect, Request, Shutdown, ShutdownMode, Start};
@@ -24,7 +28,7 @@ pub use transfer::{Holds, Pack, PieceError, PieceReader, PieceWriter, Totals, Tr
 pub use version::Version;
 
 /// The version that this package speaks.
-pub const VERSION: Version = Version { major: 1, minor: 2 };
+pub const VERSION: Version = Version { major: 1, minor: 3 };
 
 /// The vsock port on which the agent listens. Privileged (below 1024), so that no guest user can take it.
 pub const AGENT_PORT: u32 = 1023;

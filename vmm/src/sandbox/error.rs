@@ -197,6 +197,12 @@ pub enum Error {
         /// Which, and why; printable.
         message: String,
     },
+    /// What a guest sends is more than it may be.
+    #[snafu(display("what the guest sends is not taken: {message}"))]
+    CopyLimit {
+        /// Which limit it exceeds.
+        message: String,
+    },
     /// The guest's agent refused, does not answer, or not in our language.
     #[snafu(display("{source}"))]
     Agent {
@@ -259,8 +265,15 @@ impl Error {
                 ErrorKind::NoSpace => "no_space",
                 ErrorKind::UnfitFile => "unfit_file",
                 ErrorKind::BadArchive => "bad_archive",
+                ErrorKind::IsFolder => "is_folder",
+                ErrorKind::NotFolder => "not_folder",
+                ErrorKind::FileExists => "file_exists",
+                ErrorKind::FolderNotEmpty => "folder_not_empty",
+                ErrorKind::NameTooLong => "name_too_long",
+                ErrorKind::ReadOnly => "read_only",
                 _ => "guest_file",
             },
+            Self::CopyLimit { .. } => "copy_limit",
             Self::Agent { source } => agent_code(source),
             Self::System { .. } => "system",
         }

@@ -24,7 +24,8 @@ mod reconfigure;
 mod start;
 
 pub use crate::agent::{
-    ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, Signal, TerminalSize,
+    ByteString, Change, ChangeKind, FileInfo, FileKind, FolderEntry, GuestProcess, Health, ProcessId,
+    ProcessInfo, ProcessOutput, ProcessStdin, Signal, TerminalSize,
 };
 pub use crate::control::Balloon;
 pub use builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartOptions};
@@ -35,7 +36,7 @@ pub use disk::{
     Cloned, Committed, DiskCheck, DiskFile, DiskSize, DiskSizeError, DiskSpace, ExtraDisk, SnapshotInfo,
 };
 pub use error::Error;
-pub use files::{Copied, CopyOptions, CopyOwner};
+pub use files::{Copied, CopyOptions, CopyOwner, FolderEntries, Watch};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
 pub use logs::ConsoleLog;

@@ -17,6 +17,7 @@ use crate::error::Failure;
 use crate::progress::CopyDisplay;
 use crate::sanitise::say;
 use crate::signals::SignalForwarder;
+use crate::values;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -35,6 +36,12 @@ pub(crate) struct Cp {
     /// Copy devices and pipes too
     #[arg(long)]
     devices: bool,
+    /// End a copy out of a VM that is more than so many bytes
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    max_size: Option<u64>,
+    /// End a copy out of a VM that is more than so many files and folders
+    #[arg(long, value_name = "N")]
+    max_entries: Option<u64>,
     /// What to copy, and at last where to: one side is VM:PATH, the other a path here, or - for a tar archive
     #[arg(value_name = "SRC... DST", required = true, num_args = 2..)]
     paths: Vec<OsString>,
@@ -141,12 +148,18 @@ impl Cp {
         };
         let display = CopyDisplay::new(quiet, total(&copy));
         let observer = display.clone();
-        let options = CopyOptions::default()
+        let mut options = CopyOptions::default()
             .owner(owner)
             .set_id(self.set_id)
             .devices(self.devices)
             .cancel(&token)
             .on_progress(move |bytes| observer.show(bytes));
+        if let Some(bytes) = self.max_size {
+            options = options.max_bytes(bytes);
+        }
+        if let Some(entries) = self.max_entries {
+            options = options.max_entries(entries);
+        }
         let copied = match copy {
             Copy::In { sources, target, .. } => sandbox.copy_in(sources, target, &options),
             Copy::Unpack { target, .. } => sandbox.unpack(Standard { token: &token }, target, &options),
