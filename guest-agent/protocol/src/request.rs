@@ -60,6 +60,11 @@ pub enum Request {
         #[serde(default)]
         over_ms: u64,
     },
+    /// Set the guest's clock, after its machine stood still: [`Reply::Done`](crate::Reply::Done). Since 1.3.
+    SetClock {
+        /// Nanoseconds since 1970.
+        time_ns: u64,
+    },
     /// Shut the guest down: [`Reply::Done`](crate::Reply::Done) as it begins.
     Shutdown(Shutdown),
 }

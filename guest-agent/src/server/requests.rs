@@ -38,6 +38,7 @@ impl Server {
             Request::Processes => Ok(Reply::Processes(self.list())),
             Request::Health => Ok(Reply::Health(health::measure(self.running.len()))),
             Request::Freeze => return self.freeze_for(client),
+            Request::SetClock { time_ns } => set_clock(time_ns),
             Request::Shutdown(shutdown) => return self.shut_down_for(client, shutdown),
         };
         self.reply(client, &result.map_or_else(Answer::from, Answer::Ok));
@@ -218,6 +219,12 @@ impl Server {
         self.reply(client, &Answer::Ok(Reply::Done));
         self.shut_down(shutdown.mode, Duration::from_millis(shutdown.grace_ms));
     }
+}
+
+fn set_clock(time_ns: u64) -> Result<Reply, Refusal> {
+    clock::set(time_ns)
+        .map(|()| Reply::Done)
+        .map_err(|error| Refusal::system(ErrorKind::Internal, "set the clock", error))
 }
 
 /// The start of a command.

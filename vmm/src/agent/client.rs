@@ -144,6 +144,15 @@ impl AgentClient {
         }
     }
 
+    /// Sets the guest's clock, to nanoseconds since 1970.
+    pub fn set_clock(&self, time_ns: u64) -> Result<(), AgentError> {
+        let what = "set the guest's clock";
+        match self.open_younger(what, &Request::SetClock { time_ns })? {
+            (_, Reply::Done) => Ok(()),
+            _ => UnexpectedSnafu { what }.fail(),
+        }
+    }
+
     /// Begins to bring an archive into the guest. What `cancel` says ends it when it becomes readable; a guest that takes nothing
     /// is given up after `patience`.
     pub fn unpack(

@@ -67,6 +67,10 @@ pub enum Request {
         /// How many bytes. `None`: as it is.
         target: Option<u64>,
     },
+    /// Have the processors stand still. Answered with [`Answer::Status`] when they do. Since 1.3.
+    Pause,
+    /// Let processors that stand still go on. Answered with [`Answer::Status`] when they do. Since 1.3.
+    Resume,
     /// Record a layer that is to be made as one of the VM's own. Answered with [`Answer::Owned`]. Since 1.2.
     OwnLayer {
         /// Its folder, beneath the home.

@@ -36,6 +36,8 @@ pub enum VmState {
     Starting,
     /// Its guest answers.
     Running,
+    /// Its processors stand still, as asked.
+    Paused,
     /// It shuts down.
     Stopping,
     /// It ended as it was asked to, or by itself.
@@ -51,6 +53,7 @@ impl VmState {
             Self::Created => "created",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::Crashed => "crashed",
@@ -59,7 +62,7 @@ impl VmState {
 
     /// Whether a monitor process has it.
     pub fn is_live(self) -> bool {
-        matches!(self, Self::Starting | Self::Running | Self::Stopping)
+        matches!(self, Self::Starting | Self::Running | Self::Paused | Self::Stopping)
     }
 }
 

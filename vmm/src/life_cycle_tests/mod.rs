@@ -395,6 +395,27 @@ fn changes_are_told_to_whoever_wants_to_know() {
 }
 
 #[test]
+fn a_vm_that_is_paused_answers_nothing_and_goes_on_with_the_right_time() {
+    let home = TestHome::new();
+    let sandbox = home.run(Some("box"), Script::Ready).unwrap();
+    sandbox.resume().unwrap();
+    sandbox.pause().unwrap();
+    sandbox.pause().unwrap();
+    let info = sandbox.info().unwrap();
+    assert_eq!((info.state, info.state.is_live()), (VmState::Paused, true));
+    let error = sandbox.health().unwrap_err();
+    assert_eq!((error.code(), error.hint().as_deref()), ("paused", Some("let it go on: vmm resume box")));
+    sandbox.resume().unwrap();
+    assert_eq!(sandbox.info().unwrap().state, VmState::Running);
+    assert_eq!(sandbox.health().unwrap().agent, "scripted");
+    sandbox.pause().unwrap();
+    assert_eq!(sandbox.stop(Duration::from_secs(30)).unwrap().reason, EndReason::Stopped);
+    assert!(matches!(sandbox.pause(), Err(Error::NotRunning { .. })));
+    let console = fs::read_to_string(home.home.folder(sandbox.id()).console_log()).unwrap();
+    assert!(console.contains("clock set"), "{console}");
+}
+
+#[test]
 fn the_console_is_followed_to_the_vms_end() {
     let home = TestHome::new();
     let sandbox = home.run(None, Script::Ready).unwrap();

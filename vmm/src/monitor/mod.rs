@@ -19,6 +19,7 @@ mod launcher;
 mod layer;
 mod life;
 mod machine;
+mod pause;
 mod process;
 
 pub use launcher::{EngineLauncher, LaunchFailure, Launcher};

@@ -131,6 +131,12 @@ pub enum Error {
         /// The VM.
         name: String,
     },
+    /// The VM's processors stand still.
+    #[snafu(display("the VM {name} is paused"))]
+    Paused {
+        /// The VM.
+        name: String,
+    },
     /// The VM has no balloon.
     #[snafu(display("the VM {name} has no balloon"))]
     NoBalloon {
@@ -251,6 +257,7 @@ impl Error {
             Self::Ended { end } => end.reason.code(),
             Self::NotRunning { .. } => "not_running",
             Self::NotReady { .. } => "not_ready",
+            Self::Paused { .. } => "paused",
             Self::NoBalloon { .. } => "no_balloon",
             Self::OldMonitor { .. } => "monitor_version",
             Self::AlreadyRunning { .. } => "already_running",
@@ -300,6 +307,7 @@ impl Error {
             }
             Self::MustStop { name } => Some(format!("vmm stop {name}")),
             Self::NoSnapshot { vm, .. } => Some(format!("see which there are: vmm snapshot list {vm}")),
+            Self::Paused { name } => Some(format!("let it go on: vmm resume {name}")),
             Self::NoBalloon { .. } => Some("a VM gets one when it is created: vmm run --balloon".to_owned()),
             Self::OldMonitor { name } => Some(format!("restart it: vmm stop {name} && vmm start {name}")),
             Self::NotReady { name } => Some(format!("see how far it is: vmm logs -f {name}")),

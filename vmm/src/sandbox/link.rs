@@ -17,6 +17,9 @@ use crate::threads;
 /// How long a monitor may take to answer what it can answer at once.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long an engine may take to have a machine stand still.
+const STANDSTILL_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Beyond a guest's grace: the monitor gives it some, the engine some, then it clears away.
 const STOP_MARGIN: Duration = Duration::from_secs(25);
 
@@ -74,9 +77,17 @@ impl Link {
         Error::NotRunning { name: self.name.clone() }
     }
 
+    fn paused(&self) -> Error {
+        Error::Paused { name: self.name.clone() }
+    }
+
     /// A client of the guest's agent.
     pub(super) fn agent(&self) -> Result<AgentClient, Error> {
-        let sockets = self.folder.state()?.map_or_else(|| self.folder.sockets(), |record| record.sockets);
+        let record = self.folder.state()?;
+        if record.as_ref().is_some_and(|record| record.state == VmState::Paused && record.end.is_none()) {
+            return Err(self.paused());
+        }
+        let sockets = record.map_or_else(|| self.folder.sockets(), |record| record.sockets);
         Ok(AgentClient::new(VmFolder::vsock_socket(&sockets)))
     }
 
@@ -104,6 +115,25 @@ impl Link {
             Err(ControlError::Refused { refusal }) => Err(match refusal.code {
                 RefusalCode::Invalid => Error::Invalid { message: refusal.message },
                 RefusalCode::OutOfPlace => Error::NotReady { name: name() },
+                _ => Error::OldMonitor { name: name() },
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Has its processors stand still, or lets them go on.
+    pub(super) fn stand_still(&self, still: bool) -> Result<(), Error> {
+        let name = || self.name.clone();
+        let request = if still { Request::Pause } else { Request::Resume };
+        let deadline = Instant::now() + STANDSTILL_TIMEOUT;
+        match self.connect()?.ask(request, Some(deadline), None) {
+            Ok(_) => Ok(()),
+            Err(ControlError::Refused { refusal }) => Err(match refusal.code {
+                RefusalCode::Invalid => Error::Invalid { message: refusal.message },
+                RefusalCode::OutOfPlace if self.status()?.state == VmState::Starting => {
+                    Error::NotReady { name: name() }
+                }
+                RefusalCode::OutOfPlace => self.not_running(),
                 _ => Error::OldMonitor { name: name() },
             }),
             Err(error) => Err(error.into()),
@@ -219,8 +249,10 @@ impl Link {
     fn explain_loss(&self, source: AgentError) -> Error {
         // It was there a moment ago if it is ours, or if the connection to its agent broke in use.
         let was_there = self.lifeline().is_some() || matches!(source, AgentError::Lost { .. });
-        if self.status().is_ok_and(|status| status.state == VmState::Starting) {
-            return Error::NotReady { name: self.name.clone() };
+        match self.status().map(|status| status.state) {
+            Ok(VmState::Starting) => return Error::NotReady { name: self.name.clone() },
+            Ok(VmState::Paused) => return self.paused(),
+            _ => {}
         }
         let deadline = Some(Instant::now() + END_TIMEOUT);
         match self.until_end(Request::Wait { goal: Goal::Ended }, deadline, None) {

@@ -191,6 +191,17 @@ impl Sandbox {
         ended.map(ExitStatus::from).map_err(|error| self.link.explain(error, None))
     }
 
+    /// Has its processors stand still, and returns when they do. It keeps its memory, and answers nothing; connections to
+    /// programs in it wait. One that stands still already is left so.
+    pub fn pause(&self) -> Result<(), Error> {
+        self.link.stand_still(true)
+    }
+
+    /// Lets its processors go on. Its clock is set to the host's then.
+    pub fn resume(&self) -> Result<(), Error> {
+        self.link.stand_still(false)
+    }
+
     /// Shuts it down in order and returns when everything of it is gone. A guest that takes longer than `grace` is
     /// stopped as by pulling the plug. One without a name is removed by that.
     pub fn stop(&self, grace: Duration) -> Result<End, Error> {

@@ -18,11 +18,13 @@ mod init;
 pub(crate) mod internal;
 mod kill;
 mod logs;
+mod pause;
 mod processes;
 mod project;
 mod ps;
 mod pull;
 mod restart;
+mod resume;
 mod rm;
 mod run;
 mod shell;
@@ -81,6 +83,10 @@ pub(crate) enum Command {
     Stop(stop::Stop),
     /// Shut VMs down in order and start them again; those that do not run are started
     Restart(restart::Restart),
+    /// Have the processors of VMs stand still; they keep their memory, and cost no processor time
+    Pause(pause::Pause),
+    /// Let VMs go on that were paused
+    Resume(resume::Resume),
     /// Wait until VMs have ended, or a command in one
     ///
     /// The status is 0 when they ended as they were asked to, or by themselves. With --process it is that of the command.
@@ -172,6 +178,8 @@ impl Command {
             Self::Start(command) => command.run(quiet),
             Self::Stop(command) => command.run(),
             Self::Restart(command) => command.run(quiet),
+            Self::Pause(command) => command.run(),
+            Self::Resume(command) => command.run(),
             Self::Wait(command) => command.run(),
             Self::Kill(command) => command.run(),
             Self::Rm(command) => command.run(),

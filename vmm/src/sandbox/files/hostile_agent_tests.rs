@@ -5,7 +5,7 @@
 //! length changed, in another order, with words of other conversations in it, without end, or not to its end.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -228,6 +228,7 @@ fn conversations() -> Vec<Conversation> {
             vec![say(Reply::Frozen), say(Reply::Thawed { frozen_us: 1, expired: false })],
             |client, _| client.freeze().and_then(crate::agent::FrozenGuest::thaw).is_ok(),
         ),
+        of("set the clock", done.clone(), |client, _| client.set_clock(1).is_ok()),
         of("shutdown", done.clone(), |client, _| {
             client.shutdown(ShutdownMode::PowerOff, Duration::ZERO).is_ok()
         }),
