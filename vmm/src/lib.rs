@@ -28,10 +28,10 @@ pub use sandbox::{
     Balloon, BootProfileUse, ByteString, CancelToken, Change, ChangeKind, Cloned, Command, Committed,
     ConsoleLog, Copied, CopyOptions, CopyOwner, DEFAULT_STOP_GRACE, DiskCheck, DiskFile, DiskSize, DiskSpace,
     Error, ExitStatus, ExtraDisk, FileInfo, FileKind, FolderEntries, FolderEntry, GuestProcess, Health,
-    ImagePull, Output, Process, ProcessControl, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin,
-    Progress, PullPolicy, PulledImage, RootWrites, Sandbox, SandboxBuilder, Signal, SnapshotInfo,
-    StartOptions, Stdin, TerminalSize, VmInfo, Watch, image_users, prune_images, remove_image,
-    remove_unreadable_image,
+    ImagePull, Output, PoolBuilder, Process, ProcessControl, ProcessId, ProcessInfo, ProcessOutput,
+    ProcessStdin, Progress, PullPolicy, PulledImage, RootWrites, Sandbox, SandboxBuilder, SandboxPool,
+    Signal, SnapshotInfo, StartOptions, Stdin, TerminalSize, VmInfo, Watch, image_users, prune_images,
+    remove_image, remove_unreadable_image,
 };
 pub use vmm_disk::Format as DiskFormat;
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;

@@ -4,6 +4,7 @@
 mod disks;
 mod fixture;
 mod guest;
+mod pool;
 
 use std::fs;
 use std::io::{Read, Write};

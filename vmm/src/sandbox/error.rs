@@ -209,6 +209,12 @@ pub enum Error {
         /// Which limit it exceeds.
         message: String,
     },
+    /// No machine of a pool was ready in time.
+    #[snafu(display("no machine of the pool was ready within {timeout:?}"))]
+    PoolTimeout {
+        /// How long it was waited for.
+        timeout: std::time::Duration,
+    },
     /// The guest's agent refused, does not answer, or not in our language.
     #[snafu(display("{source}"))]
     Agent {
@@ -281,6 +287,7 @@ impl Error {
                 _ => "guest_file",
             },
             Self::CopyLimit { .. } => "copy_limit",
+            Self::PoolTimeout { .. } => "pool_timeout",
             Self::Agent { source } => agent_code(source),
             Self::System { .. } => "system",
         }

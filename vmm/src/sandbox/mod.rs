@@ -17,6 +17,7 @@ mod info;
 pub(crate) mod launch;
 mod link;
 mod logs;
+mod pool;
 mod process;
 pub(crate) mod program;
 mod progress;
@@ -40,6 +41,7 @@ pub use files::{Copied, CopyOptions, CopyOwner, FolderEntries, Watch};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
 pub use logs::ConsoleLog;
+pub use pool::{PoolBuilder, SandboxPool};
 pub use process::{ExitStatus, Output, Process, ProcessControl};
 pub use progress::Progress;
 
