@@ -78,8 +78,8 @@ fn a_start_that_fails_is_told_and_tried_again_after_a_pause() {
     let (its_home, its_tries) = (home.clone(), tries.clone());
     let pool = SandboxPool::with(3, 3, move |cancel| match its_tries.fetch_add(1, Ordering::SeqCst) {
         // All three begin at once; then one tries for all.
-        0..4 => Err(Error::NoMonitor),
-        4 => panic!("in what prepares it"),
+        0..3 => Err(Error::NoMonitor),
+        3 => panic!("in what prepares it"),
         _ => start(&its_home, cancel),
     })
     .unwrap();

@@ -25,7 +25,7 @@ use self::owner::owner_here;
 pub use self::single::{FolderEntries, Watch};
 use super::link::Link;
 use super::{CancelToken, Error, Sandbox};
-use crate::agent::{AgentClient, AgentError, ByteString, Cancel, ErrorKind};
+use crate::agent::{AgentClient, AgentError, ByteString, Cancel, ErrorKind, FileInfo};
 
 impl Sandbox {
     /// Copies files and trees from the host into its guest, by the rules of `cp -a`: into `target` if that is a folder,
@@ -88,7 +88,18 @@ impl Sandbox {
     /// # Ok::<(), vmm::Error>(())
     /// ```
     pub fn write_file(&self, path: impl Into<ByteString>, contents: &[u8]) -> Result<(), Error> {
-        self.explained(write_file(&self.link.agent()?, path.into(), contents))
+        self.explained(write_file(&self.link.agent()?, path.into(), contents, None))
+    }
+
+    /// Writes a file in its guest with the owner and the mode of another one, such as that which is replaced
+    /// ([`Sandbox::stat`]).
+    pub fn write_file_as(
+        &self,
+        path: impl Into<ByteString>,
+        contents: &[u8],
+        like: &FileInfo,
+    ) -> Result<(), Error> {
+        self.explained(write_file(&self.link.agent()?, path.into(), contents, Some(like)))
     }
 
     /// Reads a file of its guest, through links if it is one. One that is longer than `limit` is an error.
@@ -208,17 +219,23 @@ fn unpack(
     })
 }
 
-fn write_file(client: &AgentClient, path: ByteString, contents: &[u8]) -> Result<(), Failure> {
+fn write_file(
+    client: &AgentClient,
+    path: ByteString,
+    contents: &[u8],
+    like: Option<&FileInfo>,
+) -> Result<(), Failure> {
+    let (uid, gid, mode) = like.map_or((0, 0, 0o644), |like| (like.uid, like.gid, like.mode));
     let request = Unpack {
         path,
         holds: vmm_protocol::Holds::File,
-        owner: Some("0:0".to_owned()),
-        set_id: false,
+        owner: Some(format!("{uid}:{gid}")),
+        set_id: like.is_some(),
         devices: false,
     };
     let written = upload(client, request, &CopyOptions::default(), |out| {
         let mut packer = Packer::new(out, PackOptions::default());
-        packer.add_bytes(b"file", 0o644, contents)?;
+        packer.add_bytes(b"file", mode, contents)?;
         packer.finish()?;
         Ok(Totals { entries: 1, ..Totals::default() })
     });

@@ -332,9 +332,13 @@ impl Shared {
     fn failed(&self, error: Error) {
         let mut state = self.state();
         state.starting -= 1;
-        let pause = FIRST_PAUSE.saturating_mul(1 << state.failures.min(16)).min(LONGEST_PAUSE);
-        state.failures = state.failures.saturating_add(1);
-        state.not_before = Instant::now().checked_add(pause);
+        let now = Instant::now();
+        // Those that began together fail together, and count once.
+        if state.not_before.is_none_or(|not_before| not_before <= now) {
+            let pause = FIRST_PAUSE.saturating_mul(1 << state.failures.min(16)).min(LONGEST_PAUSE);
+            state.failures = state.failures.saturating_add(1);
+            state.not_before = now.checked_add(pause);
+        }
         match state.waiters.pop_front() {
             Some(waiter) => waiter.serve(Err(error)),
             None => state.untold = Some(error),

@@ -49,7 +49,7 @@ pub(crate) struct Cp {
 
 /// One of the paths.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     Host(PathBuf),
     Guest { vm: String, path: Vec<u8> },
     Stream,
@@ -57,7 +57,7 @@ enum Place {
 
 impl Place {
     /// A colon behind a name names a VM; `./a:b` is a file here.
-    fn of(path: &OsStr) -> Self {
+    pub(super) fn of(path: &OsStr) -> Self {
         if path == "-" {
             return Self::Stream;
         }
