@@ -25,14 +25,15 @@ pub use engine::EngineChoice;
 pub use home::{Home, Init, VmId, VmName, VmState, nearest_name};
 pub use machine::{ConsoleKind, MemorySize};
 pub use sandbox::{
-    Balloon, BootProfileUse, ByteString, CancelToken, Cloned, Command, Committed, Console, ConsoleLog,
-    Copied, CopyOptions, CopyOwner, DEFAULT_STOP_GRACE, DiskCheck, DiskDetails, DiskFile, DiskSize,
-    DiskSpace, Error, Events, ExitStatus, ExtraDisk, Happened, Health, HealthCheck, HealthReport,
-    HealthStatus, HostCosts, ImagePull, LayerDetails, LogOptions, MetricsPlace, Output, Process,
-    ProcessControl, ProcessEvent, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Progress,
-    PrunedVm, PullPolicy, PulledImage, RestartPolicy, RootWrites, Sandbox, SandboxBuilder, ServiceRestart,
+    Balloon, BootProfileUse, ByteString, CancelToken, Change, ChangeKind, Cloned, Command, Committed,
+    Console, ConsoleLog, Copied, CopyOptions, CopyOwner, DEFAULT_STOP_GRACE, DiskCheck, DiskDetails,
+    DiskFile, DiskSize, DiskSpace, Error, Events, ExitStatus, ExtraDisk, FileInfo, FileKind, FolderEntries,
+    FolderEntry, GuestProcess, Happened, Health, HealthCheck, HealthReport, HealthStatus, HostCosts,
+    ImagePull, LayerDetails, LogOptions, MetricsPlace, Output, PoolBuilder, Process, ProcessControl,
+    ProcessEvent, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Progress, PrunedVm,
+    PullPolicy, PulledImage, RestartPolicy, RootWrites, Sandbox, SandboxBuilder, SandboxPool, ServiceRestart,
     ServiceScope, ServiceUnit, Signal, SnapshotInfo, StartOptions, Stdin, TerminalSize, VmDetails, VmEvent,
-    VmInfo, VmStats, error_line, image_users, prometheus_text, prune_images, prune_vms, remove_image,
+    VmInfo, VmStats, Watch, error_line, image_users, prometheus_text, prune_images, prune_vms, remove_image,
     remove_unreadable_image, serve_metrics, stopped_vms,
 };
 pub use vmm_disk::Format as DiskFormat;

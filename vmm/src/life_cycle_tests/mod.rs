@@ -4,6 +4,7 @@
 mod disks;
 mod fixture;
 mod guest;
+mod pool;
 mod upkeep;
 
 use std::fs;

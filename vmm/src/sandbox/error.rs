@@ -205,6 +205,18 @@ pub enum Error {
         /// Which, and why; printable.
         message: String,
     },
+    /// What a guest sends is more than it may be.
+    #[snafu(display("what the guest sends is not taken: {message}"))]
+    CopyLimit {
+        /// Which limit it exceeds.
+        message: String,
+    },
+    /// No machine of a pool was ready in time.
+    #[snafu(display("no machine of the pool was ready within {timeout:?}"))]
+    PoolTimeout {
+        /// How long it was waited for.
+        timeout: std::time::Duration,
+    },
     /// The guest's agent refused, does not answer, or not in our language.
     #[snafu(display("{source}"))]
     Agent {
@@ -298,8 +310,16 @@ impl Error {
                 ErrorKind::NoSpace => "no_space",
                 ErrorKind::UnfitFile => "unfit_file",
                 ErrorKind::BadArchive => "bad_archive",
+                ErrorKind::IsFolder => "is_folder",
+                ErrorKind::NotFolder => "not_folder",
+                ErrorKind::FileExists => "file_exists",
+                ErrorKind::FolderNotEmpty => "folder_not_empty",
+                ErrorKind::NameTooLong => "name_too_long",
+                ErrorKind::ReadOnly => "read_only",
                 _ => "guest_file",
             },
+            Self::CopyLimit { .. } => "copy_limit",
+            Self::PoolTimeout { .. } => "pool_timeout",
             Self::Agent { source } => agent_code(source),
             Self::System { .. } => "system",
         }

@@ -206,7 +206,7 @@ fn keep(
 
 /// Waits for the end of the VM, and says how long it ran.
 fn end_of(sandbox: &Sandbox) -> Result<(End, Duration), Error> {
-    let end = match sandbox.wait(None) {
+    let end = match sandbox.link.wait(None) {
         Ok(end) => end,
         // Its monitor was killed before we looked.
         Err(error @ Error::NotRunning { .. }) => sandbox.info()?.end.ok_or(error)?,

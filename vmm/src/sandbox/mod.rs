@@ -23,6 +23,7 @@ mod link;
 mod log_position;
 mod logs;
 mod metrics;
+mod pool;
 mod process;
 pub(crate) mod program;
 mod progress;
@@ -34,8 +35,8 @@ pub(crate) mod start;
 mod stats;
 
 pub use crate::agent::{
-    ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Signal,
-    TerminalSize,
+    ByteString, Change, ChangeKind, FileInfo, FileKind, FolderEntry, GuestProcess, Health, ProcessId,
+    ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Signal, TerminalSize,
 };
 pub use crate::control::Balloon;
 pub use crate::home::{HealthCheck, HealthReport, HealthStatus, RestartPolicy};
@@ -49,12 +50,13 @@ pub use disk::{
 };
 pub use error::{Error, error_line};
 pub use events::{Events, Happened, VmEvent};
-pub use files::{Copied, CopyOptions, CopyOwner};
+pub use files::{Copied, CopyOptions, CopyOwner, FolderEntries, Watch};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
 pub use inspect::{DiskDetails, LayerDetails, VmDetails};
 pub use logs::{ConsoleLog, LogOptions};
 pub use metrics::{MetricsPlace, prometheus_text, serve_metrics};
+pub use pool::{PoolBuilder, SandboxPool};
 pub use process::{ExitStatus, Output, Process, ProcessControl, ProcessEvent};
 pub use progress::Progress;
 pub use prune::{PrunedVm, prune_vms, stopped_vms};
@@ -68,7 +70,7 @@ use std::time::{Duration, Instant};
 
 use crate::agent::AttachSpec;
 use crate::control::{Connection, ControlError};
-use crate::home::{End, EndReason, HeldVm, Home, HomeError, Timestamp, VmFolder, VmId};
+use crate::home::{End, EndReason, HeldVm, Home, HomeError, Timestamp, VmFolder, VmId, VmState};
 use link::Link;
 
 /// How long a VM that is dropped may take to be gone.
@@ -336,9 +338,22 @@ impl Sandbox {
         self.link.wait_until_ready(cancel)
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended, for good: an end after which it is started again by its restart policy does not count.
     pub fn wait(&self, cancel: Option<&CancelToken>) -> Result<End, Error> {
-        self.link.wait(cancel)
+        let end = self.link.wait(cancel);
+        let restarts = self.link.folder().spec()?.is_some_and(|spec| spec.restart != RestartPolicy::No);
+        if !restarts || matches!(end, Err(Error::Cancelled)) {
+            return end;
+        }
+        let mut events = Self::events(self.link.folder().home(), cancel)?;
+        loop {
+            let info = info::look_at(self.link.folder())?.ok_or_else(|| self.gone())?;
+            if let (Some(end), false) = (info.end, info.state == VmState::Restarting) {
+                return Ok(end);
+            }
+            // Of any VM: each is a reason to look again.
+            events.next().transpose()?.ok_or(Error::Cancelled)?;
+        }
     }
 
     /// Reads what it wrote to its console. A reader that follows goes on until it has ended, or until `cancel`.

@@ -12,6 +12,7 @@ mod destroy;
 mod disk;
 mod doctor;
 mod down;
+mod edit;
 mod events;
 mod exec;
 mod flatten;
@@ -42,6 +43,7 @@ mod start;
 mod stats;
 mod status;
 mod stop;
+mod top;
 mod up;
 mod upkeep;
 mod version;
@@ -86,6 +88,14 @@ pub(crate) enum Command {
     /// extended attributes. A path in a VM that does not begin with a slash begins in root's home. Copies belong to root in
     /// the VM and to you here, unless you are root, who keeps their owners.
     Cp(cp::Cp),
+    /// Edit a file in a VM with your own editor
+    ///
+    /// What VISUAL or EDITOR names, or vi, gets a copy, which is written back if it was changed, with the owner and the mode that
+    /// the file has. A file that has changed in the guest meanwhile is left alone; what was edited is then kept, as after any
+    /// failure, and you are told where.
+    Edit(edit::Edit),
+    /// List what runs in a VM, whoever started it
+    Top(top::Top),
     /// List the VMs
     #[command(visible_alias = "list")]
     Ps(ps::Ps),
@@ -218,6 +228,8 @@ impl Command {
             Self::Processes(command) => command.run(),
             Self::Attach(command) => command.run(),
             Self::Cp(command) => command.run(quiet),
+            Self::Edit(command) => command.run(),
+            Self::Top(command) => command.run(),
             Self::Ps(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Start(command) => command.run(quiet),
