@@ -267,6 +267,17 @@ fn lock_path(store: &ImageStore, folder: &Path) -> Result<PathBuf> {
     Ok(parent.join(format!(".{name}.lock")))
 }
 
+/// Removes what is left of the place of an image that did not come to be: its lock, and the folder of its name, where nothing
+/// else is in that and nobody is at work in the store.
+pub(super) fn forget_place(store: &ImageStore, folder: &Path) {
+    let Ok(Some(_alone)) = FileLock::try_exclusive(&store.work_lock()) else { return };
+    let (Ok(lock), Some(parent)) = (lock_path(store, folder), folder.parent()) else { return };
+    if files::names_in(parent).is_ok_and(|names| names.iter().all(|name| lock.ends_with(name))) {
+        let _ = fs::remove_file(lock);
+        let _ = fs::remove_dir(parent);
+    }
+}
+
 /// A pull at work.
 struct Pull<'a> {
     store: &'a ImageStore,

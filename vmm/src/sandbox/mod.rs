@@ -13,6 +13,7 @@ mod customise;
 mod disk;
 mod error;
 mod files;
+mod foresee;
 mod images;
 mod info;
 mod inspect;
