@@ -14,6 +14,7 @@ mod disk;
 mod error;
 mod events;
 mod files;
+mod foresee;
 mod images;
 mod info;
 mod inspect;
