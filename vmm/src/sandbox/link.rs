@@ -33,13 +33,16 @@ pub(super) struct Link {
     name: String,
     /// The connection on which the VM was started. While it is there the VM is ours: it ends with it.
     lifeline: Mutex<Option<Connection>>,
+    /// Whose it is: a process that was forked from ours has a copy of everything, and must not end it.
+    owner: u32,
     /// How it ended, once that is known.
     ended: Mutex<Option<End>>,
 }
 
 impl Link {
     pub(super) fn new(folder: VmFolder, name: String, lifeline: Option<Connection>) -> Self {
-        Self { folder, name, lifeline: Mutex::new(lifeline), ended: Mutex::new(None) }
+        let owner = std::process::id();
+        Self { folder, name, lifeline: Mutex::new(lifeline), owner, ended: Mutex::new(None) }
     }
 
     pub(super) fn folder(&self) -> &VmFolder {
@@ -225,6 +228,9 @@ impl Link {
 
     /// Lets go of a VM that is ours: it ends by that. Returns when everything of it is gone.
     pub(super) fn release(&self, timeout: Duration) {
+        if self.owner != std::process::id() {
+            return;
+        }
         let Some(mut lifeline) = self.lifeline().take() else { return };
         // Its monitor takes that for our end.
         lifeline.finish();

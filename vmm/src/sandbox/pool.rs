@@ -117,6 +117,7 @@ impl fmt::Debug for PoolBuilder {
 pub struct SandboxPool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    owner: u32,
 }
 
 impl SandboxPool {
@@ -140,7 +141,7 @@ impl SandboxPool {
             state: Mutex::default(),
             turn: Condvar::new(),
         });
-        let mut pool = Self { shared, threads: Vec::new() };
+        let mut pool = Self { shared, threads: Vec::new(), owner: std::process::id() };
         for _ in 0..size {
             let shared = pool.shared.clone();
             let thread =
@@ -184,6 +185,10 @@ impl SandboxPool {
 
 impl Drop for SandboxPool {
     fn drop(&mut self) {
+        // A process that was forked from ours has a copy of everything but the threads.
+        if self.owner != std::process::id() {
+            return;
+        }
         self.shared.close();
         for thread in self.threads.drain(..) {
             // One that panicked has nothing left.
