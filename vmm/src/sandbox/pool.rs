@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vmm_sys::Event;
 
-use super::{CancelToken, Error, Sandbox, SandboxBuilder};
+use super::{CancelToken, Error, Sandbox, SandboxBuilder, start};
 use crate::home::VmState;
 
 /// After a start that failed the next one waits, for longer each time.
@@ -74,7 +74,7 @@ impl PoolBuilder {
         if machine.options.detached || machine.options.cancel.is_some() {
             return invalid("the machines of a pool are the pool's: they are neither detached nor cancelled");
         }
-        machine.check()?;
+        start::check(&machine)?;
         SandboxPool::with(size, starts_at_once, move |cancel| {
             let sandbox = machine.clone().cancel_token(cancel).start()?;
             if let Some(prepare) = &prepare {
@@ -117,6 +117,7 @@ impl fmt::Debug for PoolBuilder {
 pub struct SandboxPool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    owner: u32,
 }
 
 impl SandboxPool {
@@ -140,7 +141,7 @@ impl SandboxPool {
             state: Mutex::default(),
             turn: Condvar::new(),
         });
-        let mut pool = Self { shared, threads: Vec::new() };
+        let mut pool = Self { shared, threads: Vec::new(), owner: std::process::id() };
         for _ in 0..size {
             let shared = pool.shared.clone();
             let thread =
@@ -184,6 +185,10 @@ impl SandboxPool {
 
 impl Drop for SandboxPool {
     fn drop(&mut self) {
+        // A process that was forked from ours has a copy of everything but the threads.
+        if self.owner != std::process::id() {
+            return;
+        }
         self.shared.close();
         for thread in self.threads.drain(..) {
             // One that panicked has nothing left.
