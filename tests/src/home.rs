@@ -188,6 +188,14 @@ impl TestHome {
         Some(machine["state"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// Waits until a machine is in this state, as `vmm ps` says it.
+    pub fn wait_for_state(&self, name: &str, state: &str) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while self.state_of(name).as_deref() != Some(state) {
+            assert!(std::time::Instant::now() < deadline, "{name} never was {state}");
+        }
+    }
+
     /// What is left of machines: folders, names, disks, sockets, processes.
     pub fn leftovers(&self) -> Vec<String> {
         let mut left: Vec<String> =

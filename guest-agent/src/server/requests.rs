@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use vmm_protocol::guest_process::{MAX_COMMAND, MAX_WORDS};
 use vmm_protocol::{
     Answer, Attach, ByteString, ErrorKind, FrameKind, OnDisconnect, ProcessId, ProcessInfo, Reply, Request,
     Signal, SignalTarget, Start, TerminalSize,
@@ -18,15 +19,19 @@ use crate::{clock, health};
 const MAX_PROCESSES: usize = 512;
 
 /// How much of a command is remembered for lists, so that all processes that there can be fit into one answer.
-const LISTED_ARGUMENTS: usize = 32;
-const LISTED_BYTES: usize = 1024;
+const LISTED_ARGUMENTS: usize = MAX_WORDS;
+const LISTED_BYTES: usize = MAX_COMMAND;
 
 impl Server {
     /// Does what a client asks, and answers.
     pub(super) fn handle(&mut self, client: u64, request: Request) {
         let result = match request {
+            Request::Transfer(_) | Request::File(_) | Request::GuestProcesses { .. } => {
+                return self.hand_over(client, &request);
+            }
             Request::Start(start) => return self.start(client, &start),
             Request::Attach(attach) => return self.attach(client, attach),
+            Request::Output { process } => return self.show_output(client, process),
             Request::Wait { process } => return self.wait_for(client, process),
             Request::Signal { process, signal, target } => self.signal(process, signal, target),
             Request::Resize { process, size } => self.resize(process, size),
@@ -34,7 +39,6 @@ impl Server {
             Request::Processes => Ok(Reply::Processes(self.list())),
             Request::Health => Ok(Reply::Health(health::measure(self.running.len()))),
             Request::Freeze => return self.freeze_for(client),
-            Request::Transfer(transfer) => return self.transfer(client, &transfer),
             Request::SetClock { time_ns } => set_clock(time_ns),
             Request::Shutdown(shutdown) => return self.shut_down_for(client, shutdown),
         };
@@ -136,6 +140,29 @@ impl Server {
         }
     }
 
+    /// Shows what is kept of a process's output; whoever is attached to it stays.
+    fn show_output(&mut self, client: u64, id: ProcessId) {
+        if let Err(refusal) = self.known(id) {
+            return self.reply(client, &refusal.into());
+        }
+        let (Some(process), Some(connection)) =
+            (self.processes.get(&id.0), self.connections.get_mut(&client))
+        else {
+            return;
+        };
+        let [stdout_from, stderr_from] = process.streams.replay_starts([0; 2]);
+        let terminal = process.info.terminal;
+        connection.answer(&Answer::Ok(Reply::Attached { terminal, stdin: false, stdout_from, stderr_from }));
+        process.streams.replay(connection, [0; 2]);
+        match process.info.exit.filter(|_| process.complete) {
+            Some(exit) => self.send_exit(client, exit),
+            None => {
+                connection.send_frame(FrameKind::Detached, &[]);
+                self.close(client);
+            }
+        }
+    }
+
     fn wait_for(&mut self, client: u64, process: ProcessId) {
         match self.known(process).map(|process| process.info.exit.filter(|_| process.complete)) {
             Ok(Some(exit)) => self.reply(client, &Answer::Ok(Reply::Ended(exit))),
@@ -225,7 +252,7 @@ fn set_clock(time_ns: u64) -> Result<Reply, Refusal> {
 }
 
 /// The start of a command.
-fn listed(argv: &[ByteString]) -> Vec<ByteString> {
+pub(crate) fn listed(argv: &[ByteString]) -> Vec<ByteString> {
     let mut listed = Vec::new();
     let mut left = LISTED_BYTES;
     for argument in argv.iter().take(LISTED_ARGUMENTS) {

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use vmm::engine::EngineError;
 use vmm::error_line;
 use vmm::image::{ImageError, ImageRefError};
 use vmm::project::ProjectError;
@@ -112,13 +113,19 @@ impl From<ProjectError> for Failure {
 
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
-        Self::usage(error_line(&error))
+        vmm::Error::from(error).into()
     }
 }
 
 impl From<ImageRefError> for Failure {
     fn from(error: ImageRefError) -> Self {
         Self::usage(error_line(&error))
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self { hint: error.hint(), ..Self::usage(error_line(&error)) }
     }
 }
 

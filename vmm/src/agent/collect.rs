@@ -42,7 +42,38 @@ pub struct Collected {
     pub exit: Exit,
 }
 
+/// The end of what a process wrote so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessTail {
+    /// The end of its standard output, or of what its terminal showed.
+    pub stdout: Vec<u8>,
+    /// The end of its standard error.
+    pub stderr: Vec<u8>,
+    /// How many bytes of standard output and of standard error came before that.
+    pub dropped: (u64, u64),
+    /// How it ended, if it has.
+    pub exit: Option<Exit>,
+}
+
+/// More than this of a tail is not the agent's to keep.
+const LONGEST_TAIL: usize = 4 << 20;
+
 impl AgentProcess {
+    /// Reads all that comes until the agent ends it.
+    pub(super) fn tail(mut self, deadline: Option<Instant>) -> Result<ProcessTail, AgentError> {
+        let (mut stdout, mut stderr) = (Kept::new(LONGEST_TAIL), Kept::new(LONGEST_TAIL));
+        let exit = loop {
+            match self.next_output(deadline, None) {
+                Ok(Output::Stdout(bytes)) => stdout.add(&bytes),
+                Ok(Output::Stderr(bytes)) => stderr.add(&bytes),
+                Ok(Output::Exit(exit)) => break Some(exit),
+                Err(AgentError::Detached) => break None,
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(ProcessTail { stdout: stdout.bytes, stderr: stderr.bytes, dropped: self.replay_starts_at(), exit })
+    }
+
     /// Feeds the process, and collects what it writes until it ends. Output beyond the limits is dropped and counted;
     /// the process goes on. It ends when the time is up, at the deadline or because `cancel` can be read.
     pub fn collect(

@@ -168,12 +168,14 @@ pub enum Error {
         name: String,
     },
     /// The VM has no such snapshot.
-    #[snafu(display("the VM {vm} has no snapshot {name}"))]
+    #[snafu(display("the VM {vm} has no snapshot {name}{}", nearest.as_ref().map(|name| format!(": did you mean {name}?")).unwrap_or_default()))]
     NoSnapshot {
         /// The VM.
         vm: String,
         /// What was asked for.
         name: String,
+        /// A name that is nearly the same.
+        nearest: Option<String>,
     },
     /// The guest has no such program.
     #[snafu(display("{program}: not found in the guest"))]
@@ -202,6 +204,18 @@ pub enum Error {
         kind: ErrorKind,
         /// Which, and why; printable.
         message: String,
+    },
+    /// What a guest sends is more than it may be.
+    #[snafu(display("what the guest sends is not taken: {message}"))]
+    CopyLimit {
+        /// Which limit it exceeds.
+        message: String,
+    },
+    /// No machine of a pool was ready in time.
+    #[snafu(display("no machine of the pool was ready within {timeout:?}"))]
+    PoolTimeout {
+        /// How long it was waited for.
+        timeout: std::time::Duration,
     },
     /// The guest's agent refused, does not answer, or not in our language.
     #[snafu(display("{source}"))]
@@ -296,8 +310,16 @@ impl Error {
                 ErrorKind::NoSpace => "no_space",
                 ErrorKind::UnfitFile => "unfit_file",
                 ErrorKind::BadArchive => "bad_archive",
+                ErrorKind::IsFolder => "is_folder",
+                ErrorKind::NotFolder => "not_folder",
+                ErrorKind::FileExists => "file_exists",
+                ErrorKind::FolderNotEmpty => "folder_not_empty",
+                ErrorKind::NameTooLong => "name_too_long",
+                ErrorKind::ReadOnly => "read_only",
                 _ => "guest_file",
             },
+            Self::CopyLimit { .. } => "copy_limit",
+            Self::PoolTimeout { .. } => "pool_timeout",
             Self::Agent { source } => agent_code(source),
             Self::System { .. } => "system",
         }
@@ -307,6 +329,10 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Home { source } => source.hint(),
+            Self::Image { source } => source.hint(),
+            Self::Agent { source: AgentError::Refusal { kind: ErrorKind::NoSuchProcess, .. } } => {
+                Some("vmm processes, with the VM's name, lists those there are".to_owned())
+            }
             Self::ImageInUse { users, .. } => Some(format!("remove first: vmm rm {}", users.join(" "))),
             Self::NoMonitor => {
                 Some("put it beside your program or on PATH, or name it by VMM_BIN".to_owned())
@@ -323,8 +349,10 @@ impl Error {
                 Some(format!("vmm stop {name}, or remove it by force: vmm rm -f {name}"))
             }
             Self::MustStop { name } => Some(format!("vmm stop {name}")),
-            Self::NoSnapshot { vm, .. } => Some(format!("see which there are: vmm snapshot list {vm}")),
             Self::Paused { name } => Some(format!("let it go on: vmm resume {name}")),
+            Self::NoSnapshot { vm, nearest: None, .. } => {
+                Some(format!("see which there are: vmm snapshot list {vm}"))
+            }
             Self::NoBalloon { .. } => Some("a VM gets one when it is created: vmm run --balloon".to_owned()),
             Self::OldMonitor { name } => Some(format!("restart it: vmm stop {name} && vmm start {name}")),
             Self::NotReady { name } => Some(format!("see how far it is: vmm logs -f {name}")),

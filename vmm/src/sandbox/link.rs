@@ -177,13 +177,10 @@ impl Link {
         deadline: Option<Instant>,
         cancel: Option<&CancelToken>,
     ) -> Result<End, Error> {
-        if let Some(end) = self.known_end() {
-            return Ok(end);
-        }
-        // Not on the lifeline: other threads may want to hear it meanwhile.
+        // Whether it is known how it ended or not, it may run again. Not on the lifeline: other threads may want to hear it meanwhile.
         let mut connection = match self.connect() {
             Ok(connection) => connection,
-            Err(error) => return self.end_of_the_dead().ok_or(error),
+            Err(error) => return self.known_end().or_else(|| self.end_of_the_dead()).ok_or(error),
         };
         let outcome = match connection.request(request) {
             Ok(_) | Err(ControlError::Lost) => end_from(&mut connection, deadline, cancel),

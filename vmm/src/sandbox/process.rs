@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::Serialize;
+
 use super::link::Link;
 use super::{CancelToken, Error};
 use crate::agent::{
@@ -13,7 +15,8 @@ use crate::agent::{
 };
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ExitStatus {
     /// It exited with this code.
     Exited(u8),

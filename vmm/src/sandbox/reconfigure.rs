@@ -52,7 +52,10 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
     configuration.mask_services = profile.mask_services;
     spec.image.clone_from(&builder.image);
     spec.engine = builder.engine;
+    spec.stop_timeout_ms = builder.stop_timeout.map(start::milliseconds);
     spec.require_hardware = builder.require_hardware;
+    spec.health_check.clone_from(&builder.health_check);
+    spec.restart = builder.restart;
     spec.own_kernel = own_kernel.is_some();
     spec.image_reference = image.reference().to_string();
     spec.image_version = image.version().to_string();
@@ -73,6 +76,18 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
         fs::remove_file(&own).with_context(|_| SystemSnafu { what: format!("remove {}", own.display()) })?;
     }
     Ok(())
+}
+
+/// Whether a VM can be made what the builder says, when it does not run.
+pub(super) fn check(builder: &SandboxBuilder, home: &Home, spec: &VmSpec) -> Result<(), Error> {
+    check_writes(builder, spec)?;
+    // Of a file it is found out by reading it whole: that is left for later.
+    if builder.base_file.is_some() {
+        return Ok(());
+    }
+    let store = ImageStore::open(home.root())?;
+    let image = store.find(&spec.image_reference.parse()?, spec.machine.arch)?;
+    image_for(builder, home, spec, image).map(drop)
 }
 
 /// The image that the VM is to boot: its own, for a disk is made over one image and no other. Of a file that is the same

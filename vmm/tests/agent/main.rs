@@ -5,6 +5,7 @@
 mod files;
 mod life;
 mod protocol;
+mod single;
 mod streams;
 mod terminal;
 

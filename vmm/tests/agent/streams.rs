@@ -154,3 +154,28 @@ fn a_stream_that_is_dropped_does_not_hold_up_the_other() {
     process.take_stdout().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "done\n");
 }
+
+#[test]
+fn the_end_of_an_output_is_shown_and_nobody_is_let_go_for_it() {
+    let agent = Agent::start();
+    let client = agent.client();
+    let mut process =
+        client.start(&shell("echo out; echo err >&2; read line; echo $line; exit 3").stdin()).unwrap();
+    let mut stdout = process.take_stdout().unwrap();
+    let mut word = [0; 4];
+    stdout.read_exact(&mut word).unwrap();
+    let mut seen = client.output(process.id()).unwrap();
+    while seen.stderr.is_empty() {
+        seen = client.output(process.id()).unwrap();
+    }
+    assert_eq!((seen.stdout, seen.stderr, seen.exit), (b"out\n".to_vec(), b"err\n".to_vec(), None));
+    let mut stdin = process.take_stdin().unwrap();
+    stdin.write_all(b"go on\n").unwrap();
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "go on\n");
+    let exit = process.wait(soon()).unwrap();
+    let seen = client.output(process.id()).unwrap();
+    assert_eq!((seen.stdout, seen.exit), (b"out\ngo on\n".to_vec(), Some(exit)));
+    assert!(client.output(vmm::agent::ProcessId(999)).is_err());
+}

@@ -15,6 +15,7 @@ use crate::progress::CopyDisplay;
 use crate::sanitise::say;
 use crate::signals::SignalForwarder;
 use crate::standard::Standard;
+use crate::values;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -33,6 +34,12 @@ pub(crate) struct Cp {
     /// Copy devices and pipes too
     #[arg(long)]
     devices: bool,
+    /// End a copy out of a VM that is more than so many bytes
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    max_size: Option<u64>,
+    /// End a copy out of a VM that is more than so many files and folders
+    #[arg(long, value_name = "N")]
+    max_entries: Option<u64>,
     /// What to copy, and at last where to: one side is VM:PATH, the other a path here, or - for a tar archive
     #[arg(value_name = "SRC... DST", required = true, num_args = 2..)]
     paths: Vec<OsString>,
@@ -40,7 +47,7 @@ pub(crate) struct Cp {
 
 /// One of the paths.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     Host(PathBuf),
     Guest { vm: String, path: Vec<u8> },
     Stream,
@@ -48,7 +55,7 @@ enum Place {
 
 impl Place {
     /// A colon behind a name names a VM; `./a:b` is a file here.
-    fn of(path: &OsStr) -> Self {
+    pub(super) fn of(path: &OsStr) -> Self {
         if path == "-" {
             return Self::Stream;
         }
@@ -139,12 +146,18 @@ impl Cp {
         };
         let display = CopyDisplay::new(quiet, total(&copy));
         let observer = display.clone();
-        let options = CopyOptions::default()
+        let mut options = CopyOptions::default()
             .owner(owner)
             .set_id(self.set_id)
             .devices(self.devices)
             .cancel(&token)
             .on_progress(move |bytes| observer.show(bytes));
+        if let Some(bytes) = self.max_size {
+            options = options.max_bytes(bytes);
+        }
+        if let Some(entries) = self.max_entries {
+            options = options.max_entries(entries);
+        }
         let copied = match copy {
             Copy::In { sources, target, .. } => sandbox.copy_in(sources, target, &options),
             Copy::Unpack { target, .. } => sandbox.unpack(Standard { token: &token }, target, &options),

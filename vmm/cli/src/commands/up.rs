@@ -4,16 +4,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use serde_json::Value;
+use vmm::engine::{self, EngineOptions, Wishes};
 use vmm::project::{
     Action, Change, Description, HeldProject, MachinePlan, Plan, ProjectError, ProjectOptions,
 };
-use vmm::{CancelToken, EngineChoice, Home};
+use vmm::{CancelToken, Home};
 
 use super::project::{EventDisplay, WhichProject, ask};
 use super::{print, print_json, run};
 use crate::error::Failure;
 use crate::sanitise::say;
 use crate::signals::SignalForwarder;
+use crate::values;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -26,8 +29,8 @@ pub(crate) struct Up {
     /// Only say what there is to do
     #[arg(long)]
     dry_run: bool,
-    /// Print what there is to do as JSON
-    #[arg(long, requires = "dry_run")]
+    /// Print what there was to do, or is with --dry-run, as JSON
+    #[arg(long)]
     json: bool,
     /// Remove disks where another image asks for that, without a question
     #[arg(long, short)]
@@ -37,7 +40,7 @@ pub(crate) struct Up {
     trust: bool,
     /// What runs the guests' processors, whatever the file says: auto, kvm, hvf or software
     #[arg(long, value_name = "ENGINE", env = "VMM_ENGINE")]
-    engine: Option<EngineChoice>,
+    engine: Option<values::Engine>,
     /// Refuse an engine that is no hardware boundary
     #[arg(long)]
     require_hardware: bool,
@@ -53,7 +56,7 @@ impl Up {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
         let mut project = self.project.open(&home)?;
-        if let Some(engine) = self.engine {
+        if let Some(engine) = values::Engine::of(self.engine) {
             project = project.engine(engine);
         }
         if self.require_hardware {
@@ -71,6 +74,8 @@ impl Up {
         let mut held = project.hold(&options)?;
         self.trust(&mut held, &description)?;
         let plan = held.plan(&description, &self.vms)?;
+        held.foresee(&plan)?;
+        foresee_engines(&home, &description, &plan)?;
         if self.dry_run {
             return self.tell(&plan);
         }
@@ -85,6 +90,7 @@ impl Up {
         let outcome = held.apply(&plan, agreed, &options);
         display.clear();
         match outcome {
+            Ok(()) if self.json => print_json(&plan).map(|()| ExitCode::SUCCESS),
             Ok(()) => report(&plan),
             Err(ProjectError::Cancelled) => Ok(run::cancelled(&signals)),
             // What a script wrote was shown as it came.
@@ -123,6 +129,26 @@ impl Up {
     }
 }
 
+/// Finds out before a VM is stopped whether its engine can give it what is new.
+fn foresee_engines(home: &Home, description: &Description, plan: &Plan) -> Result<(), Failure> {
+    let options = EngineOptions { cache: Some(home.cache()), ..EngineOptions::new(std::env::current_exe()?) };
+    for (name, machine) in description.machines() {
+        let is_started = |plan: &MachinePlan| plan.name == *name && plan.action != Action::Keep;
+        if !plan.machines.iter().any(is_started) {
+            continue;
+        }
+        let wishes = Wishes {
+            cpus: machine.cpus,
+            nested: machine.nested,
+            console: machine.console,
+            balloon: machine.balloon,
+            huge_pages: machine.huge_pages,
+        };
+        engine::foresee(machine.engine, wishes, &options)?;
+    }
+    Ok(())
+}
+
 /// Asks whether disks may be lost. Where nobody can be asked, they may not.
 fn agree(plan: &Plan) -> Result<bool, Failure> {
     let lost = plan.losses();
@@ -150,11 +176,29 @@ fn lines_of_machine(machine: &MachinePlan) -> Vec<String> {
         Action::Start => Some("start".to_owned()),
         _ => None,
     };
-    let why: Vec<String> =
-        changes.iter().map(|Change { key, from, to }| format!("{key} {from} → {to}")).collect();
+    let why: Vec<String> = changes
+        .iter()
+        .map(|Change { key, from, to }| format!("{key} {} → {}", plain(from), plain(to)))
+        .collect();
     let why = if why.is_empty() { String::new() } else { format!(", for {}", why.join(", ")) };
     let action = what.map(|what| format!("{name}: {what}{why}"));
     action.into_iter().chain(scripts.iter().map(|script| format!("{name}: run {script}"))).collect()
+}
+
+/// A value as a person writes it: a text without quotes, none as such.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) if values.is_empty() => "none".to_owned(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Object(map) if map.is_empty() => "none".to_owned(),
+        Value::Object(map) => {
+            let pairs = map.iter().map(|(key, value)| format!("{key}={}", plain(value)));
+            pairs.collect::<Vec<_>>().join(", ")
+        }
+        value => value.to_string(),
+    }
 }
 
 /// Says for each machine that it is up.
