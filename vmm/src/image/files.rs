@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use snafu::ResultExt;
 use vmm_sys::file::if_there;
@@ -151,6 +152,14 @@ pub(super) fn allocated(path: &Path) -> u64 {
 pub(super) fn partial_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(PARTIAL);
+    name.into()
+}
+
+/// Where something is made that others may be making too, other threads among them: each has a place of its own.
+pub(super) fn own_partial_of(path: &Path) -> PathBuf {
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!("-{}-{}{PARTIAL}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
     name.into()
 }
 

@@ -114,7 +114,7 @@ fn read(path: &Path) -> BTreeMap<String, Entry> {
 /// Remembers. That it fails, as in a store that is read-only, costs time and nothing else.
 fn write(path: &Path, entries: &BTreeMap<String, Entry>) {
     // Several may do so at once: each writes a file of its own, and the last one stays.
-    let own = path.with_file_name(format!("{NAME}-{}{}", std::process::id(), files::PARTIAL));
+    let own = files::own_partial_of(path);
     let written = serde_json::to_vec_pretty(entries)
         .map_err(std::io::Error::from)
         .and_then(|bytes| write_privately(&own, &bytes))

@@ -161,7 +161,7 @@ pub(super) fn initramfs(
     if let Some(record) = names.iter().find_map(|name| record_of(&image.folder, name, &prefix)) {
         return Ok((image.folder.join(&record.name), record));
     }
-    let partial = image.folder.join(format!("{prefix}{}{}", std::process::id(), files::PARTIAL));
+    let partial = files::own_partial_of(&image.folder.join(format!("{INITRAMFS}{key}")));
     let made = build(image, agent, extras, root, &partial).and_then(|(sha256, size)| {
         let name = format!("{prefix}{sha256}{INITRAMFS_END}");
         let path = image.folder.join(&name);

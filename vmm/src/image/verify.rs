@@ -146,8 +146,7 @@ fn read_index(path: &Path) -> BTreeMap<String, Look> {
 fn write_index(path: &Path, looks: &BTreeMap<String, Look>) {
     let write = || -> io::Result<()> {
         // Several may do so at once: each writes a file of its own, and the last one stays.
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let own = path.with_file_name(format!("{name}-{}{}", std::process::id(), files::PARTIAL));
+        let own = files::own_partial_of(path);
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&own)?;
         file.write_all(&serde_json::to_vec(looks)?)?;
         std::fs::rename(&own, path)

@@ -250,6 +250,21 @@ fn the_initramfs_follows_the_agent_and_the_kernel() {
 }
 
 #[test]
+fn threads_that_start_machines_at_once_make_one_initramfs() {
+    let home = Fake::new();
+    let store = home.store();
+    let image = pull_into(&store, PullMode::IfMissing).unwrap().image;
+    let make = || store.initramfs(&image, b"agent", Some(RELEASE), Extras::default()).unwrap();
+    let made: Vec<PathBuf> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(made.iter().all(|path| *path == made[0]));
+    let names = files::names_in(made[0].parent().unwrap()).unwrap();
+    assert!(!names.iter().any(|name| name.ends_with(files::PARTIAL)), "{names:?}");
+}
+
+#[test]
 fn a_guest_that_may_nest_gets_what_the_image_has_for_it() {
     let home = Fake::new();
     let store = home.store();
