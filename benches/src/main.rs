@@ -1,10 +1,13 @@
 //! Ours beside a peer, on the same machine in the same minutes: how soon a VM is ready and how soon a command in it is
 //! done, and what a disk does.
 //!
-//! `cargo xtask bench` prepares everything and runs `vmm-bench compare`, `cargo xtask bench disk` runs `vmm-bench disk`.
+//! `cargo xtask bench` prepares everything and runs `vmm-bench compare`, `cargo xtask bench disk` runs `vmm-bench disk`, and so
+//! for `files` and `exec`.
 
 mod compare;
 mod disk;
+mod exec;
+mod files;
 mod host;
 mod one;
 mod sample;
@@ -19,6 +22,8 @@ use std::time::Instant;
 const USAGE: &str = "\
 usage: vmm-bench compare PYTHON PEER-SCRIPT JSON-FILE ROUNDS COMMANDS
        vmm-bench disk fio|rings FOLDER JSON-FILE ROUNDS [NAME]
+       vmm-bench exec COMMANDS
+       vmm-bench files FOLDER JSON-FILE ROUNDS FILES MEBIBYTES
        vmm-bench one COMMANDS
        vmm-bench serve-disk SOCKET BASE TOP
        vmm-bench start ROUNDS";
@@ -39,6 +44,14 @@ fn main() -> ExitCode {
 fn run(arguments: &[&str], began: Instant) -> Result<(), Box<dyn Error>> {
     match arguments {
         ["one", commands] => one::run(commands.parse()?, began),
+        ["exec", commands] => exec::run(commands.parse()?),
+        ["files", folder, json, rounds, files, mebibytes] => files::run(&files::Comparison {
+            folder: PathBuf::from(folder),
+            json: PathBuf::from(json),
+            rounds: rounds.parse()?,
+            files: files.parse()?,
+            mebibytes: mebibytes.parse()?,
+        }),
         ["start", rounds] => start::run(rounds.parse()?),
         ["compare", python, script, json, rounds, commands] => compare::run(&compare::Comparison {
             python: PathBuf::from(python),

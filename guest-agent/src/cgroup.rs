@@ -122,13 +122,16 @@ impl Groups {
 
     fn make(&mut self) -> Option<Group> {
         let root = self.root.as_ref()?;
-        self.made += 1;
-        let name = self.made.to_string();
-        match mkdirat(root, &name, Mode::from_raw_mode(0o755)) {
-            // One may be left of an agent before us; whoever is in it is none of ours.
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(_) => return None,
-        }
+        let name = loop {
+            self.made += 1;
+            let name = self.made.to_string();
+            match mkdirat(root, &name, Mode::from_raw_mode(0o755)) {
+                Ok(()) => break name,
+                // One may be left of an agent before us: whoever is in it is none of ours, and must not end with ours.
+                Err(Errno::EXIST) => {}
+                Err(_) => return None,
+            }
+        };
         let folder = openat(root, &name, FOLDER, Mode::empty()).ok()?;
         let events =
             openat(&folder, "cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;

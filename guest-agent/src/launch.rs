@@ -9,7 +9,7 @@ use rustix::fs::{Gid, MemfdFlags, OFlags, Uid, fchown, fcntl_getfl, fcntl_setfl,
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{InputModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
-use vmm_protocol::{ByteString, ErrorKind, Start, TerminalSize, Transfer};
+use vmm_protocol::{ByteString, ErrorKind, Request, Start, TerminalSize};
 use vmm_sys::spawn::{Identity, Program, SpawnError, Spawner, Step};
 
 use crate::cgroup::Group;
@@ -84,22 +84,21 @@ impl Launcher {
         Ok(Launched { pid, uid: account.uid, streams })
     }
 
-    /// Starts this program once more to bring files in or out for a client, whose connection it gets.
-    pub fn launch_transfer(&mut self, transfer: &Transfer, client: &OwnedFd) -> Result<u32, Refusal> {
+    /// Starts this program once more to do what a client asks, whose connection it gets.
+    pub fn launch_worker(&mut self, request: &Request, client: &OwnedFd) -> Result<u32, Refusal> {
         let cannot = |error: io::Error| {
-            Refusal::system(ErrorKind::Resources, "the guest cannot start a transfer", error)
+            Refusal::system(ErrorKind::Resources, "the guest cannot start a worker", error)
         };
-        let mut request = File::from(
-            memfd_create("transfer", MemfdFlags::CLOEXEC).map_err(io::Error::from).map_err(cannot)?,
-        );
-        let written = serde_json::to_writer(&mut request, transfer).map_err(io::Error::from);
-        written.and_then(|()| request.rewind()).map_err(cannot)?;
+        let mut file =
+            File::from(memfd_create("work", MemfdFlags::CLOEXEC).map_err(io::Error::from).map_err(cannot)?);
+        let written = serde_json::to_writer(&mut file, request).map_err(io::Error::from);
+        written.and_then(|()| file.rewind()).map_err(cannot)?;
         let started = self.spawner.spawn(&Program {
             // Also where the file is not to be found any more, as that of process 1.
             candidates: &[c"/proc/self/exe".to_owned()],
-            argv: &[c"vmm-agent".to_owned(), crate::transfer::ARGUMENT.to_owned()],
+            argv: &[c"vmm-agent".to_owned(), crate::worker::ARGUMENT.to_owned()],
             environment: &[],
-            stdin: request.as_fd(),
+            stdin: file.as_fd(),
             stdout: client.as_fd(),
             stderr: self.null.as_fd(),
             terminal: false,

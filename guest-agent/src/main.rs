@@ -1,5 +1,5 @@
 //! The agent's program. As process 1 it boots the guest; otherwise it serves a Unix socket that it is given, or, started by
-//! an agent, brings files in or out.
+//! an agent, does what waits for disks.
 
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -11,8 +11,8 @@ fn main() -> ExitCode {
         guest_agent::boot::run();
     }
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    if arguments.iter().map(|argument| argument.as_bytes()).eq([guest_agent::transfer::ARGUMENT.to_bytes()]) {
-        return guest_agent::transfer::run();
+    if arguments.iter().map(|argument| argument.as_bytes()).eq([guest_agent::worker::ARGUMENT.to_bytes()]) {
+        return guest_agent::worker::run();
     }
     if arguments != ["serve"] {
         eprintln!(

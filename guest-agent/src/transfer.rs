@@ -1,75 +1,31 @@
-//! Files into the guest and out of it: the work of a process of its own, so that the agent's one thread never waits for a
-//! disk.
-//!
-//! The process is the agent's program once more. It reads its request from its standard input, a file in memory; its
-//! standard output is the client's connection, which nobody else has any more.
+//! Files into the guest and out of it, as archives: a worker's work.
 
-use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::Shutdown;
 use vmm_archive::{Failure, Owner, PackOptions, Packer, Place, UnpackOptions, root_name};
 use vmm_protocol::transfer::Outcome;
 use vmm_protocol::{
-    Answer, ByteString, ErrorKind, Holds, Pack, PieceError, PieceReader, PieceWriter, Reply, Totals,
-    Transfer, Unpack, header,
+    Answer, ErrorKind, Holds, Pack, PieceError, PieceReader, PieceWriter, Reply, Totals, Transfer, Unpack,
+    header,
 };
 
 use crate::refusal::Refusal;
 use crate::users;
-
-/// The argument by which the agent's program becomes this process.
-pub const ARGUMENT: &CStr = c"transfer";
+use crate::worker::{answer, path_of};
 
 /// How long a client may go on sending what is not wanted any more.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// Does what the request on the standard input says, with the client at the standard output.
-#[must_use]
-pub fn run() -> ExitCode {
-    match serve() {
-        Ok(()) => ExitCode::SUCCESS,
-        // The client is gone, or was told: nobody else is to know.
-        Err(_) => ExitCode::FAILURE,
-    }
-}
-
-fn serve() -> io::Result<()> {
-    let mut json = Vec::new();
-    io::stdin().read_to_end(&mut json)?;
-    let transfer: Transfer = serde_json::from_slice(&json)?;
-    let client = io::stdout().as_fd().try_clone_to_owned()?;
-    // The agent's own loop must not wait; we may.
-    let flags = fcntl_getfl(&client)?;
-    fcntl_setfl(&client, flags - OFlags::NONBLOCK)?;
-    end_by_signals(&client)?;
-    let client = File::from(client);
+/// Brings files in or out for a client.
+pub(crate) fn serve(client: &File, transfer: &Transfer) -> io::Result<()> {
     match transfer {
-        Transfer::Unpack(request) => unpack(&client, &request),
-        Transfer::Pack(request) => pack(&client, &request),
+        Transfer::Unpack(request) => unpack(client, request),
+        Transfer::Pack(request) => pack(client, request),
     }
-}
-
-/// Whoever asks us to end breaks the connection, so that what is half done is removed as for any client that is gone.
-fn end_by_signals(client: &OwnedFd) -> io::Result<()> {
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
-    signals.thread_block()?;
-    let client = client.try_clone()?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        if signals.wait().is_ok() {
-            let _ = rustix::net::shutdown(&client, Shutdown::Both);
-        }
-    })?;
-    Ok(())
 }
 
 fn unpack(mut client: &File, request: &Unpack) -> io::Result<()> {
@@ -142,10 +98,6 @@ fn pack(client: &File, request: &Pack) -> io::Result<()> {
     Ok(())
 }
 
-fn answer(mut client: &File, answer: &Answer) -> io::Result<()> {
-    header::write(&mut client, answer).map_err(io::Error::other)
-}
-
 /// Reads what the client has still to send, for a while: a connection that is closed before takes with it what was said
 /// last.
 fn drain(mut client: &File) {
@@ -168,7 +120,7 @@ fn options_for(request: &Unpack) -> Result<UnpackOptions, Refusal> {
             Owner::Given { uid: account.uid, gid: account.gid }
         }
     };
-    Ok(UnpackOptions { owner, set_id: request.set_id, devices: request.devices })
+    Ok(UnpackOptions { owner, set_id: request.set_id, devices: request.devices, max_entries: None })
 }
 
 fn holds(holds: Holds) -> vmm_archive::Holds {
@@ -178,20 +130,6 @@ fn holds(holds: Holds) -> vmm_archive::Holds {
         Holds::Several => vmm_archive::Holds::Several,
         Holds::Anything => vmm_archive::Holds::Anything,
     }
-}
-
-/// A path of the request's: one that is relative begins in root's home.
-fn path_of(path: &ByteString) -> Result<PathBuf, Refusal> {
-    let bytes = path.as_bytes();
-    if bytes.contains(&0) {
-        return Err(Refusal::new(ErrorKind::Malformed, "a path has a zero byte"));
-    }
-    if bytes.starts_with(b"/") {
-        return Ok(Path::new(OsStr::from_bytes(bytes)).to_owned());
-    }
-    let home = users::find(None)?.home;
-    let joined = if bytes.is_empty() { home } else { [&home[..], b"/", bytes].concat() };
-    Ok(Path::new(OsStr::from_bytes(&joined)).to_owned())
 }
 
 /// An error in the protocol's words.

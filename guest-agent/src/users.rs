@@ -1,6 +1,7 @@
 //! Who a process runs as: users and groups, read from `/etc/passwd` and `/etc/group` without the C library's name
 //! services, which a static program does not have.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -43,6 +44,15 @@ pub(crate) fn find(user: Option<&str>) -> Result<Account, Refusal> {
         None => Ok(root(&passwd)),
         Some(user) => find_in(user, &passwd, &read(Path::new("/etc/group"))),
     }
+}
+
+/// The names of all users by their numbers; the first of several.
+pub(crate) fn names() -> HashMap<u32, Vec<u8>> {
+    let mut names = HashMap::new();
+    for entry in entries(&read(Path::new("/etc/passwd"))) {
+        names.entry(entry.uid).or_insert_with(|| entry.name.to_vec());
+    }
+    names
 }
 
 /// A file of the guest's, which may be missing. One that is no ordinary file must not stop us.

@@ -42,6 +42,12 @@ pub enum Error {
         /// What is wrong.
         what: &'static str,
     },
+    /// The archive has more members than it may have.
+    #[snafu(display("it has more than {most} files and folders"))]
+    TooMany {
+        /// How many it may have.
+        most: u64,
+    },
     /// The stream of the archive's bytes failed.
     #[snafu(display("{source}"))]
     Stream {
@@ -82,6 +88,7 @@ impl Error {
             },
             Self::Unfit { .. } => Failure::Unfit,
             Self::Refused { .. } | Self::Damaged { .. } => Failure::BadArchive,
+            Self::TooMany { .. } => Failure::Other,
             Self::Stream { .. } => Failure::Stream,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -101,6 +101,12 @@ impl Place {
     pub fn with_roots(mut self, roots: Vec<Vec<u8>>) -> Self {
         self.roots = (!roots.iter().any(|root| root == b".")).then(|| roots.into_iter().collect());
         self
+    }
+
+    /// The folder that everything is made in.
+    #[must_use]
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
     }
 
     fn as_name(path: &Path, target: impl FnOnce(Vec<u8>) -> Target) -> Result<Self, Error> {

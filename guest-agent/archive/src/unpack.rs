@@ -38,6 +38,8 @@ pub struct UnpackOptions {
     pub set_id: bool,
     /// Devices and pipes are made; they are refused otherwise.
     pub devices: bool,
+    /// An archive with more members is refused.
+    pub max_entries: Option<u64>,
 }
 
 /// Whose files become.
@@ -162,6 +164,9 @@ impl Unpacker {
             };
         }
         self.entries += 1;
+        if let Some(most) = self.options.max_entries.filter(|most| self.entries > *most) {
+            return Err(Error::TooMany { most });
+        }
         match &member.kind {
             Kind::Folder => self.folder(member, spot),
             Kind::File => {

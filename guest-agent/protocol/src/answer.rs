@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Exit, ProcessId, ProcessInfo};
+use crate::{Change, Exit, FileInfo, FolderEntry, GuestProcess, ProcessId, ProcessInfo};
 
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +60,23 @@ pub enum Reply {
     },
     /// An archive can come, or follows. Since 1.2.
     Transferring,
+    /// What a file is. Since 1.3, as are the next.
+    File(FileInfo),
+    /// Some of what is in a folder, never nothing.
+    Entries(Vec<FolderEntry>),
+    /// A part of this file follows.
+    Contents(FileInfo),
+    /// It goes on.
+    Going {
+        /// How much is done.
+        entries: u64,
+    },
+    /// What changes from now on is told.
+    Watching,
+    /// What has changed, never nothing.
+    Changes(Vec<Change>),
+    /// Some of the guest's processes, never none.
+    GuestProcesses(Vec<GuestProcess>),
 }
 
 /// Why a request was not done.
@@ -102,6 +119,18 @@ pub enum ErrorKind {
     BadArchive,
     /// It cannot be read, written or made for another reason. Since 1.2.
     File,
+    /// It is a folder. Since 1.3, as are the next.
+    IsFolder,
+    /// It is no folder.
+    NotFolder,
+    /// It is there already.
+    FileExists,
+    /// The folder is not empty.
+    FolderNotEmpty,
+    /// A name or a path is too long.
+    NameTooLong,
+    /// Its file system is read-only.
+    ReadOnly,
     /// The agent failed.
     Internal,
     /// A kind that a newer agent knows.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteString, ProcessId, Signal, SignalTarget, TerminalSize, Transfer};
+use crate::{ByteString, FileRequest, ProcessId, Signal, SignalTarget, TerminalSize, Transfer};
 
 /// A request. What the agent answers stands with each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +58,20 @@ pub enum Request {
     /// Bring files into the guest or out of it: [`Reply::Transferring`](crate::Reply::Transferring), then an archive in one
     /// direction, and what became of it. Since 1.2.
     Transfer(Transfer),
+    /// Look at a file or folder, or change it. Since 1.3.
+    File(FileRequest),
+    /// List all processes of the guest: [`Reply::GuestProcesses`](crate::Reply::GuestProcesses) as often as there are more,
+    /// then [`Reply::Done`](crate::Reply::Done). Since 1.3.
+    GuestProcesses {
+        /// For how long it is looked at what they do, 10 s at most.
+        #[serde(default)]
+        over_ms: u64,
+    },
+    /// Set the guest's clock, after its machine stood still: [`Reply::Done`](crate::Reply::Done). Since 1.3.
+    SetClock {
+        /// Nanoseconds since 1970.
+        time_ns: u64,
+    },
     /// Shut the guest down: [`Reply::Done`](crate::Reply::Done) as it begins.
     Shutdown(Shutdown),
 }

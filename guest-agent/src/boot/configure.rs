@@ -13,10 +13,9 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::mount_bind;
 use rustix::system::sethostname;
-use rustix::time::{ClockId, Timespec, clock_settime};
 use vmm_protocol::Configuration;
 
-use crate::console;
+use crate::{clock, console};
 
 /// Applies everything but the root.
 pub(super) fn apply(configuration: &Configuration) {
@@ -26,7 +25,7 @@ pub(super) fn apply(configuration: &Configuration) {
         }
     };
     if let Some(time) = configuration.time_ns {
-        warn("set the clock", set_clock(time));
+        warn("set the clock", clock::set(time));
     }
     if !configuration.entropy.is_empty() {
         warn("give the kernel entropy", vmm_sys::entropy::credit(&configuration.entropy));
@@ -39,15 +38,6 @@ pub(super) fn apply(configuration: &Configuration) {
         warn("write /etc/resolv.conf", write_resolv_conf(Path::new("/etc/resolv.conf"), text));
     }
     warn("set up the loopback interface", raise_loopback());
-}
-
-fn set_clock(time_ns: u64) -> io::Result<()> {
-    const BILLION: u64 = 1_000_000_000;
-    let time = Timespec {
-        tv_sec: i64::try_from(time_ns / BILLION).unwrap_or(i64::MAX),
-        tv_nsec: i64::try_from(time_ns % BILLION).unwrap_or(0),
-    };
-    Ok(clock_settime(ClockId::Realtime, time)?)
 }
 
 /// The name that we were told, or the image's own.

@@ -4,6 +4,7 @@
 //! answers, what the root needs. What nobody waits for comes after `Ready`.
 
 mod configure;
+mod keeper;
 mod modules;
 mod mounts;
 mod power;
@@ -100,11 +101,13 @@ fn start_and_serve(host: &mut Option<File>) -> Result<ShutdownMode, Fatal> {
     mounts::system(configuration.init);
     modules::load_for_this_processor(expected);
     configure::apply(&configuration);
+    let mut generation = 0;
     let place = match configuration.init {
         Init::Agent => Place::Init,
         Init::Image => {
             image_init::mask(&configuration.mask_services);
-            beside_image_init()?
+            generation = beside_image_init()?;
+            Place::BesideInit
         }
     };
     block_signals().map_err(trying("block signals"))?;
@@ -116,22 +119,28 @@ fn start_and_serve(host: &mut Option<File>) -> Result<ShutdownMode, Fatal> {
     let launcher = Launcher::new(configuration.environment).map_err(trying("prepare to start processes"))?;
     let mut server =
         Server::new(place, listener, launcher, groups).map_err(trying("prepare to take requests"))?;
-    timings.ready_us = clock::monotonic_us();
-    report(host, &AgentMessage::Ready(Ready { timings }));
+    server.follow(generation);
+    // The host was told of the first, which has loaded the modules.
+    if generation == 0 {
+        timings.ready_us = clock::monotonic_us();
+        report(host, &AgentMessage::Ready(Ready { timings }));
+    }
     server.prepare();
-    modules::load_in_background(late);
+    if generation == 0 {
+        modules::load_in_background(late);
+    }
     match server.run().map_err(trying("wait for requests"))? {
         End::ShutDown(mode) => Ok(mode),
         End::Terminated => Ok(ShutdownMode::PowerOff),
     }
 }
 
-/// The image's init becomes process 1, and we a process beside it.
-fn beside_image_init() -> Result<Place, Fatal> {
+/// The image's init becomes process 1, and we a process beside it. Says how many there were before us.
+fn beside_image_init() -> Result<u32, Fatal> {
     match fork_single_threaded().map_err(trying("make a process beside the image's init"))? {
         Fork::Child => {
             let _ = rustix::process::setsid();
-            Ok(Place::BesideInit)
+            keeper::keep().map_err(trying("make a process that keeps the agent"))
         }
         Fork::Parent(_) => {
             let error: std::io::Result<Infallible> = image_init::become_it();

@@ -12,7 +12,7 @@ mod shutdown;
 mod streams;
 #[cfg(test)]
 mod tests;
-mod transfers;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -30,8 +30,10 @@ use self::connection::{Connection, Role};
 use self::epoll::{Epoll, Event, Token};
 use self::freezing::{Freezable, Freezing};
 use self::process::Process;
+pub(crate) use self::requests::listed;
 use self::shutdown::ShuttingDown;
 use self::streams::{FrameBuffer, Moved};
+use self::workers::Workers;
 use crate::cgroup::Groups;
 use crate::launch::Launcher;
 use crate::listener::Listener;
@@ -84,8 +86,8 @@ pub struct Server {
     processes: BTreeMap<u64, Process>,
     /// The processes that run, by their number in the system.
     running: BTreeMap<i32, u64>,
-    /// The processes that bring files in or out, by their number in the system.
-    transfers: BTreeSet<i32>,
+    /// The processes that do what waits for disks.
+    workers: Workers,
     next_id: u64,
     /// Processes with more to move, when the others have had their turn.
     again: BTreeSet<u64>,
@@ -127,7 +129,7 @@ impl Server {
             connections: BTreeMap::new(),
             processes: BTreeMap::new(),
             running: BTreeMap::new(),
-            transfers: BTreeSet::new(),
+            workers: Workers::default(),
             next_id: 1,
             again: BTreeSet::new(),
             accept_from: None,
@@ -137,6 +139,11 @@ impl Server {
             end: None,
             buffer: Box::new([0; MAX_FRAME]),
         })
+    }
+
+    /// Takes the place of so many agents before it: no name of a process is used again.
+    pub fn follow(&mut self, agents: u32) {
+        self.next_id += u64::from(agents) << 32;
     }
 
     /// Does ahead what the first request would otherwise wait for.
@@ -379,7 +386,7 @@ impl Server {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
                     let pid = pid.as_raw_nonzero().get();
-                    self.transfers.remove(&pid);
+                    self.workers.remove(pid);
                     let Some(id) = self.running.remove(&pid) else { continue };
                     let signal = status.terminating_signal().and_then(|signal| u8::try_from(signal).ok());
                     let outcome = match signal.and_then(|signal| Signal::try_from(signal).ok()) {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use vmm_protocol::guest_process::{MAX_COMMAND, MAX_WORDS};
 use vmm_protocol::{
     Answer, Attach, ByteString, ErrorKind, FrameKind, OnDisconnect, ProcessId, ProcessInfo, Reply, Request,
     Signal, SignalTarget, Start, TerminalSize,
@@ -18,13 +19,16 @@ use crate::{clock, health};
 const MAX_PROCESSES: usize = 512;
 
 /// How much of a command is remembered for lists, so that all processes that there can be fit into one answer.
-const LISTED_ARGUMENTS: usize = 32;
-const LISTED_BYTES: usize = 1024;
+const LISTED_ARGUMENTS: usize = MAX_WORDS;
+const LISTED_BYTES: usize = MAX_COMMAND;
 
 impl Server {
     /// Does what a client asks, and answers.
     pub(super) fn handle(&mut self, client: u64, request: Request) {
         let result = match request {
+            Request::Transfer(_) | Request::File(_) | Request::GuestProcesses { .. } => {
+                return self.hand_over(client, &request);
+            }
             Request::Start(start) => return self.start(client, &start),
             Request::Attach(attach) => return self.attach(client, attach),
             Request::Output { process } => return self.show_output(client, process),
@@ -35,7 +39,7 @@ impl Server {
             Request::Processes => Ok(Reply::Processes(self.list())),
             Request::Health => Ok(Reply::Health(health::measure(self.running.len()))),
             Request::Freeze => return self.freeze_for(client),
-            Request::Transfer(transfer) => return self.transfer(client, &transfer),
+            Request::SetClock { time_ns } => set_clock(time_ns),
             Request::Shutdown(shutdown) => return self.shut_down_for(client, shutdown),
         };
         self.reply(client, &result.map_or_else(Answer::from, Answer::Ok));
@@ -241,8 +245,14 @@ impl Server {
     }
 }
 
+fn set_clock(time_ns: u64) -> Result<Reply, Refusal> {
+    clock::set(time_ns)
+        .map(|()| Reply::Done)
+        .map_err(|error| Refusal::system(ErrorKind::Internal, "set the clock", error))
+}
+
 /// The start of a command.
-fn listed(argv: &[ByteString]) -> Vec<ByteString> {
+pub(crate) fn listed(argv: &[ByteString]) -> Vec<ByteString> {
     let mut listed = Vec::new();
     let mut left = LISTED_BYTES;
     for argument in argv.iter().take(LISTED_ARGUMENTS) {

@@ -105,7 +105,7 @@ impl Server {
                 for process in self.processes.values().filter(|process| process.runs()) {
                     let _ = process.signal(Signal::KILL, SignalTarget::All);
                 }
-                self.end_transfers();
+                self.workers.end();
                 self.end = Some(End::Terminated);
             }
             // The image's init asks every process to end when it goes down; we are of use until it kills us.

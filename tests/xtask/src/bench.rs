@@ -19,6 +19,12 @@ pub(crate) const RULERS: [&str; 2] = ["rings", "fio"];
 /// Rounds with each of them.
 const DISK_ROUNDS: &str = "6";
 
+/// Rounds of the comparison of files, small files in the tree, and the MiB of the large one.
+const FILES: [&str; 3] = ["5", "20000", "2048"];
+
+/// Commands that are timed one after the other.
+const EXEC_COMMANDS: &str = "1000";
+
 /// Compares a disk with that of `qemu-storage-daemon`.
 pub(crate) fn run_disk(rulers: &[&str]) -> Outcome {
     setup::install_missing(setup::TO_COMPARE_DISKS)?;
@@ -31,6 +37,30 @@ pub(crate) fn run_disk(rulers: &[&str]) -> Outcome {
         command::show(&mut bench)?;
     }
     Ok(())
+}
+
+/// Compares `vmm cp` with `tar` through `vmm exec`, and with what the vsock carries.
+pub(crate) fn run_files() -> Outcome {
+    let folder = folder("bench/files")?;
+    let json = folder.join("files.json");
+    command::show(ours()?.arg("files").arg(&folder).arg(json).args(FILES))
+}
+
+/// Times commands through the library.
+pub(crate) fn run_exec() -> Outcome {
+    command::show(ours()?.args(["exec", EXEC_COMMANDS]))
+}
+
+/// The bench, with a home that has Alpine.
+fn ours() -> Outcome<Command> {
+    setup::install_missing(setup::TO_COMPARE)?;
+    quickstart::build()?;
+    build()?;
+    let home = project::test_images();
+    command::show(Command::new(project::vmm_binary()).args(["pull", "alpine"]).env("VMM_HOME", &home))?;
+    let mut bench = Command::new(project::target().join("release/vmm-bench"));
+    bench.env("VMM_HOME", &home).env("VMM_BIN", project::vmm_binary());
+    Ok(bench)
 }
 
 fn build() -> Outcome {
@@ -48,22 +78,15 @@ fn folder(name: &str) -> Outcome<PathBuf> {
 }
 
 pub(crate) fn run() -> Outcome {
-    setup::install_missing(setup::TO_COMPARE)?;
-    quickstart::build()?;
-    build()?;
+    let mut bench = ours()?;
     let folder = folder("bench")?;
     let python = peer(&folder)?;
-    let home = project::test_images();
-    command::show(Command::new(project::vmm_binary()).args(["pull", "alpine"]).env("VMM_HOME", &home))?;
-    let mut bench = Command::new(project::target().join("release/vmm-bench"));
     bench
         .arg("compare")
         .arg(python)
         .arg(project::root().join("benches/peer.py"))
         .arg(folder.join("boot.json"))
-        .args([ROUNDS, COMMANDS])
-        .env("VMM_HOME", &home)
-        .env("VMM_BIN", project::vmm_binary());
+        .args([ROUNDS, COMMANDS]);
     command::show(&mut bench)
 }
 

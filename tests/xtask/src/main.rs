@@ -28,6 +28,8 @@ The project's own commands:
   cargo xtask bench           compare with a peer: time until ready, time of a command, memory
   cargo xtask bench disk [fio|rings]
                               compare a disk with that of qemu-storage-daemon: with fio in a guest, without a guest, or both
+  cargo xtask bench files     compare vmm cp with tar through vmm exec, and with the vsock's own throughput
+  cargo xtask bench exec      time commands through the library: one after the other, and 64 at once
   cargo xtask setup [test|fuzz|compare|compare-disk]
                               only install what is missing to run `vmm`, or for the tests, fuzzing, the comparisons
 ";
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         ["bench"] => bench::run(),
         ["bench", "disk"] => bench::run_disk(&bench::RULERS),
         ["bench", "disk", ruler] if bench::RULERS.contains(ruler) => bench::run_disk(&[ruler]),
+        ["bench", "files"] => bench::run_files(),
+        ["bench", "exec"] => bench::run_exec(),
         ["setup"] => setup::install_missing(setup::TO_RUN),
         ["setup", "test"] => setup::install_missing(setup::TO_TEST),
         ["setup", "fuzz"] => setup::install_missing(setup::TO_FUZZ),

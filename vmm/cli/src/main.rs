@@ -8,6 +8,7 @@ mod progress;
 mod sanitise;
 mod session;
 mod signals;
+mod standard;
 mod table;
 mod terminal;
 mod values;

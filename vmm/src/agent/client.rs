@@ -1,6 +1,5 @@
 //! Requests to the agent: each on a connection of its own, each with a deadline.
 
-use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use vmm_protocol::{
 
 use super::connect::Timed;
 use super::error::{RefusalSnafu, UnexpectedSnafu, printable};
+use super::wire::{Cancel, Wire};
 use super::{
     AgentError, AgentProcess, AttachSpec, Connector, Download, FrozenGuest, ProcessSpec, ProcessTail, Upload,
     VsockSocket,
@@ -157,24 +157,38 @@ impl AgentClient {
         }
     }
 
-    /// Begins to bring an archive into the guest. What `cancel` says ends it when it becomes readable.
-    pub fn unpack<'a>(
-        &self,
-        request: Unpack,
-        cancel: Option<BorrowedFd<'a>>,
-    ) -> Result<Upload<'a>, AgentError> {
-        let what = "copy files into the guest";
-        Ok(Upload::new(self.transfer(what, Transfer::Unpack(request))?, cancel, what))
+    /// Sets the guest's clock, to nanoseconds since 1970.
+    pub fn set_clock(&self, time_ns: u64) -> Result<(), AgentError> {
+        let what = "set the guest's clock";
+        match self.open_younger(what, &Request::SetClock { time_ns })? {
+            (_, Reply::Done) => Ok(()),
+            _ => UnexpectedSnafu { what }.fail(),
+        }
     }
 
-    /// Begins to bring an archive out of the guest.
-    pub fn pack<'a>(
+    /// Begins to bring an archive into the guest. What `cancel` says ends it when it becomes readable; a guest that takes nothing
+    /// is given up after `patience`.
+    pub fn unpack(
+        &self,
+        request: Unpack,
+        patience: Duration,
+        cancel: Option<Arc<dyn Cancel>>,
+    ) -> Result<Upload, AgentError> {
+        let what = "copy files into the guest";
+        let stream = self.transfer(what, Transfer::Unpack(request))?;
+        Ok(Upload::new(Wire::new(stream, cancel).flowing(patience), what))
+    }
+
+    /// Begins to bring an archive out of the guest, in the same way.
+    pub fn pack(
         &self,
         request: Pack,
-        cancel: Option<BorrowedFd<'a>>,
-    ) -> Result<Download<'a>, AgentError> {
+        patience: Duration,
+        cancel: Option<Arc<dyn Cancel>>,
+    ) -> Result<Download, AgentError> {
         let what = "copy files out of the guest";
-        Ok(Download::new(self.transfer(what, Transfer::Pack(request))?, cancel))
+        let stream = self.transfer(what, Transfer::Pack(request))?;
+        Ok(Download::new(Wire::new(stream, cancel).flowing(patience)))
     }
 
     fn transfer(&self, what: &'static str, transfer: Transfer) -> Result<UnixStream, AgentError> {
@@ -185,7 +199,11 @@ impl AgentClient {
     }
 
     /// Opens a conversation with a request that the first agents do not know.
-    fn open_younger(&self, what: &'static str, request: &Request) -> Result<(UnixStream, Reply), AgentError> {
+    pub(super) fn open_younger(
+        &self,
+        what: &'static str,
+        request: &Request,
+    ) -> Result<(UnixStream, Reply), AgentError> {
         self.open(what, request, self.deadline()).map_err(|error| match error {
             // An agent that does not know the request cannot read it.
             AgentError::Refusal { kind: ErrorKind::Malformed, .. } => AgentError::TooOld { what },
@@ -198,6 +216,10 @@ impl AgentClient {
     pub fn shutdown(&self, mode: ShutdownMode, grace: Duration) -> Result<(), AgentError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.do_it("shut the guest down", &Request::Shutdown(Shutdown { mode, grace_ms }))
+    }
+
+    pub(super) fn answer_timeout(&self) -> Duration {
+        self.answer_timeout
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -10,21 +10,30 @@ mod collect;
 mod connect;
 mod demultiplexer;
 mod error;
+mod files;
 mod freeze;
 mod process;
 mod spec;
 mod transfer;
+mod wire;
 
 pub use binary::{AGENT_DIR_VARIABLE, BinaryError, binary};
 pub use client::AgentClient;
 pub use collect::{Collected, OutputLimits, ProcessTail};
 pub use connect::{Connector, VsockSocket};
 pub use error::AgentError;
+pub(crate) use error::printable;
+pub use files::{Listing, Watching};
 pub use freeze::{FrozenGuest, Thawed};
 pub use process::{AgentProcess, Closer, Output, ProcessOutput, ProcessStdin};
 pub use spec::{AttachSpec, ProcessSpec};
 pub use transfer::{Download, Upload};
 pub use vmm_protocol::{
-    AGENT_PORT, BOOT_PORT, ByteString, Configuration, ErrorKind, Exit, Health, Init, OnDisconnect, Outcome,
-    ProcessId, ProcessInfo, Ready, Root, ShutdownMode, Signal, SignalTarget, TerminalSize, Timings,
+    AGENT_PORT, BOOT_PORT, ByteString, Change, ChangeKind, Configuration, ErrorKind, Exit, FileInfo,
+    FileKind, FolderEntry, GuestProcess, Health, Init, OnDisconnect, Outcome, ProcessId, ProcessInfo, Ready,
+    Root, ShutdownMode, Signal, SignalTarget, TerminalSize, Timings,
 };
+pub use wire::Cancel;
+
+/// How long a guest to whom or from whom files go may do nothing at all, unless it is told otherwise.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);

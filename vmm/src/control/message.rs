@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use vmm_disk::LayerSpec;
 use vmm_protocol::Version;
 
-use crate::home::{End, Timestamp, Timings, VmId, VmName, VmState};
+use crate::home::{End, HealthReport, Timestamp, Timings, VmId, VmName, VmState};
 use crate::machine::RunExits;
 
 /// The first line of each side.
@@ -67,6 +67,10 @@ pub enum Request {
         /// How many bytes. `None`: as it is.
         target: Option<u64>,
     },
+    /// Have the processors stand still. Answered with [`Answer::Status`] when they do. Since 1.3.
+    Pause,
+    /// Let processors that stand still go on. Answered with [`Answer::Status`] when they do. Since 1.3.
+    Resume,
     /// Record a layer that is to be made as one of the VM's own. Answered with [`Answer::Owned`]. Since 1.2.
     OwnLayer {
         /// Its folder, beneath the home.
@@ -212,6 +216,9 @@ pub struct Status {
     /// How often its processors left the guest.
     #[serde(default)]
     pub exits: RunExits,
+    /// What its health check came to, if it has one. Since 1.3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthReport>,
 }
 
 /// What a monitor tells those who subscribed.

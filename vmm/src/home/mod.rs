@@ -26,6 +26,8 @@ mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
+mod time;
+mod upkeep;
 
 pub use console_times::{CONSOLE_TIME_INTERVAL, ConsoleTime};
 pub use error::{Danger, HomeError};
@@ -35,7 +37,12 @@ pub use folder::{HeldVm, VmFolder};
 pub use name::{InvalidName, VmId, VmName};
 pub use registry::nearest_name;
 pub use spec::{DEFAULT_STOP_GRACE, Init, Snapshot, UnknownInit, VmSpec};
-pub use state::{End, EndReason, StateRecord, Timestamp, Timings, VmState};
+pub use state::{End, EndReason, StateRecord, Timings, VmState};
+pub use time::Timestamp;
+pub(crate) use time::date_of;
+pub use upkeep::{
+    HealthCheck, HealthReport, HealthStatus, InvalidHealthCheck, RestartPolicy, UnknownRestartPolicy,
+};
 
 pub use crate::engine::EngineChoice;
 

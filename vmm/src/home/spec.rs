@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use snafu::Snafu;
 use vmm_protocol::Configuration;
 
-use super::{Timestamp, VmId, VmName};
+use super::{HealthCheck, RestartPolicy, Timestamp, VmId, VmName};
 use crate::engine::EngineChoice;
 use crate::machine::MachineSpec;
 
@@ -115,6 +115,12 @@ pub struct VmSpec {
     pub own_kernel: bool,
     /// The machine.
     pub machine: MachineSpec,
+    /// How it is seen that it does what it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// What follows from an end that nobody asked for.
+    #[serde(default)]
+    pub restart: RestartPolicy,
     /// States of its disk that were kept, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<Snapshot>,

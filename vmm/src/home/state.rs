@@ -2,29 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::Timestamp;
 use crate::machine::RunExits;
-
-/// A time of day: milliseconds since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Timestamp(pub u64);
-
-impl Timestamp {
-    /// Now.
-    pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    /// The time that has passed since (none, if the clock was set back).
-    pub fn elapsed(self) -> Duration {
-        Duration::from_millis(Self::now().0.saturating_sub(self.0))
-    }
-}
 
 /// What a VM does, derived from what lives: the lock, the control socket, the recorded end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -34,8 +16,12 @@ pub enum VmState {
     Created,
     /// Its guest boots.
     Starting,
+    /// It ended though nobody asked for it, and is about to be started again.
+    Restarting,
     /// Its guest answers.
     Running,
+    /// Its processors stand still, as asked.
+    Paused,
     /// It shuts down.
     Stopping,
     /// It ended as it was asked to, or by itself.
@@ -50,7 +36,9 @@ impl VmState {
         match self {
             Self::Created => "created",
             Self::Starting => "starting",
+            Self::Restarting => "restarting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::Crashed => "crashed",
@@ -59,7 +47,7 @@ impl VmState {
 
     /// Whether a monitor process has it.
     pub fn is_live(self) -> bool {
-        matches!(self, Self::Starting | Self::Running | Self::Stopping)
+        matches!(self, Self::Starting | Self::Running | Self::Paused | Self::Stopping)
     }
 }
 

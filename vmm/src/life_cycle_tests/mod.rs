@@ -4,11 +4,14 @@
 mod disks;
 mod fixture;
 mod guest;
+mod pool;
+mod upkeep;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,14 +20,27 @@ use vmm_protocol::{AgentMessage, Hello, header};
 
 use crate::control::{ControlError, Event, MonitorLine, Request};
 use crate::home::{EndReason, HomeError, VmFolder, VmState};
-use crate::sandbox::program::MARKER;
-use crate::sandbox::{Balloon, CancelToken, Error, LogOptions, Progress, Sandbox, StartOptions};
+use crate::sandbox::launch::launch;
+use crate::sandbox::program::{MARKER, MonitorProgram};
+use crate::sandbox::{Balloon, CancelToken, Error, LogOptions, Progress, Sandbox, StartOptions, hold};
 
 /// The body of a monitor process: `MonitorProgram::of_tests` runs this test binary again for it.
 #[test]
 fn monitor_process() {
     if std::env::args().any(|argument| argument == MARKER) {
         crate::monitor::run(Arc::new(guest::ScriptedLauncher)).unwrap();
+    }
+}
+
+/// The body of a keeper process.
+#[test]
+fn keeper_process() {
+    if std::env::args().any(|argument| argument == MARKER) {
+        let start = |_: &Path, folder: &VmFolder, options: &StartOptions| {
+            let held = hold(folder, "box")?;
+            launch(&MonitorProgram::of_tests(), held, false, vmm_sys::clock::monotonic_us(), options)
+        };
+        crate::sandbox::keeper::run(start).unwrap();
     }
 }
 
@@ -392,6 +408,27 @@ fn changes_are_told_to_whoever_wants_to_know() {
         }
     }
     assert_eq!(states, [VmState::Stopping]);
+}
+
+#[test]
+fn a_vm_that_is_paused_answers_nothing_and_goes_on_with_the_right_time() {
+    let home = TestHome::new();
+    let sandbox = home.run(Some("box"), Script::Ready).unwrap();
+    sandbox.resume().unwrap();
+    sandbox.pause().unwrap();
+    sandbox.pause().unwrap();
+    let info = sandbox.info().unwrap();
+    assert_eq!((info.state, info.state.is_live()), (VmState::Paused, true));
+    let error = sandbox.health().unwrap_err();
+    assert_eq!((error.code(), error.hint().as_deref()), ("paused", Some("let it go on: vmm resume box")));
+    sandbox.resume().unwrap();
+    assert_eq!(sandbox.info().unwrap().state, VmState::Running);
+    assert_eq!(sandbox.health().unwrap().agent, "scripted");
+    sandbox.pause().unwrap();
+    assert_eq!(sandbox.stop(Duration::from_secs(30)).unwrap().reason, EndReason::Stopped);
+    assert!(matches!(sandbox.pause(), Err(Error::NotRunning { .. })));
+    let console = fs::read_to_string(home.home.folder(sandbox.id()).console_log()).unwrap();
+    assert!(console.contains("clock set"), "{console}");
 }
 
 #[test]

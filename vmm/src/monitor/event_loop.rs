@@ -16,10 +16,12 @@ use super::client::{Asked, Client};
 use super::console::{Console, Found};
 use super::console_clients::{self, ConsoleClients};
 use super::guest;
+use super::health::{Attempt, HealthWatch};
 use super::launcher::{LaunchFailure, Launcher};
 use super::layer::{self, NewTop, Recorded};
 use super::life::{Action, Life, Progress, Stopper};
-use super::machine::{Launched, MachineThread};
+use super::machine::{Launched, MachineThread, Order};
+use super::pause::{AskedBy, Standstill};
 use super::process::{MonitorError, NoSpecSnafu, Process, Start, SystemSnafu};
 use crate::agent::boot::{BootError, BootReport};
 use crate::control::{Answer, Balloon, Goal, Refusal, RefusalCode, Request, StartRequest, Status};
@@ -69,6 +71,12 @@ pub(super) enum Happening {
     Boot(Result<(UnixStream, BootReport), BootError>),
     /// The agent could not be asked to shut down.
     ShutdownFailed(String),
+    /// The machine's processors stand still now, or go on; or why they do not.
+    StandsStill(Result<bool, String>),
+    /// The guest that goes on was told what time it is, as far as it would hear it.
+    ClockSet(Option<AskedBy>),
+    /// The guest's health was checked.
+    Checked(Attempt),
     /// The layer that is being added is to be recorded now.
     RecordLayer(Recorded),
     /// The layer was added, and so long the guest stood still; or why it was not.
@@ -105,7 +113,7 @@ pub(super) struct Monitor {
     held: HeldVm,
     spec: VmSpec,
     request: StartRequest,
-    vsock_socket: PathBuf,
+    pub(super) vsock_socket: PathBuf,
     poller: Poller,
     signals: Signals,
     listener: UnixListener,
@@ -113,16 +121,18 @@ pub(super) struct Monitor {
     console: Console,
     console_clients: ConsoleClients,
     console_of_machine: Option<OwnedFd>,
-    post: Post,
+    pub(super) post: Post,
     posted: mpsc::Receiver<Happening>,
-    clients: BTreeMap<u64, Client>,
+    pub(super) clients: BTreeMap<u64, Client>,
     next_token: u64,
-    machine: Option<MachineThread>,
+    pub(super) machine: Option<MachineThread>,
     /// The root disk. Whoever drops a disk writes to it, which this thread must not: so it has no part in it.
     disk: Weak<LiveDisk>,
     adding: Option<Adding>,
+    pub(super) standstill: Standstill,
+    pub(super) health: Option<HealthWatch>,
     launched: Launched,
-    life: Life,
+    pub(super) life: Life,
     started: Timestamp,
     timings: Timings,
     exits_until_ready: Option<Box<Exits>>,
@@ -184,6 +194,8 @@ impl Monitor {
             machine: None,
             disk: Weak::new(),
             adding: None,
+            standstill: Standstill::default(),
+            health: None,
             launched: Launched::default(),
             life,
             started: Timestamp::now(),
@@ -254,7 +266,7 @@ impl Monitor {
         vmm_sys::clock::monotonic_us().checked_sub(self.request.asked_at_us)
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         Status {
             id: self.spec.id.clone(),
             state: self.life.state(),
@@ -265,6 +277,7 @@ impl Monitor {
             started: self.started,
             timings: self.timings,
             exits: RunExits { until_ready: self.exits_until_ready.clone(), in_all: self.exits() },
+            health: self.health.as_ref().map(|watch| watch.report().clone()),
         }
     }
 
@@ -293,7 +306,7 @@ impl Monitor {
     }
 
     /// Records and tells that the VM does something else.
-    fn changed(&mut self, ready: bool) {
+    pub(super) fn changed(&mut self, ready: bool) {
         self.record(None);
         let status = self.status();
         for client in self.clients.values_mut() {
@@ -306,6 +319,7 @@ impl Monitor {
         match action {
             Action::None => {}
             Action::ShutDown(grace) => {
+                self.go_on();
                 self.changed(false);
                 if let Err(error) = guest::shut_down(self.vsock_socket.clone(), grace, &self.post) {
                     self.post.send(Happening::ShutdownFailed(error.to_string()));
@@ -314,7 +328,7 @@ impl Monitor {
             Action::PullPlug => {
                 self.changed(false);
                 if let Some(machine) = &self.machine {
-                    machine.pull_plug();
+                    machine.order(Order::PullPlug);
                 }
             }
             Action::GiveUp => {
@@ -388,6 +402,9 @@ impl Monitor {
                 Happening::MachineEnded(end) => self.end(Some(end)),
                 Happening::MachineGone => {}
                 Happening::Boot(outcome) => self.booted(outcome),
+                Happening::Checked(attempt) => self.checked(attempt),
+                Happening::StandsStill(outcome) => self.stands_still(outcome),
+                Happening::ClockSet(asked_by) => self.clock_set(asked_by),
                 Happening::ShutdownFailed(why) => {
                     let action = self.life.shutdown_failed(Instant::now(), &why);
                     self.act(action);
@@ -405,6 +422,7 @@ impl Monitor {
                     self.timings.ready = self.elapsed();
                     self.exits_until_ready = self.exits();
                     tracing::info!(agent = report.hello.agent, kernel = report.hello.kernel, "ready");
+                    self.watch_health();
                     self.changed(true);
                     self.release_starter();
                 }
@@ -413,6 +431,27 @@ impl Monitor {
                 let action = self.life.boot_failed(Instant::now(), &error);
                 self.act(action);
             }
+        }
+    }
+
+    /// Begins with the health check, if the VM has one.
+    fn watch_health(&mut self) {
+        let Some(check) = &self.spec.health_check else { return };
+        match HealthWatch::start(check, self.vsock_socket.clone(), &self.post, Instant::now()) {
+            Ok(watch) => self.health = Some(watch),
+            Err(error) => tracing::error!("cannot check the VM's health: {error}"),
+        }
+    }
+
+    fn checked(&mut self, attempt: Attempt) {
+        // One that is ending may fail its check.
+        if self.life.state() == VmState::Running
+            && let Some(watch) = &mut self.health
+            && watch.take(attempt, Instant::now())
+        {
+            let report = watch.report();
+            tracing::info!(failures = report.failures, "the VM is {}", report.status);
+            self.changed(false);
         }
     }
 
@@ -557,6 +596,8 @@ impl Monitor {
             Request::Balloon { target } => {
                 client.answer(id, self.balloon(target).map_or_else(Answer::Refused, Answer::Balloon));
             }
+            Request::Pause => self.stand_still(client, token, id, true),
+            Request::Resume => self.stand_still(client, token, id, false),
             Request::OwnLayer { folder } => {
                 let owned = self.own_layer(&folder);
                 client.answer(id, owned.map_or_else(Answer::Refused, |()| Answer::Owned));
@@ -626,6 +667,7 @@ impl Monitor {
             }
             VmState::Running => Ok(()),
             VmState::Starting => Err(out_of_place("the VM is still starting")),
+            VmState::Paused => Err(out_of_place("the VM is paused")),
             _ => Err(out_of_place("the VM is ending")),
         }
     }
@@ -720,7 +762,7 @@ impl Monitor {
         }
     }
 
-    fn update_interests(&mut self) {
+    pub(super) fn update_interests(&mut self) {
         for (token, client) in &self.clients {
             let _ = self.poller.modify(client, *token, interest_in(client));
         }
@@ -769,12 +811,12 @@ impl Monitor {
 }
 
 /// The refusal of what cannot be.
-fn invalid(message: String) -> Refusal {
+pub(super) fn invalid(message: String) -> Refusal {
     Refusal { code: RefusalCode::Invalid, message }
 }
 
 /// The refusal of a request that is not for now.
-fn out_of_place(message: &str) -> Refusal {
+pub(super) fn out_of_place(message: &str) -> Refusal {
     Refusal { code: RefusalCode::OutOfPlace, message: message.to_owned() }
 }
 

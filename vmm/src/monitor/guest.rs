@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use vmm_protocol::{BOOT_PORT, Configuration, ShutdownMode};
 
 use super::event_loop::{Happening, Post};
+use super::pause::AskedBy;
 use crate::agent::{AgentClient, boot};
 use crate::threads::{self, Role};
 
@@ -17,6 +18,9 @@ const ENTROPY: usize = 64;
 
 /// How long an agent may take to answer that it begins to shut down.
 const SHUTDOWN_ANSWER: Duration = Duration::from_secs(5);
+
+/// How long an agent may take to set the clock.
+const CLOCK_ANSWER: Duration = Duration::from_secs(5);
 
 /// Where the guest's connection to the boot port arrives.
 pub(super) fn boot_socket(vsock_socket: &Path) -> PathBuf {
@@ -52,6 +56,19 @@ pub(super) fn shut_down(vsock_socket: PathBuf, grace: Duration, post: &Post) -> 
         }
     };
     threads::spawn(Role::Agent, "shutdown", work).map(drop)
+}
+
+/// Tells the guest what time it is, after it stood still.
+pub(super) fn set_clock(vsock_socket: PathBuf, asked_by: Option<AskedBy>, post: &Post) -> io::Result<()> {
+    let post = post.clone();
+    let work = move || {
+        let client = AgentClient::new(vsock_socket).with_answer_timeout(CLOCK_ANSWER);
+        if let Some(Err(error)) = now().map(|now| client.set_clock(now)) {
+            tracing::warn!("cannot set the guest's clock: {}", crate::engine::chain(&error));
+        }
+        post.send(Happening::ClockSet(asked_by));
+    };
+    threads::spawn(Role::Agent, "clock", work).map(drop)
 }
 
 fn now() -> Option<u64> {

@@ -171,6 +171,17 @@ impl Life {
         self.end_with(self.verdict.clone().unwrap_or(verdict), String::new())
     }
 
+    /// Its processors stand still, or go on. Says whether that is news: one that ends meanwhile is not held up.
+    pub(super) fn stands_still(&mut self, still: bool) -> bool {
+        let (from, to) =
+            if still { (VmState::Running, VmState::Paused) } else { (VmState::Paused, VmState::Running) };
+        let news = self.state == from;
+        if news {
+            self.state = to;
+        }
+        news
+    }
+
     /// Somebody wants it to stop.
     pub(super) fn stop(&mut self, now: Instant, stopper: Stopper, grace: Option<Duration>) -> Action {
         let grace = match (stopper, grace) {
@@ -190,7 +201,7 @@ impl Life {
             Stopper::StarterGone => (EndReason::StarterGone, "it was stopped: whoever started it is gone"),
         };
         match self.state {
-            VmState::Running if !grace.is_zero() => {
+            VmState::Running | VmState::Paused if !grace.is_zero() => {
                 self.verdict.get_or_insert(Verdict::new(reason, message));
                 self.state = VmState::Stopping;
                 self.deadline = now.checked_add(grace + SHUTDOWN_MARGIN);
@@ -354,6 +365,17 @@ mod tests {
         let end = life.machine_ended(Some(MachineEnd::Stopped), false, String::new());
         assert_eq!(end.reason, EndReason::Killed);
         assert!(end.message.contains("did not shut down in time"), "{}", end.message);
+    }
+
+    #[test]
+    fn a_guest_that_stands_still_is_asked_to_stop_like_any_other() {
+        let (now, mut life) = running();
+        assert!(life.stands_still(true));
+        assert!(!life.stands_still(true));
+        assert_eq!(life.state(), VmState::Paused);
+        assert_eq!(life.stop(now, Stopper::Client, GRACE), Action::ShutDown(Duration::from_secs(3)));
+        assert!(!life.stands_still(false));
+        assert_eq!(life.state(), VmState::Stopping);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 
 use super::event_loop::{Happening, Post};
 use super::launcher::Launcher;
-use crate::engine::ExitCounter;
+use crate::engine::{EngineError, ExitCounter, RunningMachine};
 use crate::home::{Home, VmSpec};
 use crate::machine::BalloonControl;
 use crate::threads;
@@ -25,9 +25,20 @@ pub(super) struct Launched {
     pub(super) processor_us: Option<u64>,
 }
 
+/// What the thread is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// End the machine, as soon as it is there.
+    PullPlug,
+    /// Have its processors stand still.
+    Pause,
+    /// Let them go on.
+    Resume,
+}
+
 /// The way to the thread.
 pub(super) struct MachineThread {
-    plug: mpsc::Sender<()>,
+    orders: mpsc::Sender<Order>,
 }
 
 impl MachineThread {
@@ -40,32 +51,32 @@ impl MachineThread {
         post: &Post,
         told: mpsc::Receiver<()>,
     ) -> std::io::Result<Self> {
-        let (plug, pulled) = mpsc::channel();
+        let (orders, ordered) = mpsc::channel();
         let post = post.clone();
         let serve = move || {
             if told.recv().is_ok() {
-                serve(launcher.as_ref(), &home, &spec, console, &post, &pulled);
+                serve(launcher.as_ref(), &home, &spec, console, &post, &ordered);
             }
         };
         threads::spawn_without_role("machine", serve)?;
-        Ok(Self { plug })
+        Ok(Self { orders })
     }
 
-    /// Ends the machine, as soon as it is there.
-    pub(super) fn pull_plug(&self) {
+    /// Tells the thread what to do.
+    pub(super) fn order(&self, order: Order) {
         // A thread that is gone has no machine.
-        let _ = self.plug.send(());
+        let _ = self.orders.send(order);
     }
 }
 
-/// Runs until the other side of `pulled` is dropped; then the machine is dropped, and [`Happening::MachineGone`] told.
+/// Runs until the other side of `ordered` is dropped; then the machine is dropped, and [`Happening::MachineGone`] told.
 fn serve(
     launcher: &dyn Launcher,
     home: &Home,
     spec: &VmSpec,
     console: OwnedFd,
     post: &Post,
-    pulled: &mpsc::Receiver<()>,
+    ordered: &mpsc::Receiver<Order>,
 ) {
     let ended = post.clone();
     let built = |root| post.send(Happening::MachineBuilt(root));
@@ -76,14 +87,25 @@ fn serve(
             let (processes, exits, balloon) = (machine.processes(), machine.exits(), machine.balloon());
             let processor_us = machine.report().processor_us;
             post.send(Happening::Launched(Launched { engine, processes, exits, balloon, processor_us }));
-            while pulled.recv().is_ok() {
-                if let Err(error) = machine.stop() {
-                    tracing::error!("cannot stop the machine: {}", crate::engine::chain(&error));
-                }
+            while let Ok(order) = ordered.recv() {
+                obey(order, machine.as_mut(), post);
             }
             drop(machine);
             post.send(Happening::MachineGone);
         }
         Err(failure) => post.send(Happening::LaunchFailed(failure)),
+    }
+}
+
+fn obey(order: Order, machine: &mut dyn RunningMachine, post: &Post) {
+    let why = |error: EngineError| crate::engine::chain(&error);
+    match order {
+        Order::PullPlug => {
+            if let Err(error) = machine.stop() {
+                tracing::error!("cannot stop the machine: {}", why(error));
+            }
+        }
+        Order::Pause => post.send(Happening::StandsStill(machine.pause().map(|()| true).map_err(why))),
+        Order::Resume => post.send(Happening::StandsStill(machine.resume().map(|()| false).map_err(why))),
     }
 }

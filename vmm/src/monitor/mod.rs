@@ -17,10 +17,12 @@ mod console_clients;
 mod console_times;
 mod event_loop;
 mod guest;
+mod health;
 mod launcher;
 mod layer;
 mod life;
 mod machine;
+mod pause;
 mod process;
 
 pub use launcher::{EngineLauncher, LaunchFailure, Launcher};

@@ -10,7 +10,7 @@ use super::disk::{DiskSize, ExtraDisk};
 use super::progress::Observer;
 use super::{CancelToken, Error, Progress, Sandbox, start};
 use crate::agent::ByteString;
-use crate::home::{EngineChoice, Home, Init};
+use crate::home::{EngineChoice, HealthCheck, Home, Init, RestartPolicy};
 use crate::image::BaseFile;
 use crate::machine::{ConsoleKind, MemorySize};
 
@@ -198,6 +198,8 @@ pub struct SandboxBuilder {
     pub(super) disk_size: Option<DiskSize>,
     pub(super) disks: Vec<ExtraDisk>,
     pub(super) command_line: Option<String>,
+    pub(super) health_check: Option<HealthCheck>,
+    pub(super) restart: RestartPolicy,
     pub(super) pull: PullPolicy,
     pub(super) options: StartOptions,
 }
@@ -229,6 +231,8 @@ impl SandboxBuilder {
             disk_size: None,
             disks: Vec::new(),
             command_line: None,
+            health_check: None,
+            restart: RestartPolicy::default(),
             pull: PullPolicy::default(),
             options: StartOptions::default(),
         }
@@ -376,6 +380,19 @@ impl SandboxBuilder {
     /// Adds parameters to the kernel's command line.
     pub fn command_line(mut self, parameters: impl Into<String>) -> Self {
         self.command_line = Some(parameters.into());
+        self
+    }
+
+    /// How it is seen that the VM does what it is for: [`VmInfo::health`](super::VmInfo::health) tells.
+    pub fn health_check(mut self, check: HealthCheck) -> Self {
+        self.health_check = Some(check);
+        self
+    }
+
+    /// What follows when the VM ends though nobody asked for it; nothing where nothing is said. One that is to be started
+    /// again has a name and is detached.
+    pub fn restart(mut self, policy: RestartPolicy) -> Self {
+        self.restart = policy;
         self
     }
 

@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use vmm_sys::Event;
+use vmm_sys::{Event, Interest, Poller};
 
 /// Cancels what it was given to. Clones cancel the same.
 ///
@@ -35,6 +36,14 @@ impl CancelToken {
         self.0.cancelled.store(true, Ordering::Release);
         // A counter that cannot be raised is raised already; the flag says the same.
         let _ = self.0.event.notify();
+    }
+
+    /// Waits for so long, or until it is cancelled. Says whether it is.
+    pub fn wait_for(&self, span: Duration) -> std::io::Result<bool> {
+        let mut poller = Poller::new()?;
+        poller.add(self, 0, Interest::READ)?;
+        drop(poller.wait(Some(span))?);
+        Ok(self.is_cancelled())
     }
 
     /// Waits until it is cancelled.

@@ -131,6 +131,12 @@ pub enum Error {
         /// The VM.
         name: String,
     },
+    /// The VM's processors stand still.
+    #[snafu(display("the VM {name} is paused"))]
+    Paused {
+        /// The VM.
+        name: String,
+    },
     /// The VM has no balloon.
     #[snafu(display("the VM {name} has no balloon"))]
     NoBalloon {
@@ -199,6 +205,18 @@ pub enum Error {
         /// Which, and why; printable.
         message: String,
     },
+    /// What a guest sends is more than it may be.
+    #[snafu(display("what the guest sends is not taken: {message}"))]
+    CopyLimit {
+        /// Which limit it exceeds.
+        message: String,
+    },
+    /// No machine of a pool was ready in time.
+    #[snafu(display("no machine of the pool was ready within {timeout:?}"))]
+    PoolTimeout {
+        /// How long it was waited for.
+        timeout: std::time::Duration,
+    },
     /// The guest's agent refused, does not answer, or not in our language.
     #[snafu(display("{source}"))]
     Agent {
@@ -220,6 +238,36 @@ impl Error {
     /// Whether a process was let go that goes on by itself.
     pub fn is_detached(&self) -> bool {
         matches!(self, Self::Agent { source: AgentError::Detached })
+    }
+
+    /// Whether it was cancelled by whom it was asked for.
+    pub fn is_cancelled(&self) -> bool {
+        self.code() == "cancelled"
+    }
+
+    /// Whether a time was up: a guest that does not get ready, or that does not answer.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.code(), "agent_timeout" | "never_ready" | "monitor_unresponsive")
+    }
+
+    /// Whether there is no such VM.
+    pub fn is_no_such_vm(&self) -> bool {
+        self.code() == "no_such_vm"
+    }
+
+    /// Whether the VM does not run: it was never started, or it has ended, also just now.
+    pub fn is_not_running(&self) -> bool {
+        matches!(self, Self::NotRunning { .. } | Self::Ended { .. } | Self::MonitorLost { .. })
+    }
+
+    /// Whether the guest has no such file, or no such program.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.code(), "no_such_file" | "command_not_found")
+    }
+
+    /// Whether what was asked for cannot be, whatever state anything is in: a mistake of the caller's.
+    pub fn is_invalid(&self) -> bool {
+        self.code().starts_with("invalid")
     }
 
     /// A stable word for the kind of error.
@@ -247,6 +295,7 @@ impl Error {
             Self::Ended { end } => end.reason.code(),
             Self::NotRunning { .. } => "not_running",
             Self::NotReady { .. } => "not_ready",
+            Self::Paused { .. } => "paused",
             Self::NoBalloon { .. } => "no_balloon",
             Self::OldMonitor { .. } => "monitor_version",
             Self::AlreadyRunning { .. } => "already_running",
@@ -261,8 +310,16 @@ impl Error {
                 ErrorKind::NoSpace => "no_space",
                 ErrorKind::UnfitFile => "unfit_file",
                 ErrorKind::BadArchive => "bad_archive",
+                ErrorKind::IsFolder => "is_folder",
+                ErrorKind::NotFolder => "not_folder",
+                ErrorKind::FileExists => "file_exists",
+                ErrorKind::FolderNotEmpty => "folder_not_empty",
+                ErrorKind::NameTooLong => "name_too_long",
+                ErrorKind::ReadOnly => "read_only",
                 _ => "guest_file",
             },
+            Self::CopyLimit { .. } => "copy_limit",
+            Self::PoolTimeout { .. } => "pool_timeout",
             Self::Agent { source } => agent_code(source),
             Self::System { .. } => "system",
         }
@@ -292,6 +349,7 @@ impl Error {
                 Some(format!("vmm stop {name}, or remove it by force: vmm rm -f {name}"))
             }
             Self::MustStop { name } => Some(format!("vmm stop {name}")),
+            Self::Paused { name } => Some(format!("let it go on: vmm resume {name}")),
             Self::NoSnapshot { vm, nearest: None, .. } => {
                 Some(format!("see which there are: vmm snapshot list {vm}"))
             }
@@ -352,6 +410,21 @@ fn agent_code(error: &AgentError) -> &'static str {
         error if error.is_unreachable() => "agent_lost",
         _ => "agent_protocol",
     }
+}
+
+/// An error and all its causes in one line; a cause whose text the error above it already ends with is not repeated.
+pub fn error_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl From<ControlError> for Error {

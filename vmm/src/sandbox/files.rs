@@ -1,24 +1,31 @@
 //! Files into a VM and out of it.
 
+#[cfg(test)]
+mod hostile_agent_tests;
+mod limits;
 mod options;
 mod owner;
+mod single;
 #[cfg(test)]
 mod tests;
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::unistd::Uid;
 use vmm_archive::{Holds, Kind, PackOptions, Packer, Place, Reader, Streamed, UnpackOptions, root_name};
 use vmm_protocol::{Pack, Totals, Unpack};
 
+use self::limits::Limits;
 use self::options::Watched;
 pub use self::options::{Copied, CopyOptions, CopyOwner};
 use self::owner::owner_here;
+pub use self::single::{FolderEntries, Watch};
+use super::link::Link;
 use super::{CancelToken, Error, Sandbox};
-use crate::agent::{AgentClient, AgentError, ByteString, ErrorKind};
+use crate::agent::{AgentClient, AgentError, ByteString, Cancel, ErrorKind, FileInfo, printable};
 
 impl Sandbox {
     /// Copies files and trees from the host into its guest, by the rules of `cp -a`: into `target` if that is a folder,
@@ -81,7 +88,18 @@ impl Sandbox {
     /// # Ok::<(), vmm::Error>(())
     /// ```
     pub fn write_file(&self, path: impl Into<ByteString>, contents: &[u8]) -> Result<(), Error> {
-        self.explained(write_file(&self.link.agent()?, path.into(), contents))
+        self.explained(write_file(&self.link.agent()?, path.into(), contents, None))
+    }
+
+    /// Writes a file in its guest with the owner and the mode of another one, such as that which is replaced
+    /// ([`Sandbox::stat`]).
+    pub fn write_file_as(
+        &self,
+        path: impl Into<ByteString>,
+        contents: &[u8],
+        like: &FileInfo,
+    ) -> Result<(), Error> {
+        self.explained(write_file(&self.link.agent()?, path.into(), contents, Some(like)))
     }
 
     /// Reads a file of its guest, through links if it is one. One that is longer than `limit` is an error.
@@ -89,17 +107,22 @@ impl Sandbox {
         self.explained(read_file(&self.link.agent()?, &path.into(), limit))
     }
 
-    /// What a failure means: the VM may have ended, or may not be running at all.
     fn explained<T>(&self, result: Result<T, Failure>) -> Result<T, Error> {
-        result.map_err(|failure| match failure {
-            Failure::Host(source) => Error::HostFile { source },
-            Failure::Invalid(message) => Error::Invalid { message },
-            Failure::Cancelled => Error::Cancelled,
-            Failure::Agent(AgentError::Refusal { kind, message, .. }) if is_of_files(kind) => {
-                Error::GuestFile { kind, message }
-            }
-            Failure::Agent(error) => self.link.explain(error, None),
-        })
+        result.map_err(|failure| explain(&self.link, failure))
+    }
+}
+
+/// What a failure means: the VM may have ended, or may not be running at all.
+fn explain(link: &Link, failure: Failure) -> Error {
+    match failure {
+        Failure::Host(source) => Error::HostFile { source },
+        Failure::Invalid(message) => Error::Invalid { message },
+        Failure::Cancelled => Error::Cancelled,
+        Failure::TooMuch(message) => Error::CopyLimit { message },
+        Failure::Agent(AgentError::Refusal { kind, message, .. }) if is_of_files(kind) => {
+            Error::GuestFile { kind, message }
+        }
+        Failure::Agent(error) => link.explain(error, None),
     }
 }
 
@@ -109,6 +132,7 @@ enum Failure {
     Host(vmm_archive::Error),
     Agent(AgentError),
     Invalid(String),
+    TooMuch(String),
     Cancelled,
 }
 
@@ -119,11 +143,31 @@ impl From<AgentError> for Failure {
 }
 
 fn is_of_files(kind: ErrorKind) -> bool {
-    use ErrorKind::{BadArchive, File, NoSpace, NoSuchFile, NotPermitted, UnfitFile};
-    matches!(kind, BadArchive | File | NoSpace | NoSuchFile | NotPermitted | UnfitFile)
+    use ErrorKind::{
+        BadArchive, File, FileExists, FolderNotEmpty, IsFolder, NameTooLong, NoSpace, NoSuchFile, NotFolder,
+        NotPermitted, ReadOnly, UnfitFile,
+    };
+    matches!(
+        kind,
+        BadArchive
+            | File
+            | FileExists
+            | FolderNotEmpty
+            | IsFolder
+            | NameTooLong
+            | NoSpace
+            | NoSuchFile
+            | NotFolder
+            | NotPermitted
+            | ReadOnly
+            | UnfitFile
+    )
 }
 
 const OUT: &str = "copy files out of the guest";
+
+/// No file comes with more than this around its contents.
+const BESIDE_A_FILE: u64 = 4 << 20;
 
 fn copy_in(
     client: &AgentClient,
@@ -175,17 +219,23 @@ fn unpack(
     })
 }
 
-fn write_file(client: &AgentClient, path: ByteString, contents: &[u8]) -> Result<(), Failure> {
+fn write_file(
+    client: &AgentClient,
+    path: ByteString,
+    contents: &[u8],
+    like: Option<&FileInfo>,
+) -> Result<(), Failure> {
+    let (uid, gid, mode) = like.map_or((0, 0, 0o644), |like| (like.uid, like.gid, like.mode));
     let request = Unpack {
         path,
         holds: vmm_protocol::Holds::File,
-        owner: Some("0:0".to_owned()),
-        set_id: false,
+        owner: Some(format!("{uid}:{gid}")),
+        set_id: like.is_some(),
         devices: false,
     };
     let written = upload(client, request, &CopyOptions::default(), |out| {
         let mut packer = Packer::new(out, PackOptions::default());
-        packer.add_bytes(b"file", 0o644, contents)?;
+        packer.add_bytes(b"file", mode, contents)?;
         packer.finish()?;
         Ok(Totals { entries: 1, ..Totals::default() })
     });
@@ -210,8 +260,12 @@ fn upload(
     send: impl FnOnce(&mut dyn Write) -> Result<Totals, vmm_archive::Error>,
 ) -> Result<Copied, Failure> {
     check_path(&request.path)?;
-    let mut upload = client.unpack(request, options.cancel.as_ref().map(AsFd::as_fd))?;
-    let sent = send(&mut Watched { inner: &mut upload, bytes: 0, options });
+    if options.max_bytes.is_some() || options.max_entries.is_some() {
+        return Err(Failure::Invalid("limits are for what is copied out of a guest".to_owned()));
+    }
+    let mut upload = client.unpack(request, options.patience, cancel_of(options))?;
+    let mut limits = Limits::default();
+    let sent = send(&mut Watched { inner: &mut upload, bytes: 0, options, limits: &mut limits });
     let sent = match sent {
         _ if is_cancelled(options) => return Err(Failure::Cancelled),
         Ok(totals) => totals,
@@ -240,9 +294,15 @@ fn copy_out(
     // Only what was asked for: a guest could send files of any name into the folder.
     let roots = sources.iter().map(|source| root_name(&path_of(source))).collect();
     let place = Place::find(target, holds).map_err(Failure::Host)?.with_roots(roots);
-    let unpack = UnpackOptions { owner, set_id: options.set_id, devices: options.devices };
+    let unpack = UnpackOptions {
+        owner,
+        set_id: options.set_id,
+        devices: options.devices,
+        max_entries: options.max_entries,
+    };
+    let limits = Limits::new(options.max_bytes, place.folder().try_clone_to_owned().ok());
     let mut counts = Copied::default();
-    let totals = download(client, sources, options, |archive| {
+    let totals = download(client, sources, options, limits, |archive| {
         let unpacked = vmm_archive::unpack(archive, place, unpack)?;
         counts.entries = unpacked.entries;
         counts.set_id_taken = unpacked.set_id_taken;
@@ -261,7 +321,13 @@ fn pack(
     mut archive: impl Write,
     options: &CopyOptions,
 ) -> Result<Copied, Failure> {
-    let totals = download(client, sources, options, |pieces| {
+    if options.max_entries.is_some() {
+        let message =
+            "an archive that is packed is not looked into: its entries cannot be limited".to_owned();
+        return Err(Failure::Invalid(message));
+    }
+    let limits = Limits::new(options.max_bytes, None);
+    let totals = download(client, sources, options, limits, |pieces| {
         let mut buffer = vec![0; 128 * 1024];
         loop {
             let length = pieces.read(&mut buffer).map_err(stream)?;
@@ -283,7 +349,9 @@ fn read_file(client: &AgentClient, path: &ByteString, limit: usize) -> Result<Ve
     let unfit = |why| vmm_archive::Error::Unfit { path: path_of(path), why };
     let mut contents = Vec::new();
     let request = Pack { paths: vec![path.clone()], follow: true, devices: false };
-    receive(client, request, &CopyOptions::default(), |archive| {
+    // What is said of the file beside its contents, and what fills its last blocks.
+    let limits = Limits::new(Some((limit as u64).saturating_add(BESIDE_A_FILE)), None);
+    let read = receive(client, request, &CopyOptions::default(), limits, |archive| {
         let mut reader = Reader::new(Streamed(archive));
         let member = reader.next()?.filter(|member| member.kind == Kind::File);
         let Some(member) = member else { return Err(unfit("is no file")) };
@@ -310,18 +378,30 @@ fn read_file(client: &AgentClient, path: &ByteString, limit: usize) -> Result<Ve
             return Err(unfit("came with others"));
         }
         reader.finish().map(drop)
-    })?;
-    Ok(contents)
+    });
+    match read {
+        Ok(_) => Ok(contents),
+        // Nothing here is a file of the host's.
+        Err(Failure::Host(error)) => {
+            let kind = match error {
+                vmm_archive::Error::Unfit { .. } => ErrorKind::UnfitFile,
+                _ => ErrorKind::BadArchive,
+            };
+            Err(AgentError::Refusal { what: "read a file", kind, message: printable(&error.line()) }.into())
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 fn download(
     client: &AgentClient,
     sources: Vec<ByteString>,
     options: &CopyOptions,
+    limits: Limits,
     take: impl FnOnce(&mut dyn Read) -> Result<(), vmm_archive::Error>,
 ) -> Result<Totals, Failure> {
     sources.iter().try_for_each(check_path)?;
-    receive(client, Pack { paths: sources, follow: false, devices: options.devices }, options, take)
+    receive(client, Pack { paths: sources, follow: false, devices: options.devices }, options, limits, take)
 }
 
 /// Receives an archive, which is taken to its end.
@@ -329,12 +409,17 @@ fn receive(
     client: &AgentClient,
     request: Pack,
     options: &CopyOptions,
+    mut limits: Limits,
     take: impl FnOnce(&mut dyn Read) -> Result<(), vmm_archive::Error>,
 ) -> Result<Totals, Failure> {
-    let mut archive = client.pack(request, options.cancel.as_ref().map(AsFd::as_fd))?;
-    let taken = take(&mut Watched { inner: &mut archive, bytes: 0, options });
+    let mut archive = client.pack(request, options.patience, cancel_of(options))?;
+    let taken = take(&mut Watched { inner: &mut archive, bytes: 0, options, limits: &mut limits });
+    if let Some(message) = limits.exceeded() {
+        return Err(Failure::TooMuch(message));
+    }
     match taken {
         _ if is_cancelled(options) => Err(Failure::Cancelled),
+        Err(error @ vmm_archive::Error::TooMany { .. }) => Err(Failure::TooMuch(error.to_string())),
         Ok(()) => Ok(archive.totals().cloned().unwrap_or_default()),
         Err(vmm_archive::Error::Stream { source }) => Err(AgentError::from_stream(OUT, source).into()),
         Err(error) => Err(Failure::Host(error)),
@@ -343,6 +428,10 @@ fn receive(
 
 fn stream(source: io::Error) -> vmm_archive::Error {
     vmm_archive::Error::Stream { source }
+}
+
+fn cancel_of(options: &CopyOptions) -> Option<Arc<dyn Cancel>> {
+    options.cancel.clone().map(|token| Arc::new(token) as Arc<dyn Cancel>)
 }
 
 fn is_cancelled(options: &CopyOptions) -> bool {

@@ -17,6 +17,9 @@ use crate::threads;
 /// How long a monitor may take to answer what it can answer at once.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long an engine may take to have a machine stand still.
+const STANDSTILL_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Beyond a guest's grace: the monitor gives it some, the engine some, then it clears away.
 const STOP_MARGIN: Duration = Duration::from_secs(25);
 
@@ -30,13 +33,16 @@ pub(super) struct Link {
     name: String,
     /// The connection on which the VM was started. While it is there the VM is ours: it ends with it.
     lifeline: Mutex<Option<Connection>>,
+    /// The process that it is ours in: one that was forked off it has the lifeline too, and must not end it.
+    owner: u32,
     /// How it ended, once that is known.
     ended: Mutex<Option<End>>,
 }
 
 impl Link {
     pub(super) fn new(folder: VmFolder, name: String, lifeline: Option<Connection>) -> Self {
-        Self { folder, name, lifeline: Mutex::new(lifeline), ended: Mutex::new(None) }
+        let owner = std::process::id();
+        Self { folder, name, lifeline: Mutex::new(lifeline), owner, ended: Mutex::new(None) }
     }
 
     pub(super) fn folder(&self) -> &VmFolder {
@@ -74,9 +80,17 @@ impl Link {
         Error::NotRunning { name: self.name.clone() }
     }
 
+    fn paused(&self) -> Error {
+        Error::Paused { name: self.name.clone() }
+    }
+
     /// A client of the guest's agent.
     pub(super) fn agent(&self) -> Result<AgentClient, Error> {
-        let sockets = self.folder.state()?.map_or_else(|| self.folder.sockets(), |record| record.sockets);
+        let record = self.folder.state()?;
+        if record.as_ref().is_some_and(|record| record.state == VmState::Paused && record.end.is_none()) {
+            return Err(self.paused());
+        }
+        let sockets = record.map_or_else(|| self.folder.sockets(), |record| record.sockets);
         Ok(AgentClient::new(VmFolder::vsock_socket(&sockets)))
     }
 
@@ -104,6 +118,25 @@ impl Link {
             Err(ControlError::Refused { refusal }) => Err(match refusal.code {
                 RefusalCode::Invalid => Error::Invalid { message: refusal.message },
                 RefusalCode::OutOfPlace => Error::NotReady { name: name() },
+                _ => Error::OldMonitor { name: name() },
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Has its processors stand still, or lets them go on.
+    pub(super) fn stand_still(&self, still: bool) -> Result<(), Error> {
+        let name = || self.name.clone();
+        let request = if still { Request::Pause } else { Request::Resume };
+        let deadline = Instant::now() + STANDSTILL_TIMEOUT;
+        match self.connect()?.ask(request, Some(deadline), None) {
+            Ok(_) => Ok(()),
+            Err(ControlError::Refused { refusal }) => Err(match refusal.code {
+                RefusalCode::Invalid => Error::Invalid { message: refusal.message },
+                RefusalCode::OutOfPlace if self.status()?.state == VmState::Starting => {
+                    Error::NotReady { name: name() }
+                }
+                RefusalCode::OutOfPlace => self.not_running(),
                 _ => Error::OldMonitor { name: name() },
             }),
             Err(error) => Err(error.into()),
@@ -144,13 +177,10 @@ impl Link {
         deadline: Option<Instant>,
         cancel: Option<&CancelToken>,
     ) -> Result<End, Error> {
-        if let Some(end) = self.known_end() {
-            return Ok(end);
-        }
-        // Not on the lifeline: other threads may want to hear it meanwhile.
+        // Whether it is known how it ended or not, it may run again. Not on the lifeline: other threads may want to hear it meanwhile.
         let mut connection = match self.connect() {
             Ok(connection) => connection,
-            Err(error) => return self.end_of_the_dead().ok_or(error),
+            Err(error) => return self.known_end().or_else(|| self.end_of_the_dead()).ok_or(error),
         };
         let outcome = match connection.request(request) {
             Ok(_) | Err(ControlError::Lost) => end_from(&mut connection, deadline, cancel),
@@ -195,6 +225,9 @@ impl Link {
 
     /// Lets go of a VM that is ours: it ends by that. Returns when everything of it is gone.
     pub(super) fn release(&self, timeout: Duration) {
+        if std::process::id() != self.owner {
+            return;
+        }
         let Some(mut lifeline) = self.lifeline().take() else { return };
         // Its monitor takes that for our end.
         lifeline.finish();
@@ -219,8 +252,10 @@ impl Link {
     fn explain_loss(&self, source: AgentError) -> Error {
         // It was there a moment ago if it is ours, or if the connection to its agent broke in use.
         let was_there = self.lifeline().is_some() || matches!(source, AgentError::Lost { .. });
-        if self.status().is_ok_and(|status| status.state == VmState::Starting) {
-            return Error::NotReady { name: self.name.clone() };
+        match self.status().map(|status| status.state) {
+            Ok(VmState::Starting) => return Error::NotReady { name: self.name.clone() },
+            Ok(VmState::Paused) => return self.paused(),
+            _ => {}
         }
         let deadline = Some(Instant::now() + END_TIMEOUT);
         match self.until_end(Request::Wait { goal: Goal::Ended }, deadline, None) {

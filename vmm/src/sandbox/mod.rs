@@ -12,15 +12,19 @@ mod console;
 mod customise;
 mod disk;
 mod error;
+mod events;
 mod files;
 mod foresee;
 mod images;
 mod info;
 mod inspect;
+pub mod keeper;
 pub(crate) mod launch;
 mod link;
 mod log_position;
 mod logs;
+mod metrics;
+mod pool;
 mod process;
 pub(crate) mod program;
 mod progress;
@@ -28,13 +32,15 @@ mod prune;
 mod reconfigure;
 mod rename;
 mod service;
-mod start;
+pub(crate) mod start;
+mod stats;
 
 pub use crate::agent::{
-    ByteString, Health, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Signal,
-    TerminalSize,
+    ByteString, Change, ChangeKind, FileInfo, FileKind, FolderEntry, GuestProcess, Health, ProcessId,
+    ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Signal, TerminalSize,
 };
 pub use crate::control::Balloon;
+pub use crate::home::{HealthCheck, HealthReport, HealthStatus, RestartPolicy};
 pub use builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartOptions};
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
@@ -43,16 +49,20 @@ pub use customise::{ImagePull, PulledImage};
 pub use disk::{
     Cloned, Committed, DiskCheck, DiskFile, DiskSize, DiskSizeError, DiskSpace, ExtraDisk, SnapshotInfo,
 };
-pub use error::Error;
-pub use files::{Copied, CopyOptions, CopyOwner};
+pub use error::{Error, error_line};
+pub use events::{Events, Happened, VmEvent};
+pub use files::{Copied, CopyOptions, CopyOwner, FolderEntries, Watch};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
 pub use inspect::{DiskDetails, LayerDetails, VmDetails};
 pub use logs::{ConsoleLog, LogOptions};
-pub use process::{ExitStatus, Output, Process, ProcessControl};
+pub use metrics::{MetricsPlace, prometheus_text, serve_metrics};
+pub use pool::{PoolBuilder, SandboxPool};
+pub use process::{ExitStatus, Output, Process, ProcessControl, ProcessEvent};
 pub use progress::Progress;
 pub use prune::{PrunedVm, prune_vms, stopped_vms};
 pub use service::{ServiceRestart, ServiceScope, ServiceUnit};
+pub use stats::{HostCosts, VmStats};
 
 pub use crate::home::DEFAULT_STOP_GRACE;
 
@@ -61,7 +71,7 @@ use std::time::{Duration, Instant};
 
 use crate::agent::AttachSpec;
 use crate::control::{Connection, ControlError};
-use crate::home::{End, EndReason, HeldVm, Home, HomeError, Timestamp, VmFolder, VmId};
+use crate::home::{End, EndReason, HeldVm, Home, HomeError, Timestamp, VmFolder, VmId, VmState};
 use link::Link;
 
 /// How long a VM that is dropped may take to be gone.
@@ -131,6 +141,11 @@ impl Sandbox {
         info::look_at_all(home)
     }
 
+    /// What happens to the VMs of a home from now on. Cancelling the token ends the iterator.
+    pub fn events(home: &Home, cancel: Option<&CancelToken>) -> Result<Events, Error> {
+        Events::new(home, cancel)
+    }
+
     /// A handle on a VM that is there. With a lifeline it is ours.
     pub(crate) fn of(folder: VmFolder, lifeline: Option<Connection>) -> Self {
         // Where nobody can read what it is, its id is what to call it.
@@ -176,6 +191,16 @@ impl Sandbox {
         self.link.agent()?.processes().map_err(|error| self.link.explain(error, None))
     }
 
+    /// What it costs its host, and how its guest is.
+    pub fn stats(&self) -> Result<VmStats, Error> {
+        Ok(stats::of(self, self.info()?))
+    }
+
+    /// The same of each VM of a home that runs.
+    pub fn stats_of_all(home: &Home) -> Result<Vec<VmStats>, Error> {
+        stats::of_all(home)
+    }
+
     /// A command to run in it; without any word, the user's login shell.
     pub fn command<A: Into<ByteString>>(&self, argv: impl IntoIterator<Item = A>) -> Command<'_> {
         Command::new(self, argv.into_iter().map(Into::into).collect())
@@ -207,9 +232,21 @@ impl Sandbox {
         ended.map(ExitStatus::from).map_err(|error| self.link.explain(error, None))
     }
 
+    /// Has its processors stand still, and returns when they do. It keeps its memory, and answers nothing; connections to
+    /// programs in it wait. One that stands still already is left so.
+    pub fn pause(&self) -> Result<(), Error> {
+        self.link.stand_still(true)
+    }
+
+    /// Lets its processors go on. Its clock is set to the host's then.
+    pub fn resume(&self) -> Result<(), Error> {
+        self.link.stand_still(false)
+    }
+
     /// Shuts it down in order and returns when everything of it is gone. A guest that takes longer than `grace` is
     /// stopped as by pulling the plug. One without a name is removed by that.
     pub fn stop(&self, grace: Duration) -> Result<End, Error> {
+        keeper::dismiss(self.link.folder())?;
         self.link.stop(grace)
     }
 
@@ -221,6 +258,7 @@ impl Sandbox {
     /// Stops it as by pulling the plug, and returns when everything of it is gone. A monitor that does not answer is
     /// killed.
     pub fn kill(&self) -> Result<End, Error> {
+        keeper::dismiss(self.link.folder())?;
         match self.link.kill(KILL_TIMEOUT) {
             Err(Error::Control { .. }) => self.kill_monitor(),
             // It may be so young, or so stuck, that it does not listen.
@@ -273,6 +311,9 @@ impl Sandbox {
     /// Removes it, its disk and its logs. One that runs is only removed with `force`, which kills it first.
     pub fn remove(&self, force: bool) -> Result<(), Error> {
         let folder = self.link.folder().clone();
+        if !folder.is_held()? {
+            keeper::dismiss(&folder)?;
+        }
         if folder.is_held()? {
             if !force {
                 return Err(Error::Running { name: self.name().to_owned() });
@@ -298,9 +339,22 @@ impl Sandbox {
         self.link.wait_until_ready(cancel)
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended, for good: an end after which it is started again by its restart policy does not count.
     pub fn wait(&self, cancel: Option<&CancelToken>) -> Result<End, Error> {
-        self.link.wait(cancel)
+        let end = self.link.wait(cancel);
+        let restarts = self.link.folder().spec()?.is_some_and(|spec| spec.restart != RestartPolicy::No);
+        if !restarts || matches!(end, Err(Error::Cancelled)) {
+            return end;
+        }
+        let mut events = Self::events(self.link.folder().home(), cancel)?;
+        loop {
+            let info = info::look_at(self.link.folder())?.ok_or_else(|| self.gone())?;
+            if let (Some(end), false) = (info.end, info.state == VmState::Restarting) {
+                return Ok(end);
+            }
+            // Of any VM: each is a reason to look again.
+            events.next().transpose()?.ok_or(Error::Cancelled)?;
+        }
     }
 
     /// Reads what it wrote to its console. A reader that follows goes on until it has ended, or until `cancel`.

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use vmm::agent::{AgentError, ErrorKind, ProcessSpec};
+use vmm::agent::{AgentError, ErrorKind, PATIENCE, ProcessSpec};
 use vmm_archive::{PackOptions, Packer};
 use vmm_protocol::{Answer, Holds, Pack, PieceReader, Request, Totals, Transfer, Unpack, header};
 
@@ -42,7 +42,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "another process does it, which nobody tells us of")]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < deadline, "{what} never came");
@@ -55,8 +55,10 @@ fn a_file_goes_through_and_comes_back() {
     let agent = Agent::start();
     let folder = tempfile::tempdir().unwrap();
     let contents = vec![7; 3_000_000];
-    let mut upload =
-        agent.client().unpack(as_us(unpack_to(&folder.path().join("file"), Holds::One)), None).unwrap();
+    let mut upload = agent
+        .client()
+        .unpack(as_us(unpack_to(&folder.path().join("file"), Holds::One)), PATIENCE, None)
+        .unwrap();
     upload.write_all(&archive("other", &contents)).unwrap();
     assert_eq!(names(folder.path()).iter().filter(|name| *name == "file").count(), 0, "not before its end");
     let totals = upload.finish(Totals::default()).unwrap();
@@ -64,7 +66,8 @@ fn a_file_goes_through_and_comes_back() {
     assert_eq!(names(folder.path()), ["file"]);
     assert!(fs::read(folder.path().join("file")).unwrap() == contents);
     let paths = vec![folder.path().join("file").to_str().unwrap().into()];
-    let mut download = agent.client().pack(Pack { paths, follow: false, devices: false }, None).unwrap();
+    let mut download =
+        agent.client().pack(Pack { paths, follow: false, devices: false }, PATIENCE, None).unwrap();
     let mut bytes = Vec::new();
     download.read_to_end(&mut bytes).unwrap();
     assert_eq!(download.totals().unwrap().bytes, bytes.len() as u64);
@@ -77,14 +80,18 @@ fn what_is_wrong_is_told_before_or_while_it_goes() {
     let folder = tempfile::tempdir().unwrap();
     let kind = |error: AgentError| error.kind();
     let missing = unpack_to(&folder.path().join("no/file"), Holds::One);
-    assert_eq!(kind(agent.client().unpack(missing, None).unwrap_err()), Some(ErrorKind::NoSuchFile));
+    assert_eq!(
+        kind(agent.client().unpack(missing, PATIENCE, None).unwrap_err()),
+        Some(ErrorKind::NoSuchFile)
+    );
     let nobody = Unpack { owner: Some("nobody-at-all".into()), ..unpack_to(folder.path(), Holds::One) };
-    assert_eq!(kind(agent.client().unpack(nobody, None).unwrap_err()), Some(ErrorKind::NoSuchUser));
+    assert_eq!(kind(agent.client().unpack(nobody, PATIENCE, None).unwrap_err()), Some(ErrorKind::NoSuchUser));
     let paths = vec!["/surely/missing".into()];
     let missing = Pack { paths, follow: false, devices: false };
-    assert_eq!(kind(agent.client().pack(missing, None).unwrap_err()), Some(ErrorKind::NoSuchFile));
+    assert_eq!(kind(agent.client().pack(missing, PATIENCE, None).unwrap_err()), Some(ErrorKind::NoSuchFile));
     // In the middle: the agent says why, while the client still sends.
-    let mut upload = agent.client().unpack(as_us(unpack_to(folder.path(), Holds::Anything)), None).unwrap();
+    let mut upload =
+        agent.client().unpack(as_us(unpack_to(folder.path(), Holds::Anything)), PATIENCE, None).unwrap();
     let mut failed = upload.write_all(&archive("../outside", b"owned"));
     let noise = vec![0x55; 1 << 20];
     while failed.is_ok() {
@@ -92,7 +99,8 @@ fn what_is_wrong_is_told_before_or_while_it_goes() {
     }
     assert_eq!(kind(upload.refusal()), Some(ErrorKind::BadArchive));
     assert!(names(folder.path()).is_empty());
-    let upload = agent.client().unpack(as_us(unpack_to(folder.path(), Holds::Anything)), None).unwrap();
+    let upload =
+        agent.client().unpack(as_us(unpack_to(folder.path(), Holds::Anything)), PATIENCE, None).unwrap();
     assert_eq!(
         kind(upload.finish(Totals::default()).unwrap_err()),
         Some(ErrorKind::BadArchive),
@@ -107,7 +115,7 @@ fn a_client_that_is_gone_leaves_nothing_and_an_agent_that_ends_takes_its_transfe
     let half = |agent: &Agent| {
         let bytes = archive("file", &vec![7; 1 << 20]);
         let mut upload =
-            agent.client().unpack(as_us(unpack_to(folder.path(), Holds::Anything)), None).unwrap();
+            agent.client().unpack(as_us(unpack_to(folder.path(), Holds::Anything)), PATIENCE, None).unwrap();
         upload.write_all(&bytes[..bytes.len() / 2]).unwrap();
         until("the beginning of it", || names(folder.path()).iter().any(|name| name.ends_with(".partial")));
         upload
@@ -124,7 +132,7 @@ fn a_client_that_is_gone_leaves_nothing_and_an_agent_that_ends_takes_its_transfe
 fn the_agent_serves_others_meanwhile_and_so_many_transfers_at_once() {
     let agent = Agent::start();
     let folder = tempfile::tempdir().unwrap();
-    let begin = || agent.client().unpack(as_us(unpack_to(folder.path(), Holds::Anything)), None);
+    let begin = || agent.client().unpack(as_us(unpack_to(folder.path(), Holds::Anything)), PATIENCE, None);
     let open: Vec<_> = (0..64).map(|_| begin().unwrap()).collect();
     assert_eq!(begin().unwrap_err().kind(), Some(ErrorKind::Resources));
     assert!(run(&agent.client(), &ProcessSpec::command(["true"])).exit.success());

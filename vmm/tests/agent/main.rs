@@ -5,6 +5,7 @@
 mod files;
 mod life;
 mod protocol;
+mod single;
 mod streams;
 mod terminal;
 
@@ -112,5 +113,5 @@ fn shell(script: &str) -> ProcessSpec {
 }
 
 fn run(client: &AgentClient, spec: &ProcessSpec) -> Collected {
-    client.start(spec).unwrap().collect(b"", OutputLimits::default(), soon()).unwrap()
+    client.start(spec).unwrap().collect(b"", OutputLimits::default(), soon(), None).unwrap()
 }

@@ -38,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
         _ => ("new", Holds::One),
     };
     let options =
-        UnpackOptions { owner: Owner::Us, set_id: choices & 8 != 0, devices: false };
+        UnpackOptions { owner: Owner::Us, set_id: choices & 8 != 0, devices: false, max_entries: None };
     let place = Place::find(&scene.join(path), holds).expect("a place that is there");
     let place = if choices & 16 != 0 { place.with_roots(vec![b"file".to_vec(), b"a".to_vec()]) } else { place };
     let unpacked = unpack(&archive[..], place, options);

@@ -1,15 +1,12 @@
 //! `vmm cp`: files and trees into a VM and out of it.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use vmm::{ByteString, CancelToken, Copied, CopyOptions, CopyOwner, Error, Home, Sandbox};
 
 use super::run;
@@ -17,6 +14,8 @@ use crate::error::Failure;
 use crate::progress::CopyDisplay;
 use crate::sanitise::say;
 use crate::signals::SignalForwarder;
+use crate::standard::Standard;
+use crate::values;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -35,6 +34,12 @@ pub(crate) struct Cp {
     /// Copy devices and pipes too
     #[arg(long)]
     devices: bool,
+    /// End a copy out of a VM that is more than so many bytes
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    max_size: Option<u64>,
+    /// End a copy out of a VM that is more than so many files and folders
+    #[arg(long, value_name = "N")]
+    max_entries: Option<u64>,
     /// What to copy, and at last where to: one side is VM:PATH, the other a path here, or - for a tar archive
     #[arg(value_name = "SRC... DST", required = true, num_args = 2..)]
     paths: Vec<OsString>,
@@ -42,7 +47,7 @@ pub(crate) struct Cp {
 
 /// One of the paths.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     Host(PathBuf),
     Guest { vm: String, path: Vec<u8> },
     Stream,
@@ -50,7 +55,7 @@ enum Place {
 
 impl Place {
     /// A colon behind a name names a VM; `./a:b` is a file here.
-    fn of(path: &OsStr) -> Self {
+    pub(super) fn of(path: &OsStr) -> Self {
         if path == "-" {
             return Self::Stream;
         }
@@ -141,12 +146,18 @@ impl Cp {
         };
         let display = CopyDisplay::new(quiet, total(&copy));
         let observer = display.clone();
-        let options = CopyOptions::default()
+        let mut options = CopyOptions::default()
             .owner(owner)
             .set_id(self.set_id)
             .devices(self.devices)
             .cancel(&token)
             .on_progress(move |bytes| observer.show(bytes));
+        if let Some(bytes) = self.max_size {
+            options = options.max_bytes(bytes);
+        }
+        if let Some(entries) = self.max_entries {
+            options = options.max_entries(entries);
+        }
         let copied = match copy {
             Copy::In { sources, target, .. } => sandbox.copy_in(sources, target, &options),
             Copy::Unpack { target, .. } => sandbox.unpack(Standard { token: &token }, target, &options),
@@ -163,46 +174,6 @@ impl Cp {
                 Ok(ExitCode::SUCCESS)
             }
         }
-    }
-}
-
-/// Standard input and output, which end when they are cancelled, however long they would wait for the program at the other
-/// end.
-struct Standard<'a> {
-    token: &'a CancelToken,
-}
-
-impl Standard<'_> {
-    fn wait(&self, fd: impl AsFd, flags: PollFlags) -> io::Result<()> {
-        loop {
-            let mut fds = [PollFd::new(&fd, flags), PollFd::new(self.token, PollFlags::IN)];
-            match poll(&mut fds, None) {
-                Ok(_) if !fds[1].revents().is_empty() => return Err(io::Error::other("cancelled")),
-                Ok(1..) => return Ok(()),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-}
-
-impl Read for Standard<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.wait(io::stdin(), PollFlags::IN)?;
-        Ok(rustix::io::read(io::stdin(), buffer)?)
-    }
-}
-
-impl Write for Standard<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        /// A pipe that takes anything takes so much without waiting (`PIPE_BUF`).
-        const AT_ONCE: usize = 4096;
-        self.wait(io::stdout(), PollFlags::OUT)?;
-        Ok(rustix::io::write(io::stdout(), &bytes[..bytes.len().min(AT_ONCE)])?)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

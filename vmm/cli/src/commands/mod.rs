@@ -12,6 +12,8 @@ mod destroy;
 mod disk;
 mod doctor;
 mod down;
+mod edit;
+mod events;
 mod exec;
 mod flatten;
 mod help;
@@ -22,6 +24,8 @@ pub(crate) mod internal;
 mod kill;
 mod logs;
 mod man;
+mod mcp;
+mod pause;
 mod processes;
 mod project;
 mod prune;
@@ -29,15 +33,19 @@ mod ps;
 mod pull;
 mod rename;
 mod restart;
+mod resume;
 mod rm;
 mod run;
 mod service;
 mod shell;
 mod snapshot;
 mod start;
+mod stats;
 mod status;
 mod stop;
+mod top;
 mod up;
+mod upkeep;
 mod version;
 mod wait;
 
@@ -62,7 +70,7 @@ pub(crate) enum Command {
     /// Without a command it is a login shell. Without --name the VM leaves nothing behind when it ends; with one its
     /// disk is kept, and `vmm start` starts it again. With -d the VM stays until `vmm stop`, a command runs in it by
     /// itself, and its name is printed.
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Run a command in a VM that runs
     ///
     /// Without a command it is a login shell. With -d the command goes on by itself, and its id is printed.
@@ -80,6 +88,14 @@ pub(crate) enum Command {
     /// extended attributes. A path in a VM that does not begin with a slash begins in root's home. Copies belong to root in
     /// the VM and to you here, unless you are root, who keeps their owners.
     Cp(cp::Cp),
+    /// Edit a file in a VM with your own editor
+    ///
+    /// What VISUAL or EDITOR names, or vi, gets a copy, which is written back if it was changed, with the owner and the mode that
+    /// the file has. A file that has changed in the guest meanwhile is left alone; what was edited is then kept, as after any
+    /// failure, and you are told where.
+    Edit(edit::Edit),
+    /// List what runs in a VM, whoever started it
+    Top(top::Top),
     /// List the VMs
     #[command(visible_alias = "list")]
     Ps(ps::Ps),
@@ -91,6 +107,10 @@ pub(crate) enum Command {
     Stop(stop::Stop),
     /// Shut VMs down in order and start them again; those that do not run are started
     Restart(restart::Restart),
+    /// Have the processors of VMs stand still; they keep their memory, and cost no processor time
+    Pause(pause::Pause),
+    /// Let VMs go on that were paused
+    Resume(resume::Resume),
     /// Wait until VMs have ended, or a command in one
     ///
     /// The status is 0 when they ended as they were asked to, or by themselves. With --process it is that of the command.
@@ -142,6 +162,10 @@ pub(crate) enum Command {
     /// A VM gets one by `vmm run --disk FILE`, or later by `vmm start --disk FILE`. The format is what the file's name says,
     /// .qcow2, or .raw and .img, if the contents look like it; otherwise --format says it.
     Disk(disk::Disk),
+    /// Tell what happens to VMs as it happens: created, running, unhealthy, ended
+    Events(events::Events),
+    /// Show what VMs cost and how their guests are: processors, memory, disks, load
+    Stats(stats::Stats),
     /// Print what a VM wrote to its console
     Logs(logs::Logs),
     /// Sit down at a VM's console, beside others perhaps
@@ -177,6 +201,11 @@ pub(crate) enum Command {
     /// List, fetch and care for images
     #[command(visible_alias = "image")]
     Images(images::Images),
+    /// Give agents sandboxes, by the Model Context Protocol on standard input and output
+    ///
+    /// Its tools make sandboxes, run commands in them, and read and write files there, all within the limits that are said
+    /// here. The sandboxes are gone when the client is.
+    Mcp(mcp::Mcp),
     /// Say what this machine can do for vmm, and what to do about what is missing
     ///
     /// The status is 0 when some engine can run VMs.
@@ -199,11 +228,15 @@ impl Command {
             Self::Processes(command) => command.run(),
             Self::Attach(command) => command.run(),
             Self::Cp(command) => command.run(quiet),
+            Self::Edit(command) => command.run(),
+            Self::Top(command) => command.run(),
             Self::Ps(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Start(command) => command.run(quiet),
             Self::Stop(command) => command.run(),
             Self::Restart(command) => command.run(quiet),
+            Self::Pause(command) => command.run(),
+            Self::Resume(command) => command.run(),
             Self::Wait(command) => command.run(),
             Self::Kill(command) => command.run(),
             Self::Rm(command) => command.run(),
@@ -215,6 +248,8 @@ impl Command {
             Self::Flatten(command) => command.run(),
             Self::Compact(command) => command.run(),
             Self::Disk(command) => command.run(),
+            Self::Events(command) => command.run(),
+            Self::Stats(command) => command.run(),
             Self::Logs(command) => command.run(),
             Self::Console(command) => command.run(),
             Self::Balloon(command) => command.run(),
@@ -227,6 +262,7 @@ impl Command {
             Self::Init(command) => command.run(),
             Self::Pull(command) => command.run(quiet),
             Self::Images(command) => command.run(quiet),
+            Self::Mcp(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Version(command) => command.run(),
             Self::Completion(command) => command.run(),

@@ -115,6 +115,8 @@ pub(crate) struct Run {
     /// Add a disk file, which the guest finds as /dev/vdb and so on: FILE[,ro][,format=raw|qcow2]
     #[arg(long = "disk", value_name = "FILE", value_parser = ExtraDisk::parse)]
     disks: Vec<ExtraDisk>,
+    #[command(flatten)]
+    upkeep: super::upkeep::Upkeep,
     /// For debugging: do not hold the VM's monitor to the system calls that it needs
     #[arg(long)]
     no_seccomp: bool,
@@ -249,7 +251,7 @@ impl Run {
         if let Some(base) = self.base_file()? {
             builder = builder.base_file(base);
         }
-        Ok(builder)
+        Ok(self.upkeep.apply(builder))
     }
 
     fn command<'a>(&self, sandbox: &'a Sandbox, streams: Streams) -> vmm::Command<'a> {

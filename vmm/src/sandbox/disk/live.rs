@@ -35,6 +35,7 @@ impl<'a> LiveVm<'a> {
         let folder = sandbox.link.folder();
         match sandbox.link.status()?.state {
             VmState::Running => {}
+            VmState::Paused => return Err(Error::Paused { name: sandbox.name().to_owned() }),
             VmState::Starting => return Err(Error::NotReady { name: sandbox.name().to_owned() }),
             _ => return Err(Error::NotRunning { name: sandbox.name().to_owned() }),
         }

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::CancelToken;
+use super::limits::Limits;
+use crate::agent::PATIENCE;
 
 /// Whose files become that are copied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,13 +22,31 @@ pub enum CopyOwner {
 }
 
 /// How files are copied.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct CopyOptions {
     pub(super) owner: CopyOwner,
     pub(super) set_id: bool,
     pub(super) devices: bool,
+    pub(super) max_bytes: Option<u64>,
+    pub(super) max_entries: Option<u64>,
+    pub(super) patience: Duration,
     pub(super) cancel: Option<CancelToken>,
     pub(super) observer: Option<Arc<dyn Fn(u64) + Send + Sync>>,
+}
+
+impl Default for CopyOptions {
+    fn default() -> Self {
+        Self {
+            owner: CopyOwner::default(),
+            set_id: false,
+            devices: false,
+            max_bytes: None,
+            max_entries: None,
+            patience: PATIENCE,
+            cancel: None,
+            observer: None,
+        }
+    }
 }
 
 impl CopyOptions {
@@ -45,6 +66,26 @@ impl CopyOptions {
     /// Copies devices and pipes, which are refused otherwise.
     pub fn devices(mut self, devices: bool) -> Self {
         self.devices = devices;
+        self
+    }
+
+    /// Ends a copy out of a guest that is more than so many bytes, with all that is said of files beside their contents. In
+    /// any case one ends that would leave the target's file system with less than a twentieth of its space, or 1 GiB.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// Ends a copy out of a guest that is more than so many files and folders.
+    pub fn max_entries(mut self, entries: u64) -> Self {
+        self.max_entries = Some(entries);
+        self
+    }
+
+    /// How long the guest may neither take nor bring anything, 2 minutes where nothing is said. A guest that moves less
+    /// than 1 KiB a second is taken for one that does nothing at all.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -87,26 +128,28 @@ pub struct Copied {
     pub attributes_lost: u64,
 }
 
-/// Bytes on their way, of which somebody is told.
+/// Bytes on their way, of which somebody is told, and which may become too many.
 pub(super) struct Watched<'a, T> {
     pub inner: &'a mut T,
     pub bytes: u64,
     pub options: &'a CopyOptions,
+    pub limits: &'a mut Limits,
 }
 
 impl<T> Watched<'_, T> {
-    fn tell(&mut self, length: usize) {
+    fn tell(&mut self, length: usize) -> io::Result<()> {
         self.bytes += length as u64;
         if let Some(observer) = &self.options.observer {
             observer(self.bytes);
         }
+        self.limits.check(self.bytes)
     }
 }
 
 impl<T: Read> Read for Watched<'_, T> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
-        self.tell(length);
+        self.tell(length)?;
         Ok(length)
     }
 }
@@ -114,7 +157,7 @@ impl<T: Read> Read for Watched<'_, T> {
 impl<T: Write> Write for Watched<'_, T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let length = self.inner.write(bytes)?;
-        self.tell(length);
+        self.tell(length)?;
         Ok(length)
     }
 

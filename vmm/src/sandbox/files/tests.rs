@@ -111,7 +111,8 @@ fn an_archive_that_is_cut_or_changed_leaves_the_target_as_it_was() {
 #[test]
 fn a_file_longer_than_it_may_be_is_not_read() {
     let (client, agent) = agent(sends(&["file"]));
-    assert!(matches!(read_file(&client, &"/file".into(), 4), Err(Failure::Host(_))));
+    let failure = read_file(&client, &"/file".into(), 4).unwrap_err();
+    assert!(matches!(failure, Failure::Agent(AgentError::Refusal { kind: ErrorKind::UnfitFile, .. })));
     drop(client);
     agent.join().unwrap();
     let (client, agent) = self::agent(sends(&["file"]));
@@ -148,6 +149,106 @@ fn a_copy_that_is_cancelled_ends_though_the_guest_says_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let sources = vec![ByteString::from("/file")];
     assert!(matches!(copy_out(&client, sources, folder.path(), &options), Err(Failure::Cancelled)));
+    drop(client);
+    agent.join().unwrap();
+}
+
+/// Sends an archive that is made so.
+fn sends_archive(
+    pack: impl FnOnce(&mut Packer<&mut PieceWriter<UnixStream>>) + Send + 'static,
+) -> impl FnOnce(UnixStream) + Send + 'static {
+    move |stream| {
+        let mut pieces = PieceWriter::new(stream);
+        let mut packer = Packer::new(&mut pieces, PackOptions { devices: true, follow: false });
+        pack(&mut packer);
+        let _ = packer.finish();
+        let _ = pieces.finish(Totals::default());
+    }
+}
+
+#[test]
+fn a_guest_that_sends_more_than_it_may_is_refused_and_leaves_nothing() {
+    let bytes = |packer: &mut Packer<&mut PieceWriter<UnixStream>>| {
+        let _ = packer.add_bytes(b"file", 0o644, &vec![7; 3 << 20]);
+    };
+    let entries = |packer: &mut Packer<&mut PieceWriter<UnixStream>>| {
+        for number in 0..100 {
+            let _ = packer.add_bytes(format!("file/{number}").as_bytes(), 0o644, b"");
+        }
+    };
+    let copy = |script: Box<dyn FnOnce(UnixStream) + Send>, options: &CopyOptions, target: &Path| {
+        let (client, agent) = agent(script);
+        let copied = copy_out(&client, vec!["/file".into()], target, options);
+        drop(client);
+        agent.join().unwrap();
+        copied
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let few = CopyOptions::default().max_bytes(2 << 20).max_entries(99);
+    for script in [
+        Box::new(sends_archive(bytes)) as Box<dyn FnOnce(UnixStream) + Send>,
+        Box::new(sends_archive(entries)),
+    ] {
+        let failure = copy(script, &few, folder.path()).unwrap_err();
+        assert!(
+            matches!(&failure, Failure::TooMuch(message) if message.contains("more than")),
+            "{failure:?}"
+        );
+        assert!(names(folder.path()).is_empty());
+    }
+    let enough = CopyOptions::default().max_bytes(4 << 20).max_entries(100);
+    assert_eq!(copy(Box::new(sends_archive(entries)), &enough, folder.path()).unwrap().entries, 100);
+    // What cannot be counted is not said to be limited.
+    let (client, agent) = agent(|_| ());
+    let packed = pack(&client, vec!["/file".into()], io::sink(), &enough);
+    assert!(matches!(packed, Err(Failure::Invalid(_))));
+    let sent = unpack(&client, io::empty(), "/srv".into(), &few);
+    assert!(matches!(sent, Err(Failure::Invalid(_))));
+    drop(client);
+    drop(agent);
+}
+
+#[test]
+fn a_special_file_is_made_only_if_it_was_asked_for() {
+    use std::os::unix::fs::FileTypeExt;
+    let guest = tempfile::tempdir().unwrap();
+    let pipe = guest.path().join("file");
+    vmm_sys::beneath::make_node(fs::File::open(guest.path()).unwrap(), b"file", vmm_sys::beneath::Node::Fifo)
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for devices in [false, true] {
+        let pipe = pipe.clone();
+        let (client, agent) = agent(sends_archive(move |packer| drop(packer.add(&pipe, b"file"))));
+        let options = CopyOptions::default().devices(devices);
+        let copied = copy_out(&client, vec!["/file".into()], folder.path(), &options);
+        assert_eq!(copied.is_ok(), devices, "{copied:?}");
+        let made = fs::symlink_metadata(folder.path().join("file"));
+        assert_eq!(made.is_ok_and(|made| made.file_type().is_fifo()), devices);
+        assert_eq!(names(folder.path()).len(), usize::from(devices));
+        drop(client);
+        agent.join().unwrap();
+    }
+}
+
+#[test]
+fn a_guest_that_does_nothing_is_given_up() {
+    let options = CopyOptions::default().patience(std::time::Duration::from_millis(50));
+    let silent = || {
+        agent(|mut stream| {
+            let _ = io::copy(&mut stream, &mut io::sink());
+        })
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (client, agent) = silent();
+    let failure = copy_out(&client, vec!["/file".into()], folder.path(), &options).unwrap_err();
+    assert!(matches!(&failure, Failure::Agent(error) if error.is_timeout()), "{failure:?}");
+    assert!(names(folder.path()).is_empty());
+    drop(client);
+    agent.join().unwrap();
+    // One that takes everything and never says what became of it.
+    let (client, agent) = silent();
+    let failure = unpack(&client, &[0; 1024][..], "/srv".into(), &options).unwrap_err();
+    assert!(matches!(&failure, Failure::Agent(error) if error.is_timeout()), "{failure:?}");
     drop(client);
     agent.join().unwrap();
 }

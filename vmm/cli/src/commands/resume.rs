@@ -1,0 +1,26 @@
+//! `vmm resume`: let VMs go on that were paused.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use vmm::Home;
+
+use super::{attach_all, for_each, print};
+use crate::error::Failure;
+
+#[derive(Args)]
+pub(crate) struct Resume {
+    /// Names, ids or the beginnings of ids
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<String>,
+}
+
+impl Resume {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let home = Home::open_default().map_err(vmm::Error::from)?;
+        Ok(for_each(attach_all(&home, &self.vms)?, |sandbox| {
+            sandbox.resume()?;
+            print(&format!("{}\n", sandbox.name()))
+        }))
+    }
+}
