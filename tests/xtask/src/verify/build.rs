@@ -29,19 +29,24 @@ impl TestBinary {
     /// Whether its tests are about what each engine does in its own way, and are run with each. The others are about the
     /// software engine itself, the sources, or what lies in front of every engine: images, disks, projects, refusals.
     pub(crate) fn is_for_every_engine(&self) -> bool {
-        const OTHERS: [&str; 19] = [
+        const OTHERS: [&str; 25] = [
+            "tests::agent_killed",
             "tests::bad_input",
             "tests::bad_luck",
             "tests::base_file",
+            "tests::comfort",
             "tests::commands",
             "tests::customised",
             "tests::disks",
+            "tests::edit_and_top",
             "tests::embedding",
             "tests::engine_jail",
+            "tests::everyday",
             "tests::files",
             "tests::first_run",
             "tests::images",
             "tests::import",
+            "tests::kills",
             "tests::mcp",
             "tests::nested",
             "tests::python",
@@ -49,6 +54,7 @@ impl TestBinary {
             "tests::software_engine",
             "tests::structure",
             "tests::up",
+            "tests::upkeep",
         ];
         self.system && !OTHERS.contains(&self.name.as_str())
     }
