@@ -110,6 +110,11 @@ impl TestHome {
     pub fn vmm<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Invocation {
         let mut command = Command::new(images::binary());
         command.args(arguments);
+        self.program(command)
+    }
+
+    /// Any program in this home's environment.
+    pub fn program(&self, command: Command) -> Invocation {
         Invocation::new(self.in_home(command))
     }
 
