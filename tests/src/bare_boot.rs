@@ -53,6 +53,7 @@ impl BareBoot<'_> {
             devices: Vec::new(),
             balloon: None,
             console: theirs.into(),
+            types_on_serial: false,
         };
         let (sender, ended) = mpsc::channel();
         let tell = Box::new(move |end| sender.send(end).unwrap_or_default());

@@ -71,6 +71,7 @@ pub fn machine_with(kernel: &Path, cpus: u8, init: Init, parameters: &str) -> (M
         devices: Vec::new(),
         balloon: None,
         console: console.into(),
+        types_on_serial: false,
     };
     (machine, ours)
 }

@@ -24,6 +24,11 @@ impl Invocation {
         Self { command, stdin: Vec::new() }
     }
 
+    /// Another program than `vmm`.
+    pub fn of(command: Command) -> Self {
+        Self::new(command)
+    }
+
     /// What it reads; nothing where nothing is said.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = bytes.into();

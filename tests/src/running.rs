@@ -51,7 +51,13 @@ impl Running {
         self.stdout.expect(words, &self.what)
     }
 
-    /// The same for its standard error.
+    /// Waits until it has said this on its standard output after what was waited for so before.
+    #[track_caller]
+    pub fn expect_next(&mut self, words: &str) {
+        self.stdout.expect_next(words, &self.what);
+    }
+
+    /// The same as [`Running::expect`] for its standard error.
     #[track_caller]
     pub fn expect_error(&mut self, words: &str) -> String {
         self.stderr.expect(words, &self.what)
@@ -98,6 +104,15 @@ impl Heard {
             }
         });
         Self { arrives, text: Vec::new() }
+    }
+
+    /// Waits until the text has these words, and forgets it up to their end.
+    #[track_caller]
+    pub(crate) fn expect_next(&mut self, words: &str, what: &str) {
+        self.expect(words, what);
+        let found = self.text.windows(words.len()).position(|part| part == words.as_bytes());
+        let end = found.map_or(self.text.len(), |start| start + words.len());
+        self.text.drain(..end);
     }
 
     /// Waits until the text has these words; returns all of it.

@@ -47,6 +47,7 @@ pub fn machine(cpus: u8, then: Then) -> io::Result<(Machine, UnixStream)> {
         devices: vec![Box::new(Entropy::new()), Box::new(balloon)],
         balloon: Some(control),
         console: console.into(),
+        types_on_serial: false,
     };
     Ok((machine, ours))
 }

@@ -1,7 +1,7 @@
-//! `vmm run --console virtio`: a guest whose console is no serial port.
+//! A guest's console: sitting at it with `vmm console`, and one that is no serial port, `vmm run --console virtio`.
 
 use serde_json::Value;
-use vmm_tests::{TestHome, TestVm, engine, skip};
+use vmm_tests::{Terminal, TestHome, TestVm, engine, skip};
 
 const VIRTIO: [&str; 2] = ["--console", "virtio"];
 
@@ -12,6 +12,79 @@ fn exits_for(vm: &TestVm<'_>, device: &str) -> u64 {
     let count =
         |kind: &str| accesses[kind].as_u64().unwrap_or_else(|| panic!("no {kind} of {device}: {info}"));
     count("reads") + count("writes")
+}
+
+/// Leaves a shell at the machine's console.
+fn shell_at_console(vm: &TestVm<'_>) {
+    let script = "exec setsid sh -i < /dev/console > /dev/console 2>&1";
+    vm.exec_with(&["-d"], &["sh", "-c", script]).run().succeeded();
+}
+
+/// A person sits down, types, and leaves.
+fn sit_at_console(home: &TestHome, vm: &TestVm<'_>) {
+    shell_at_console(vm);
+    let mut terminal = Terminal::run(home.vmm(["console", vm.name()]), 24, 80);
+    terminal.sees("Ctrl-] leaves the console");
+    terminal.sees("#");
+    terminal.types_line("echo $((6 * 7)) here");
+    terminal.sees("42 here");
+    terminal.presses_control(']');
+    terminal.sees("goes on");
+    assert_eq!(terminal.ends(), 0);
+    // The shell is still there for whoever comes next, and sees what was said last.
+    let mut terminal = Terminal::run(home.vmm(["console", vm.name()]), 24, 80);
+    terminal.sees("42 here");
+    terminal.types_line("echo $((6 * 8)) there");
+    terminal.sees("48 there");
+    vm.stop().succeeded();
+    terminal.sees("has ended");
+    assert_eq!(terminal.ends(), 0);
+    let log = home.vmm(["logs", vm.name()]).run().succeeded().stdout();
+    assert!(log.contains("42 here") && log.contains("48 there"), "{log}");
+}
+
+#[test]
+fn a_person_sits_at_the_console_and_leaves_it() {
+    let home = TestHome::new();
+    let vm = home.machine("desk", &[]);
+    sit_at_console(&home, &vm);
+}
+
+#[test]
+fn kvm_a_person_sits_at_a_virtio_console_and_leaves_it() {
+    if engine() == "software" {
+        skip!("QEMU has no virtio console from elsewhere");
+    }
+    let home = TestHome::new();
+    let vm = home.machine("desk", &VIRTIO);
+    sit_at_console(&home, &vm);
+}
+
+#[test]
+fn several_sit_at_one_console_and_none_holds_up_the_guest() {
+    let home = TestHome::new();
+    let vm = home.machine("desk", &[]);
+    shell_at_console(&vm);
+    let mut reader = home.vmm(["console", "desk"]).start();
+    // Whoever does not read, and is stopped in the middle of it.
+    let mut idle = home.vmm(["console", "desk"]).start();
+    idle.expect("#");
+    idle.signal(rustix::process::Signal::STOP);
+    let mut typist = home.vmm(["console", "desk"]).start();
+    typist.write(b"seq 20000; echo the $((3 * 3))th end\r");
+    reader.expect("the 9th end");
+    typist.expect("the 9th end");
+    vm.exec(&["true"]).succeeded();
+    // There is room for eight.
+    let mut seats: Vec<_> = (0..5).map(|_| home.vmm(["console", "desk"]).start()).collect();
+    seats.iter_mut().for_each(|seat| drop(seat.expect("end")));
+    home.vmm(["console", "desk"]).run().refused_saying(&["too many sit at the VM's console"]);
+    drop(seats);
+    idle.signal(rustix::process::Signal::CONT);
+    home.vmm(["console", "nobody"]).run().refused_saying(&["nobody"]);
+    vm.stop().succeeded();
+    assert_eq!(reader.end().0, 0);
+    home.vmm(["console", "desk"]).run().refused_saying(&["desk", "not running"]);
 }
 
 #[test]

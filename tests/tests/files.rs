@@ -261,7 +261,7 @@ fn a_program_reads_and_writes_files() {
     vm.shell("ln -s greeting /srv/link").succeeded();
     assert_eq!(sandbox.read_file("/srv/link", 100).unwrap(), b"hello\n");
     assert_eq!(sandbox.read_file("/srv/nothing", 100).unwrap_err().code(), "no_such_file");
-    assert_eq!(sandbox.read_file("/srv/greeting", 5).unwrap_err().code(), "host_file");
+    assert_eq!(sandbox.read_file("/srv/greeting", 5).unwrap_err().code(), "unfit_file");
     assert_eq!(sandbox.write_file("/srv", b"x").unwrap_err().code(), "unfit_file");
     assert!(String::from_utf8(sandbox.read_file("/proc/version", 1000).unwrap()).unwrap().contains("Linux"));
     let options = vmm::CopyOptions::default();

@@ -22,16 +22,19 @@ pub mod threads;
 pub mod virtio;
 
 pub use engine::EngineChoice;
-pub use home::{Home, Init, VmId, VmName, VmState};
+pub use home::{Home, Init, VmId, VmName, VmState, nearest_name};
 pub use machine::{ConsoleKind, MemorySize};
 pub use sandbox::{
     Balloon, BootProfileUse, ByteString, CancelToken, Change, ChangeKind, Cloned, Command, Committed,
-    ConsoleLog, Copied, CopyOptions, CopyOwner, DEFAULT_STOP_GRACE, DiskCheck, DiskFile, DiskSize, DiskSpace,
-    Error, ExitStatus, ExtraDisk, FileInfo, FileKind, FolderEntries, FolderEntry, GuestProcess, Health,
-    ImagePull, Output, PoolBuilder, Process, ProcessControl, ProcessId, ProcessInfo, ProcessOutput,
-    ProcessStdin, Progress, PullPolicy, PulledImage, RootWrites, Sandbox, SandboxBuilder, SandboxPool,
-    Signal, SnapshotInfo, StartOptions, Stdin, TerminalSize, VmInfo, Watch, image_users, prune_images,
-    remove_image, remove_unreadable_image,
+    Console, ConsoleLog, Copied, CopyOptions, CopyOwner, DEFAULT_STOP_GRACE, DiskCheck, DiskDetails,
+    DiskFile, DiskSize, DiskSpace, Error, Events, ExitStatus, ExtraDisk, FileInfo, FileKind, FolderEntries,
+    FolderEntry, GuestProcess, Happened, Health, HealthCheck, HealthReport, HealthStatus, HostCosts,
+    ImagePull, LayerDetails, LogOptions, MetricsPlace, Output, PoolBuilder, Process, ProcessControl,
+    ProcessEvent, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Progress, PrunedVm,
+    PullPolicy, PulledImage, RestartPolicy, RootWrites, Sandbox, SandboxBuilder, SandboxPool, ServiceRestart,
+    ServiceScope, ServiceUnit, Signal, SnapshotInfo, StartOptions, Stdin, TerminalSize, VmDetails, VmEvent,
+    VmInfo, VmStats, Watch, error_line, image_users, prometheus_text, prune_images, prune_vms, remove_image,
+    remove_unreadable_image, serve_metrics, stopped_vms,
 };
 pub use vmm_disk::Format as DiskFormat;
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;

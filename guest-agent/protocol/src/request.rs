@@ -13,6 +13,13 @@ pub enum Request {
     /// Take over the input and output of a process: [`Reply::Attached`](crate::Reply::Attached), the tail of its
     /// output, then frames in both directions. Whoever was attached before is told so and let go.
     Attach(Attach),
+    /// Show what is kept of a process's output, without taking it over from anybody:
+    /// [`Reply::Attached`](crate::Reply::Attached), the tail of its output as frames, then its end if it has ended, or else
+    /// that we are let go. Since 1.3.
+    Output {
+        /// Which.
+        process: ProcessId,
+    },
     /// Wait for a process to end: [`Reply::Ended`](crate::Reply::Ended), when it has.
     Wait {
         /// Which.

@@ -31,6 +31,7 @@ impl Server {
             }
             Request::Start(start) => return self.start(client, &start),
             Request::Attach(attach) => return self.attach(client, attach),
+            Request::Output { process } => return self.show_output(client, process),
             Request::Wait { process } => return self.wait_for(client, process),
             Request::Signal { process, signal, target } => self.signal(process, signal, target),
             Request::Resize { process, size } => self.resize(process, size),
@@ -135,6 +136,29 @@ impl Server {
                 process.client = Some(client);
                 process.on_disconnect = attach.on_disconnect;
                 self.again.insert(id);
+            }
+        }
+    }
+
+    /// Shows what is kept of a process's output; whoever is attached to it stays.
+    fn show_output(&mut self, client: u64, id: ProcessId) {
+        if let Err(refusal) = self.known(id) {
+            return self.reply(client, &refusal.into());
+        }
+        let (Some(process), Some(connection)) =
+            (self.processes.get(&id.0), self.connections.get_mut(&client))
+        else {
+            return;
+        };
+        let [stdout_from, stderr_from] = process.streams.replay_starts([0; 2]);
+        let terminal = process.info.terminal;
+        connection.answer(&Answer::Ok(Reply::Attached { terminal, stdin: false, stdout_from, stderr_from }));
+        process.streams.replay(connection, [0; 2]);
+        match process.info.exit.filter(|_| process.complete) {
+            Some(exit) => self.send_exit(client, exit),
+            None => {
+                connection.send_frame(FrameKind::Detached, &[]);
+                self.close(client);
             }
         }
     }

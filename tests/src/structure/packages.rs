@@ -4,19 +4,20 @@ use std::fs;
 use std::path::Path;
 
 /// Each package of the product, where it lies, and those of ours that it may use.
-const ARROWS: [(&str, &str, &[&str]); 7] = [
+const ARROWS: [(&str, &str, &[&str]); 8] = [
     ("vmm-sys", "vmm/sys", &[]),
     ("vmm-protocol", "guest-agent/protocol", &[]),
     ("vmm-archive", "guest-agent/archive", &["vmm-sys"]),
     ("vmm-disk", "vmm/disk", &["vmm-sys"]),
     ("guest-agent", "guest-agent", &["vmm-archive", "vmm-protocol", "vmm-sys"]),
     ("vmm", "vmm", &["vmm-archive", "vmm-disk", "vmm-protocol", "vmm-sys"]),
-    // The command line uses nothing that the library does not export.
+    // The command line and the C interface use nothing that the library does not export.
     ("vmm-cli", "vmm/cli", &["vmm"]),
+    ("vmm-capi", "vmm/capi", &["vmm"]),
 ];
 
 /// All packages of ours, also those that nothing of the product may use.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "vmm-sys",
     "vmm-protocol",
     "vmm-archive",
@@ -24,6 +25,7 @@ const OURS: [&str; 12] = [
     "guest-agent",
     "vmm",
     "vmm-cli",
+    "vmm-capi",
     "vmm-tests",
     "vmm-benches",
     "laboratory",

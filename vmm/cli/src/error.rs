@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use vmm::error_line;
 use vmm::image::{ImageError, ImageRefError};
 use vmm::project::ProjectError;
 
@@ -95,7 +96,7 @@ impl From<vmm::Error> for Failure {
         Self {
             hint: error.hint(),
             quoted: error.console_tail().map(Quoted::console),
-            message: chain(&error),
+            message: error_line(&error),
             status,
         }
     }
@@ -105,39 +106,24 @@ impl From<ProjectError> for Failure {
     fn from(error: ProjectError) -> Self {
         let console = error.console_tail().map(Quoted::console);
         let quoted = console.or_else(|| error.output().map(Quoted::output));
-        Self { hint: error.hint(), quoted, message: chain(&error), status: FAILED }
+        Self { hint: error.hint(), quoted, message: error_line(&error), status: FAILED }
     }
 }
 
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
-        Self::usage(chain(&error))
+        vmm::Error::from(error).into()
     }
 }
 
 impl From<ImageRefError> for Failure {
     fn from(error: ImageRefError) -> Self {
-        Self::usage(chain(&error))
+        Self::usage(error_line(&error))
     }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::usage(chain(&error))
+        Self::usage(error_line(&error))
     }
-}
-
-/// An error and all its causes in one line; a cause whose text the error above it already ends with is not repeated.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -2,11 +2,13 @@
 //! the library can do the same.
 
 mod commands;
+mod complete;
 mod error;
 mod progress;
 mod sanitise;
 mod session;
 mod signals;
+mod standard;
 mod table;
 mod terminal;
 mod values;
@@ -24,6 +26,7 @@ use error::FAILED;
     name = "vmm",
     version,
     propagate_version = false,
+    disable_help_subcommand = true,
     max_term_width = 110,
     after_help = "Examples:
   vmm run alpine                            a shell in a new VM, gone when you leave it
@@ -36,13 +39,13 @@ use error::FAILED;
 Exit status: the command's own; 124 its time was up, 125 vmm itself failed, 126 not executable,
 127 not found, 128 + n killed by signal n.
 
-Files lie in VMM_HOME (default: ~/.local/share/vmm)."
+Files lie in VMM_HOME (default: ~/.local/share/vmm). vmm help topics lists what else there is to read."
 )]
 struct Cli {
     /// What to log to standard error: error, warn, info, debug or trace, or a filter such as vmm::monitor=debug
     #[arg(long, global = true, value_name = "LEVEL", env = "VMM_LOG", default_value = "error")]
     log_level: String,
-    /// Show no progress
+    /// Show no progress and no notices
     #[arg(long, short, global = true)]
     quiet: bool,
     #[command(subcommand)]
@@ -53,6 +56,9 @@ fn main() -> ExitCode {
     // The hidden processes of a VM come first: they are on the path of every start, and read no other option.
     if let Some(status) = commands::internal::run() {
         return status;
+    }
+    if complete::run() {
+        return ExitCode::SUCCESS;
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -67,6 +73,8 @@ fn main() -> ExitCode {
 }
 
 fn start_log(level: &str) -> Result<(), error::Failure> {
+    // A variable that is set to nothing is not set.
+    let level = if level.is_empty() { "error" } else { level };
     let filter = level.parse::<tracing_subscriber::EnvFilter>().map_err(|_| {
         error::Failure::usage(format!("{level:?} is no log level"))
             .with_hint("use error, warn, info, debug, trace or a filter such as vmm::monitor=debug")
@@ -83,5 +91,26 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// They print what a command in a guest writes, or text for people, or nothing.
+    const WITHOUT_JSON: [&str; 8] = ["attach", "console", "cp", "shell", "completion", "man", "help", "edit"];
+
+    #[test]
+    fn every_command_that_prints_something_prints_json() {
+        fn visit(command: &clap::Command, without: &mut Vec<String>) {
+            let below: Vec<_> = command.get_subcommands().collect();
+            let has_json = command.get_arguments().any(|argument| argument.get_id() == "json");
+            if below.is_empty() && !has_json {
+                without.push(command.get_name().to_owned());
+            }
+            below.into_iter().for_each(|command| visit(command, without));
+        }
+        let mut command = Cli::command();
+        command.build();
+        let mut without = Vec::new();
+        visit(&command, &mut without);
+        without.retain(|name| !WITHOUT_JSON.contains(&name.as_str()));
+        assert_eq!(without, Vec::<String>::new());
     }
 }

@@ -35,8 +35,8 @@ impl Streams {
     }
 }
 
-/// What leaves a command on a terminal running: Ctrl-].
-const DETACH_KEY: u8 = 0x1d;
+/// What leaves a command on a terminal running, or a console: Ctrl-].
+pub(crate) const DETACH_KEY: u8 = 0x1d;
 
 /// Runs until the command has ended; the status is the command's. Where `detachable`, a key on the terminal leaves it
 /// running, and so does every signal; otherwise the command gets them.
@@ -60,7 +60,7 @@ pub(crate) fn join(
         // It is never joined: a read of our standard input cannot be called back, and ends with the process.
         std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
             let key = (detachable && streams.terminal).then_some(DETACH_KEY);
-            let mut keys = UntilKey { from: io::stdin().lock(), key, seen: false };
+            let mut keys = UntilKey::new(io::stdin().lock(), key);
             // A command that no longer reads, or has just ended, is its own affair.
             let _ = copy(&mut keys, &mut stdin);
             if keys.seen {
@@ -99,10 +99,21 @@ pub(crate) fn join(
 }
 
 /// An input that ends at a key.
-struct UntilKey<R> {
+pub(crate) struct UntilKey<R> {
     from: R,
     key: Option<u8>,
     seen: bool,
+}
+
+impl<R> UntilKey<R> {
+    pub(crate) fn new(from: R, key: Option<u8>) -> Self {
+        Self { from, key, seen: false }
+    }
+
+    /// Whether the key has come.
+    pub(crate) fn seen(&self) -> bool {
+        self.seen
+    }
 }
 
 impl<R: Read> Read for UntilKey<R> {
@@ -136,7 +147,7 @@ fn pump<W: Write + IsTerminal>(
 
 /// Copies until the end, passing on at once what has come: a person may be reading. Only a failed write is an error:
 /// an output that breaks off is told by the command's status.
-fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+pub(crate) fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let count = match from.read(&mut buffer) {
@@ -155,7 +166,7 @@ mod tests {
     use super::*;
 
     fn until_key(input: &[u8], key: Option<u8>) -> (Vec<u8>, bool) {
-        let mut keys = UntilKey { from: input, key, seen: false };
+        let mut keys = UntilKey::new(input, key);
         let mut read = Vec::new();
         keys.read_to_end(&mut read).unwrap();
         (read, keys.seen)

@@ -14,7 +14,8 @@ use super::connect::Timed;
 use super::error::{RefusalSnafu, UnexpectedSnafu, printable};
 use super::wire::{Cancel, Wire};
 use super::{
-    AgentError, AgentProcess, AttachSpec, Connector, Download, FrozenGuest, ProcessSpec, Upload, VsockSocket,
+    AgentError, AgentProcess, AttachSpec, Connector, Download, FrozenGuest, ProcessSpec, ProcessTail, Upload,
+    VsockSocket,
 };
 
 /// How long the agent may take to answer what it can answer at once. An emulated guest under load is slow, not stuck.
@@ -94,6 +95,18 @@ impl AgentClient {
             Reply::Attached { stdin, stdout_from, stderr_from, .. } => {
                 let process = AgentProcess::new(self.clone(), stream, attach.process);
                 Ok(process.attached(stdin, (stdout_from, stderr_from)))
+            }
+            _ => UnexpectedSnafu { what }.fail(),
+        }
+    }
+
+    /// What is kept of a process's output, and how it ended if it has. Whoever is attached to it stays.
+    pub fn output(&self, process: ProcessId) -> Result<ProcessTail, AgentError> {
+        let what = "read a process's output";
+        match self.open_younger(what, &Request::Output { process })? {
+            (stream, Reply::Attached { stdout_from, stderr_from, .. }) => {
+                let process = AgentProcess::new(self.clone(), stream, process);
+                process.attached(false, (stdout_from, stderr_from)).tail(self.deadline())
             }
             _ => UnexpectedSnafu { what }.fail(),
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -79,11 +80,17 @@ fn connect_by(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
 pub(super) struct Timed<'a> {
     stream: &'a UnixStream,
     deadline: Option<Instant>,
+    cancel: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Timed<'a> {
     pub(super) fn new(stream: &'a UnixStream, deadline: Option<Instant>) -> Self {
-        Self { stream, deadline }
+        Self { stream, deadline, cancel: None }
+    }
+
+    /// Takes the time for up as soon as this can be read.
+    pub(super) fn or(self, cancel: Option<BorrowedFd<'a>>) -> Self {
+        Self { cancel, ..self }
     }
 
     /// Reads a line, byte by byte, since what follows it belongs to the guest.
@@ -110,12 +117,18 @@ impl<'a> Timed<'a> {
     }
 
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
+        let cancel = self.cancel.unwrap_or(self.stream.as_fd());
+        let wanted = if self.cancel.is_some() { PollFlags::IN } else { PollFlags::empty() };
         loop {
             // A time that does not fit into the system's type is for ever.
             let left = self.left()?.and_then(|left| Timespec::try_from(left).ok());
-            match poll(&mut [PollFd::new(self.stream, flags)], left.as_ref()) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => return Ok(()),
+            let mut fds = [PollFd::new(self.stream, flags), PollFd::from_borrowed_fd(cancel, wanted)];
+            match poll(&mut fds, left.as_ref()) {
+                Ok(_) if fds[1].revents().contains(PollFlags::IN) => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -125,6 +138,9 @@ impl<'a> Timed<'a> {
 impl Read for Timed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.left()?;
+        if self.cancel.is_some() {
+            self.wait(PollFlags::IN)?;
+        }
         loop {
             match recv(self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((length, _)) => return Ok(length),
@@ -186,5 +202,16 @@ mod tests {
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
         let read = Timed::new(&ours, Some(Instant::now() + Duration::from_secs(60))).read(&mut [0; 16]);
         assert_eq!(read.unwrap(), 16);
+    }
+
+    #[test]
+    fn a_read_is_cancelled_however_much_the_peer_has_sent() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (cancel, mut other) = UnixStream::pair().unwrap();
+        theirs.write_all(&[0; 4096]).unwrap();
+        assert_eq!(Timed::new(&ours, None).or(Some(cancel.as_fd())).read(&mut [0; 16]).unwrap(), 16);
+        other.write_all(b"x").unwrap();
+        let read = Timed::new(&ours, None).or(Some(cancel.as_fd())).read(&mut [0; 16]);
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::Read;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -118,13 +119,18 @@ impl Demultiplexer {
             match state.ending {
                 Some(Ending::Broken) => return Err(AgentError::Lost { what: WHAT }),
                 Some(_) => return Ok(0),
-                None => state = self.advance(state, None)?,
+                None => state = self.advance(state, None, None)?,
             }
         }
     }
 
-    /// Whatever comes next of either stream, or the end when there is no more.
-    pub(super) fn next(&self, deadline: Option<Instant>) -> Result<Available, AgentError> {
+    /// Whatever comes next of either stream, or the end when there is no more. The time is up, too, when `cancel` can be
+    /// read.
+    pub(super) fn next(
+        &self,
+        deadline: Option<Instant>,
+        cancel: Option<BorrowedFd<'_>>,
+    ) -> Result<Available, AgentError> {
         let mut state = self.lock();
         loop {
             for channel in [Channel::Stdout, Channel::Stderr] {
@@ -137,7 +143,7 @@ impl Demultiplexer {
             }
             match state.ending {
                 Some(ending) => return Ok(Available::End(ending)),
-                None => state = self.advance(state, deadline)?,
+                None => state = self.advance(state, deadline, cancel)?,
             }
         }
     }
@@ -148,7 +154,7 @@ impl Demultiplexer {
         loop {
             match state.ending {
                 Some(ending) => return Ok(ending),
-                None => state = self.advance(state, deadline)?,
+                None => state = self.advance(state, deadline, None)?,
             }
         }
     }
@@ -171,10 +177,11 @@ impl Demultiplexer {
         &'a self,
         mut state: MutexGuard<'a, State>,
         deadline: Option<Instant>,
+        cancel: Option<BorrowedFd<'_>>,
     ) -> Result<MutexGuard<'a, State>, AgentError> {
         let Some(mut source) = state.source.take() else { return self.wait(state, deadline) };
         drop(state);
-        let piece = source.peek(&mut Timed::new(&self.stream, deadline));
+        let piece = source.peek(&mut Timed::new(&self.stream, deadline).or(cancel));
         state = self.lock();
         let mut stuck = false;
         let result = match piece {

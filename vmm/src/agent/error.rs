@@ -188,7 +188,7 @@ impl From<AgentError> for io::Error {
 }
 
 /// Text from the guest for a person's terminal: no control characters, no escape sequences, no novel.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     const LIMIT: usize = 1000;
     let mut printable: String = text
         .chars()

@@ -19,9 +19,10 @@ mod wire;
 
 pub use binary::{AGENT_DIR_VARIABLE, BinaryError, binary};
 pub use client::AgentClient;
-pub use collect::{Collected, OutputLimits};
+pub use collect::{Collected, OutputLimits, ProcessTail};
 pub use connect::{Connector, VsockSocket};
 pub use error::AgentError;
+pub(crate) use error::printable;
 pub use files::{Listing, Watching};
 pub use freeze::{FrozenGuest, Thawed};
 pub use process::{AgentProcess, Closer, Output, ProcessOutput, ProcessStdin};

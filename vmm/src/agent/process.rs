@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
@@ -131,8 +132,13 @@ impl AgentProcess {
 
     /// Whatever it brings next, in order, for those who read both streams on one thread. Not to be mixed with
     /// [`take_stdout`](Self::take_stdout) and [`take_stderr`](Self::take_stderr): bytes would go to either.
-    pub fn next_output(&mut self, deadline: Option<Instant>) -> Result<Output, AgentError> {
-        match self.output.next(deadline)? {
+    /// The time is up at the deadline, and when `cancel` can be read; then nothing is lost of what comes.
+    pub fn next_output(
+        &mut self,
+        deadline: Option<Instant>,
+        cancel: Option<BorrowedFd<'_>>,
+    ) -> Result<Output, AgentError> {
+        match self.output.next(deadline, cancel)? {
             Available::Data(Channel::Stdout, bytes) => Ok(Output::Stdout(bytes)),
             Available::Data(Channel::Stderr, bytes) => Ok(Output::Stderr(bytes)),
             Available::End(ending) => end(ending).map(Output::Exit),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use vmm_disk::LayerSpec;
 use vmm_protocol::Version;
 
-use crate::home::{End, Timestamp, Timings, VmId, VmName, VmState};
+use crate::home::{End, HealthReport, Timestamp, Timings, VmId, VmName, VmState};
 use crate::machine::RunExits;
 
 /// The first line of each side.
@@ -86,6 +86,16 @@ pub enum Request {
         #[serde(default)]
         snapshot: Option<VmName>,
     },
+    /// Join a socket to the VM's console: what the guest writes comes out of it, beginning with what it wrote last, and what
+    /// is written to it is typed there. The socket travels with the request, a stream. Answered with [`Answer::Console`].
+    /// Of a reader that is slow something is left out, which it is told in its place. Since 1.3.
+    Console,
+    /// Call the VM so from now on: its name points to it already. Answered with [`Answer::Renamed`] once its description
+    /// says so. Since 1.3.
+    Rename {
+        /// The name.
+        name: VmName,
+    },
 }
 
 /// How far a VM is waited for.
@@ -160,6 +170,13 @@ pub enum Answer {
         /// How long the guest's file systems stood still, in microseconds.
         frozen_us: u64,
     },
+    /// The socket is joined to the console.
+    Console {
+        /// Whether the guest gets what is typed.
+        input: bool,
+    },
+    /// The VM's description has its new name.
+    Renamed,
     /// It was not done.
     Refused(Refusal),
 }
@@ -199,6 +216,9 @@ pub struct Status {
     /// How often its processors left the guest.
     #[serde(default)]
     pub exits: RunExits,
+    /// What its health check came to, if it has one. Since 1.3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthReport>,
 }
 
 /// What a monitor tells those who subscribed.

@@ -1,11 +1,12 @@
-//! A serial port (16550A) that writes to the machine's console. Nobody types on it.
+//! A serial port (16550A): the guest's console. What it writes goes to the machine's console; what is typed there comes
+//! by [`SerialPort::type_in`].
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
-use vm_superio::serial::NoEvents;
+use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys::Event;
 
@@ -13,13 +14,37 @@ use super::{BusDevice, Effect};
 
 /// The port. What the guest writes has left when the write returns; a console that nobody reads holds the guest up.
 pub struct SerialPort {
-    port: Mutex<Serial<Line, NoEvents, Console>>,
+    port: Mutex<Serial<Line, Taken, Console>>,
+    taken: Event,
 }
 
 impl SerialPort {
     /// `console` gets what the guest writes; `interrupt` is notified when the guest is to look.
-    pub fn new(console: OwnedFd, interrupt: Event) -> Self {
-        Self { port: Mutex::new(Serial::new(Line(interrupt), Console(Some(console.into())))) }
+    pub fn new(console: OwnedFd, interrupt: Event) -> io::Result<Self> {
+        let taken = Event::new()?;
+        let console = Console(Some(console.into()));
+        let port = Serial::with_events(Line(interrupt), Taken(taken.try_clone()?), console);
+        Ok(Self { port: Mutex::new(port), taken })
+    }
+
+    /// Types what there is room for, and says how much that is. Where there is none, [`SerialPort::taken`] says when the
+    /// guest has taken all.
+    pub fn type_in(&self, bytes: &[u8]) -> usize {
+        let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        if port.fifo_capacity() == 0 {
+            // What was told before is no news of this.
+            let _ = self.taken.clear();
+            return 0;
+        }
+        // A port that the guest tests itself takes nothing: then it is lost, as on a line.
+        let room = bytes.len().min(port.fifo_capacity());
+        let _ = port.enqueue_raw_bytes(&bytes[..room]);
+        room
+    }
+
+    /// Notified when the guest has taken all that was typed.
+    pub fn taken(&self) -> &Event {
+        &self.taken
     }
 }
 
@@ -36,6 +61,21 @@ impl BusDevice for SerialPort {
             let _ = self.port.lock().unwrap_or_else(PoisonError::into_inner).write(offset, low);
         }
         Effect::None
+    }
+}
+
+struct Taken(Event);
+
+impl SerialEvents for Taken {
+    fn buffer_read(&self) {}
+
+    fn out_byte(&self) {}
+
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        // Its counter is never full: who waits for it clears it.
+        let _ = self.0.notify();
     }
 }
 
@@ -83,7 +123,7 @@ mod tests {
     fn what_the_guest_writes_reaches_the_console() {
         let (mut reader, writer) = UnixStream::pair().unwrap();
         let interrupt = Event::new().unwrap();
-        let serial = SerialPort::new(writer.into(), interrupt.try_clone().unwrap());
+        let serial = SerialPort::new(writer.into(), interrupt.try_clone().unwrap()).unwrap();
         for byte in b"boot" {
             assert_eq!(serial.read(LINE_STATUS, 1) & 0x60, 0x60);
             assert_eq!(serial.write(DATA, 1, u64::from(*byte)), Effect::None);
@@ -97,9 +137,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_typed_reaches_the_guest_and_no_more_than_there_is_room_for() {
+        let (_reader, writer) = UnixStream::pair().unwrap();
+        let interrupt = Event::new().unwrap();
+        let serial = SerialPort::new(writer.into(), interrupt.try_clone().unwrap()).unwrap();
+        serial.write(INTERRUPT_ENABLE, 1, 1);
+        let typed = [b'k'; 200];
+        let room = serial.type_in(&typed);
+        assert!((1..200).contains(&room), "{room}");
+        assert!(interrupt.clear().unwrap());
+        assert_eq!(serial.type_in(&typed), 0);
+        assert!(!serial.taken().clear().unwrap());
+        for _ in 0..room {
+            assert_eq!(serial.read(LINE_STATUS, 1) & 1, 1);
+            assert_eq!(serial.read(DATA, 1), u64::from(b'k'));
+        }
+        assert_eq!(serial.read(LINE_STATUS, 1) & 1, 0);
+        assert!(serial.taken().clear().unwrap());
+        assert_eq!(serial.type_in(b"more"), 4);
+    }
+
+    #[test]
     fn a_console_that_nobody_reads_any_more_stops_no_guest() {
         let (reader, writer) = UnixStream::pair().unwrap();
-        let serial = SerialPort::new(writer.into(), Event::new().unwrap());
+        let serial = SerialPort::new(writer.into(), Event::new().unwrap()).unwrap();
         drop(reader);
         for _ in 0..3 {
             serial.write(DATA, 1, 0x41);

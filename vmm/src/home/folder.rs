@@ -67,6 +67,16 @@ impl VmFolder {
         self.path().join("console.log.1")
     }
 
+    /// When the guest wrote what is in [`VmFolder::console_log`]: see [`super::ConsoleTime`].
+    pub fn console_times(&self) -> PathBuf {
+        self.path().join("console.times")
+    }
+
+    /// The same of [`VmFolder::console_log_older`].
+    pub fn console_times_older(&self) -> PathBuf {
+        self.path().join("console.times.1")
+    }
+
     /// What the monitor has to say of itself.
     pub fn monitor_log(&self) -> PathBuf {
         self.path().join("monitor.log")
@@ -314,7 +324,7 @@ impl HeldVm {
     pub fn remove(self) -> Result<(), HomeError> {
         self.remove_sockets_folder()?;
         let stays = self.folder.spec().is_ok_and(|spec| spec.is_some_and(|spec| !spec.ephemeral()));
-        self.folder.home.release_names_of(&self.folder.id)?;
+        self.folder.home.release_names_of(&self.folder.id, None)?;
         let path = self.folder.path();
         // Set aside before anything of it goes: a VM that has lost its disk is never taken for one, and whoever clears
         // away after our death goes on from here.

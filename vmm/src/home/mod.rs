@@ -14,25 +14,35 @@
 //! May depend on: `machine`, `engine` (the name of the engine that is asked for), `vmm-protocol`, `vmm-sys`. Never on
 //! `monitor`, `sandbox`, `image`.
 
+mod console_times;
 mod error;
 mod files;
 mod folder;
 mod name;
 mod registry;
+mod rename;
 mod runtime;
 mod spec;
 mod state;
 #[cfg(test)]
 mod tests;
+mod time;
+mod upkeep;
 
+pub use console_times::{CONSOLE_TIME_INTERVAL, ConsoleTime};
 pub use error::{Danger, HomeError};
 pub(crate) use files::{private_folder, read_json, sync, write_partial};
 pub(crate) use folder::KEPT;
 pub use folder::{HeldVm, VmFolder};
 pub use name::{InvalidName, VmId, VmName};
-pub(crate) use registry::nearest;
-pub use spec::{Init, Snapshot, UnknownInit, VmSpec};
-pub use state::{End, EndReason, StateRecord, Timestamp, Timings, VmState};
+pub use registry::nearest_name;
+pub use spec::{DEFAULT_STOP_GRACE, Init, Snapshot, UnknownInit, VmSpec};
+pub use state::{End, EndReason, StateRecord, Timings, VmState};
+pub use time::Timestamp;
+pub(crate) use time::date_of;
+pub use upkeep::{
+    HealthCheck, HealthReport, HealthStatus, InvalidHealthCheck, RestartPolicy, UnknownRestartPolicy,
+};
 
 pub use crate::engine::EngineChoice;
 

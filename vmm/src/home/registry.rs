@@ -37,7 +37,10 @@ impl Home {
     }
 
     /// Points a name to a VM, exclusively. Called under the home's lock.
-    fn claim(&self, name: &VmName, id: &VmId) -> Result<(), HomeError> {
+    ///
+    /// A name is whose description says so. A link to a VM that is called otherwise was left by a change of names that was
+    /// cut off.
+    pub(super) fn claim(&self, name: &VmName, id: &VmId) -> Result<(), HomeError> {
         let link = self.names().join(name.as_str());
         let target = Path::new("../vms").join(id.as_str());
         // Twice: what is in the way may be the name of a VM that is gone.
@@ -47,9 +50,13 @@ impl Home {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(HomeError::Write { path: link, source }),
             }
-            let abandoned = match self.named(name) {
+            let abandoned = match self.named(name).map(|folder| (folder.spec(), folder)) {
                 None => true,
-                Some(folder) => folder.spec().ok().flatten().is_none() && clear(&folder)?,
+                Some((_, folder)) if folder.id() == id => return Ok(()),
+                Some((Ok(Some(spec)), _)) => spec.name.as_ref() != Some(name),
+                Some((Ok(None), folder)) => clear(&folder)?,
+                // A person must decide.
+                Some((Err(_), _)) => false,
             };
             if !abandoned {
                 break;
@@ -59,11 +66,12 @@ impl Home {
         Err(HomeError::NameInUse { name: name.clone() })
     }
 
-    /// Takes the names of a VM away from it.
-    pub(super) fn release_names_of(&self, id: &VmId) -> Result<(), HomeError> {
+    /// Takes the names of a VM away from it, but for one that it keeps.
+    pub(super) fn release_names_of(&self, id: &VmId, kept: Option<&VmName>) -> Result<(), HomeError> {
         let names = self.names();
         for entry in fs::read_dir(&names).context(FolderSnafu { path: &names })?.flatten() {
-            if id_at(&entry.path()).as_ref() == Some(id) {
+            let is_kept = kept.is_some_and(|kept| entry.file_name() == kept.as_str());
+            if !is_kept && id_at(&entry.path()).as_ref() == Some(id) {
                 let path = entry.path();
                 fs::remove_file(&path).context(WriteSnafu { path })?;
             }
@@ -102,7 +110,7 @@ impl Home {
             (Some(_), false) => Err(HomeError::Ambiguous { prefix: wanted.to_owned() }),
             (None, _) => {
                 let names = self.all_names()?;
-                let nearest = nearest(wanted, names.iter().map(String::as_str)).map(str::to_owned);
+                let nearest = nearest_name(wanted, names.iter().map(String::as_str)).map(str::to_owned);
                 Err(HomeError::NoSuchVm { wanted: wanted.to_owned(), nearest })
             }
         }
@@ -196,7 +204,7 @@ fn id_at(link: &Path) -> Option<VmId> {
 }
 
 /// The name that takes the fewest changes to become `wanted`, if they are few.
-pub(crate) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest_name<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = names.into_iter().map(|name| (distance(wanted, name), name));
     let (changes, name) = near.min()?;
     (changes <= 1 + wanted.chars().count() / 4).then_some(name)

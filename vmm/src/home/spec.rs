@@ -3,14 +3,18 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use snafu::Snafu;
 use vmm_protocol::Configuration;
 
-use super::{Timestamp, VmId, VmName};
+use super::{HealthCheck, RestartPolicy, Timestamp, VmId, VmName};
 use crate::engine::EngineChoice;
 use crate::machine::MachineSpec;
+
+/// How long a guest may take to shut down, unless it is told otherwise.
+pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// The name of no init.
 #[derive(Debug, Snafu, PartialEq, Eq)]
@@ -86,6 +90,12 @@ pub struct VmSpec {
     pub id: VmId,
     /// The name that points to it. A VM without one is gone when it ends.
     pub name: Option<VmName>,
+    /// It is gone when it ends, though it has a name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remove: bool,
+    /// How long its guest may take to shut down, where whoever stops it does not say; in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_timeout_ms: Option<u64>,
     /// The image as the user named it.
     pub image: String,
     /// The image that it was created from, by the name that only that has.
@@ -105,6 +115,12 @@ pub struct VmSpec {
     pub own_kernel: bool,
     /// The machine.
     pub machine: MachineSpec,
+    /// How it is seen that it does what it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// What follows from an end that nobody asked for.
+    #[serde(default)]
+    pub restart: RestartPolicy,
     /// States of its disk that were kept, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<Snapshot>,
@@ -127,7 +143,23 @@ impl VmSpec {
 
     /// Whether everything of it goes when it ends.
     pub fn ephemeral(&self) -> bool {
-        self.name.is_none()
+        self.name.is_none() || self.remove
+    }
+
+    /// Gives it another name. One that goes when it ends still does. Its guest calls itself by the new name after its next
+    /// start, if it did by the old one.
+    pub fn rename(&mut self, name: &VmName) {
+        self.remove |= self.name.is_none();
+        let host_name = &mut self.configuration.host_name;
+        if host_name.is_some() && host_name.as_deref() == self.name.as_ref().map(VmName::as_str) {
+            *host_name = Some(name.to_string());
+        }
+        self.name = Some(name.clone());
+    }
+
+    /// How long its guest may take to shut down, where whoever stops it does not say.
+    pub fn stop_grace(&self) -> Duration {
+        self.stop_timeout_ms.map_or(DEFAULT_STOP_GRACE, Duration::from_millis)
     }
 
     /// What to call it: its name, or else its id.

@@ -2,29 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::Timestamp;
 use crate::machine::RunExits;
-
-/// A time of day: milliseconds since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Timestamp(pub u64);
-
-impl Timestamp {
-    /// Now.
-    pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    /// The time that has passed since (none, if the clock was set back).
-    pub fn elapsed(self) -> Duration {
-        Duration::from_millis(Self::now().0.saturating_sub(self.0))
-    }
-}
 
 /// What a VM does, derived from what lives: the lock, the control socket, the recorded end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -34,6 +16,8 @@ pub enum VmState {
     Created,
     /// Its guest boots.
     Starting,
+    /// It ended though nobody asked for it, and is about to be started again.
+    Restarting,
     /// Its guest answers.
     Running,
     /// Its processors stand still, as asked.
@@ -52,6 +36,7 @@ impl VmState {
         match self {
             Self::Created => "created",
             Self::Starting => "starting",
+            Self::Restarting => "restarting",
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Stopping => "stopping",

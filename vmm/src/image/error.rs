@@ -8,6 +8,7 @@ use snafu::Snafu;
 use super::reference::ImageRef;
 use crate::arch::Arch;
 use crate::boot::{InitramfsError, KernelError, ModuleError};
+use crate::home::nearest_name;
 
 /// Why something with an image failed.
 #[derive(Debug, Snafu)]
@@ -396,3 +397,20 @@ pub enum ImageError {
 
 /// The result of work on images.
 pub(super) type Result<T, E = ImageError> = std::result::Result<T, E>;
+
+fn without_version(image: &str) -> &str {
+    image.split_once(':').map_or(image, |(name, _)| name)
+}
+
+impl ImageError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unknown { image, known, .. } => {
+                let nearest = nearest_name(image.name().as_str(), known.split(", ").map(without_version))?;
+                Some(format!("did you mean {nearest}?"))
+            }
+            _ => None,
+        }
+    }
+}

@@ -4,8 +4,9 @@
 //! is seen; the index can be lost, cut or wrong, and is then made anew.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -116,11 +117,16 @@ fn write(path: &Path, entries: &BTreeMap<String, Entry>) {
     let own = path.with_file_name(format!("{NAME}-{}{}", std::process::id(), files::PARTIAL));
     let written = serde_json::to_vec_pretty(entries)
         .map_err(std::io::Error::from)
-        .and_then(|bytes| fs::write(&own, bytes))
+        .and_then(|bytes| write_privately(&own, &bytes))
         .and_then(|()| fs::rename(&own, path));
     if let Err(error) = written {
         tracing::debug!(path = %path.display(), %error, "the index of images cannot be written");
     }
+}
+
+/// What is in a home is its user's alone.
+fn write_privately(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
 #[cfg(test)]

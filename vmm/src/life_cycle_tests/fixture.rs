@@ -10,12 +10,12 @@ use vmm_disk::Format;
 
 use crate::arch::Arch;
 use crate::control::Connection;
-use crate::home::{End, EngineChoice, HeldVm, Home, Timestamp, VmFolder, VmName, VmSpec};
+use crate::home::{End, EngineChoice, HeldVm, Home, RestartPolicy, Timestamp, VmFolder, VmName, VmSpec};
 use crate::image::{ImageStore, NewLayer};
 use crate::machine::{BootSpec, ConsoleKind, DiskSpec, MachineSpec, MemorySize, VsockSpec};
 use crate::sandbox::launch::launch;
 use crate::sandbox::program::MonitorProgram;
-use crate::sandbox::{Error, Sandbox, StartOptions, hold};
+use crate::sandbox::{Error, Sandbox, StartOptions, hold, start};
 
 /// What a machine, its guest and its agent do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +44,14 @@ pub(super) enum Script {
     RefusesShutdown,
     /// The agent takes it and does nothing.
     IgnoresShutdown,
+    /// Its engine dies as above, and does not start it another time.
+    NeverTwice,
+    /// The first command in the guest succeeds, and none after it.
+    SickLater,
 }
 
 impl Script {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 17] = [
         Self::Ready,
         Self::Silent,
         Self::AgentFails,
@@ -63,6 +67,8 @@ impl Script {
         Self::OldAgent,
         Self::RefusesShutdown,
         Self::IgnoresShutdown,
+        Self::NeverTwice,
+        Self::SickLater,
     ];
 
     /// The script that a VM is to play: its description says it in place of an image's name.
@@ -90,6 +96,18 @@ impl TestHome {
         Self { _base: base, home }
     }
 
+    /// Starts a VM that is looked after as `upkeep` says, and runs in the background.
+    pub(super) fn run_kept(&self, script: Script, upkeep: impl FnOnce(&mut VmSpec)) -> Sandbox {
+        let held = self.create(Some("box"), script);
+        let mut spec = held.folder().spec().unwrap().unwrap();
+        upkeep(&mut spec);
+        held.write_spec(&spec).unwrap();
+        let (folder, options) = (held.folder().clone(), StartOptions::default().detached(true));
+        let program = MonitorProgram::of_tests();
+        let lifeline = launch(&program, held, true, vmm_sys::clock::monotonic_us(), &options).unwrap();
+        start::started(&program, folder, lifeline, &options).unwrap()
+    }
+
     fn create(&self, name: Option<&str>, script: Script) -> HeldVm {
         let name: Option<VmName> = name.map(|name| name.parse().unwrap());
         let held = self.home.create(name.as_ref()).unwrap();
@@ -107,6 +125,8 @@ impl TestHome {
             version: VmSpec::VERSION,
             id: folder.id().clone(),
             name,
+            remove: false,
+            stop_timeout_ms: None,
             image: format!("{script:?}"),
             image_reference: "none:0.0.0-20260101-0000000".to_owned(),
             image_version: "0.0.0-20260101-0000000".to_owned(),
@@ -124,6 +144,8 @@ impl TestHome {
                 mask_services: Vec::new(),
             },
             own_kernel: false,
+            health_check: None,
+            restart: RestartPolicy::No,
             snapshots: Vec::new(),
             machine: MachineSpec {
                 arch: Arch::host().unwrap(),

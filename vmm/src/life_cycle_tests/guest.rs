@@ -10,8 +10,8 @@ use std::thread;
 
 use vmm_disk::{DiskImage, LiveDisk};
 use vmm_protocol::{
-    AgentMessage, Answer, BOOT_PORT, Configuration, ErrorKind, Failed, Health, Hello, Ready, Reply, Request,
-    Version, header,
+    AgentMessage, Answer, BOOT_PORT, Configuration, ErrorKind, Exit, Failed, FrameHeader, FrameKind, Health,
+    Hello, Outcome, ProcessId, Ready, Reply, Request, Version, header,
 };
 
 use super::fixture::Script;
@@ -36,16 +36,21 @@ fn end(ended: &Ended, how: MachineEnd) {
 impl Launcher for ScriptedLauncher {
     fn launch(
         &self,
-        _home: &Home,
+        home: &Home,
         spec: &VmSpec,
         console: OwnedFd,
         built: &dyn Fn(Weak<LiveDisk>),
         ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> Result<Box<dyn RunningMachine>, LaunchFailure> {
         let script = Script::of(spec);
-        if script == Script::NoEngine {
+        let launched = home.folder(&spec.id).path().join("was-launched");
+        let before = script == Script::NeverTwice && launched.exists();
+        if script == Script::NoEngine || before {
             let hint = Some("build one".to_owned());
             return Err(LaunchFailure { message: "there is no engine".to_owned(), hint });
+        }
+        if script == Script::NeverTwice {
+            File::create_new(launched).unwrap();
         }
         let disks = spec.machine.disks.first().map(|disk| vmm_disk::LiveDisk::open(&disk.layers));
         let disk = disks.map(|opened| Arc::new(opened.unwrap().unwrap()));
@@ -55,7 +60,8 @@ impl Launcher for ScriptedLauncher {
         let listener = UnixListener::bind(&socket).unwrap();
         let console = UnixStream::from(console);
         let its = disk.as_ref().map(Arc::downgrade).unwrap_or_default();
-        let guest = Guest { script, socket, console, ended: ended.clone(), disk: its, freezes: 0 };
+        let guest =
+            Guest { script, socket, console, ended: ended.clone(), disk: its, freezes: 0, commands: 0 };
         thread::spawn(move || guest.run(&listener));
         let balloon = spec.machine.balloon.then(|| Balloon::new().control());
         Ok(Box::new(ScriptedMachine { ended, report: report(), balloon, _disk: disk }))
@@ -107,6 +113,7 @@ struct Guest {
     ended: Ended,
     disk: Weak<LiveDisk>,
     freezes: u8,
+    commands: u64,
 }
 
 impl Guest {
@@ -165,7 +172,7 @@ impl Guest {
                 self.console.write_all(b"Kernel panic - not syncing: test\n").unwrap();
                 return end(&self.ended, MachineEnd::Reset);
             }
-            (Request::Health, Script::EngineDies) => {
+            (Request::Health, Script::EngineDies | Script::NeverTwice) => {
                 return end(&self.ended, MachineEnd::Failed("QEMU was killed".to_owned()));
             }
             (Request::Health, Script::Escapes) => {
@@ -187,6 +194,7 @@ impl Guest {
                 self.console.write_all(b"shutting down\n").unwrap();
                 return end(&self.ended, MachineEnd::PowerOff);
             }
+            (Request::Start(_), Script::SickLater) => return self.run_command(stream),
             (Request::SetClock { time_ns }, _) => {
                 assert!(time_ns > 1_700_000_000_000_000_000);
                 self.console.write_all(b"clock set\n").unwrap();
@@ -204,6 +212,21 @@ impl Guest {
 }
 
 impl Guest {
+    /// Plays a command: the first succeeds.
+    fn run_command(&mut self, stream: &mut UnixStream) {
+        self.commands += 1;
+        let code = u8::from(self.commands > 1);
+        let started = Reply::Started { process: ProcessId(self.commands), pid: 7 };
+        header::write(stream, &Answer::Ok(started)).unwrap();
+        let exit = Exit { outcome: Outcome::Code(code), timed_out: false };
+        for (kind, data) in
+            [(FrameKind::Stdout, b"no\x1b".to_vec()), (FrameKind::Exit, serde_json::to_vec(&exit).unwrap())]
+        {
+            let frame = [FrameHeader::new(kind, data.len()).to_bytes().to_vec(), data].concat();
+            stream.write_all(&frame).unwrap();
+        }
+    }
+
     /// Writes how often it was frozen until now to its disk, and stands still; what it writes then belongs to later.
     fn freeze(&mut self, stream: &mut UnixStream) {
         self.freezes += 1;

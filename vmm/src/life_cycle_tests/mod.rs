@@ -5,11 +5,13 @@ mod disks;
 mod fixture;
 mod guest;
 mod pool;
+mod upkeep;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,14 +20,27 @@ use vmm_protocol::{AgentMessage, Hello, header};
 
 use crate::control::{ControlError, Event, MonitorLine, Request};
 use crate::home::{EndReason, HomeError, VmFolder, VmState};
-use crate::sandbox::program::MARKER;
-use crate::sandbox::{Balloon, CancelToken, Error, Progress, Sandbox, StartOptions};
+use crate::sandbox::launch::launch;
+use crate::sandbox::program::{MARKER, MonitorProgram};
+use crate::sandbox::{Balloon, CancelToken, Error, LogOptions, Progress, Sandbox, StartOptions, hold};
 
 /// The body of a monitor process: `MonitorProgram::of_tests` runs this test binary again for it.
 #[test]
 fn monitor_process() {
     if std::env::args().any(|argument| argument == MARKER) {
         crate::monitor::run(Arc::new(guest::ScriptedLauncher)).unwrap();
+    }
+}
+
+/// The body of a keeper process.
+#[test]
+fn keeper_process() {
+    if std::env::args().any(|argument| argument == MARKER) {
+        let start = |_: &Path, folder: &VmFolder, options: &StartOptions| {
+            let held = hold(folder, "box")?;
+            launch(&MonitorProgram::of_tests(), held, false, vmm_sys::clock::monotonic_us(), options)
+        };
+        crate::sandbox::keeper::run(start).unwrap();
     }
 }
 
@@ -420,7 +435,7 @@ fn a_vm_that_is_paused_answers_nothing_and_goes_on_with_the_right_time() {
 fn the_console_is_followed_to_the_vms_end() {
     let home = TestHome::new();
     let sandbox = home.run(None, Script::Ready).unwrap();
-    let mut log = sandbox.logs(true, None).unwrap();
+    let mut log = sandbox.logs(&LogOptions { follow: true, ..LogOptions::default() }, None).unwrap();
     let mut text = [0; 8];
     log.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"booting\n");

@@ -122,6 +122,7 @@ impl MachineSpec {
             devices,
             balloon: balloon_control,
             console,
+            types_on_serial: self.console == ConsoleKind::Serial,
         };
         Ok((machine, root))
     }

@@ -46,4 +46,6 @@ pub struct Machine {
     /// Our end is elsewhere: what the guest writes to its serial port goes into this socket. A virtio console has a
     /// clone of it.
     pub console: OwnedFd,
+    /// What comes out of that socket is typed on the serial port. A virtio console takes it by itself.
+    pub types_on_serial: bool,
 }

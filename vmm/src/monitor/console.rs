@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use rustix::net::RecvFlags;
 
+use super::console_times::ConsoleTimes;
 use crate::home::{CONTINUED, VmFolder};
 
 /// When the file is this long it becomes the older one, whose place is then free: twice this much is kept.
@@ -32,6 +33,7 @@ pub(super) struct Console {
     older: PathBuf,
     file: Option<File>,
     length: u64,
+    times: ConsoleTimes,
     tail: Vec<u8>,
     /// What the kernel said when it died, from the line that says so.
     panic: Option<Vec<u8>>,
@@ -59,12 +61,14 @@ impl Console {
         let file = File::options().create(true).append(true).mode(0o600).open(&path)?;
         let length = file.metadata()?.len();
         let file = Some(file);
+        let times = ConsoleTimes::new(folder, length);
         Ok(Self {
             socket,
             path,
             older,
             file,
             length,
+            times,
             tail: Vec::new(),
             panic: None,
             failing: false,
@@ -72,8 +76,8 @@ impl Console {
         })
     }
 
-    /// Takes what is there.
-    pub(super) fn read(&mut self) -> Found {
+    /// Takes what is there, and lets it be heard.
+    pub(super) fn read(&mut self, hear: impl FnOnce(&[u8])) -> Found {
         let mut bytes = [0; READ];
         match rustix::io::retry_on_intr(|| {
             rustix::net::recv(&self.socket, &mut bytes[..], RecvFlags::DONTWAIT)
@@ -81,6 +85,7 @@ impl Console {
             Ok((0, _)) => Found::End,
             Ok((length, _)) => {
                 self.record(&bytes[..length]);
+                hear(&bytes[..length]);
                 Found::Output
             }
             Err(rustix::io::Errno::AGAIN) => Found::Nothing,
@@ -89,9 +94,9 @@ impl Console {
     }
 
     /// Takes what is still there after the machine has ended, within reason.
-    pub(super) fn drain(&mut self) {
+    pub(super) fn drain(&mut self, mut hear: impl FnMut(&[u8])) {
         for _ in 0..256 {
-            if self.read() != Found::Output {
+            if self.read(&mut hear) != Found::Output {
                 break;
             }
         }
@@ -136,10 +141,11 @@ impl Console {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.length >= self.limit || self.file.is_none() {
+        if self.length >= self.limit || self.times.is_full() || self.file.is_none() {
             self.rotate()?;
         }
         let Some(file) = &mut self.file else { return Ok(()) };
+        self.times.note(self.length);
         file.write_all(bytes)?;
         self.length += bytes.len() as u64;
         Ok(())
@@ -152,11 +158,17 @@ impl Console {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             outcome => outcome?,
         }
+        self.times.rotate();
         let mut file = File::options().create(true).append(true).mode(0o600).open(&self.path)?;
         file.write_all(CONTINUED)?;
         self.length = CONTINUED.len() as u64;
         self.file = Some(file);
         Ok(())
+    }
+
+    /// What was written last, as it was written.
+    pub(super) fn last(&self) -> &[u8] {
+        &self.tail
     }
 
     /// The last lines, or the first of a panic, fit for a terminal: the guest wrote them.
@@ -213,13 +225,31 @@ mod tests {
     #[test]
     fn what_the_guest_writes_is_in_the_file_and_in_the_tail() {
         let (_base, mut guest, mut console) = console(FILE_LIMIT);
-        assert_eq!(console.read(), Found::Nothing);
+        assert_eq!(console.read(|_| ()), Found::Nothing);
         guest.write_all(b"one\r\ntwo\x1b[31m\n").unwrap();
-        assert_eq!(console.read(), Found::Output);
+        assert_eq!(console.read(|_| ()), Found::Output);
         assert_eq!(fs::read(&console.path).unwrap(), b"one\r\ntwo\x1b[31m\n");
         assert_eq!(console.tail(), "one\ntwo\u{fffd}[31m");
         drop(guest);
-        assert_eq!(console.read(), Found::End);
+        assert_eq!(console.read(|_| ()), Found::End);
+    }
+
+    #[test]
+    fn that_and_when_it_was_written_is_known_also_of_what_an_exchange_of_files_made_older() {
+        let (_base, mut guest, mut console) = console(1000);
+        for _ in 0..150 {
+            guest.write_all(b"ten bytes\n").unwrap();
+            console.drain(|_| ());
+        }
+        let list = |path: &str| {
+            let path = console.path.with_file_name(path);
+            crate::home::ConsoleTime::parse_list(&fs::read_to_string(path).unwrap(), u64::MAX)
+        };
+        // All within a second, so each file has its first moment only.
+        let [older, newer] = [list("console.times.1"), list("console.times")];
+        assert_eq!((older[0].offset, newer[0].offset), (0, CONTINUED.len() as u64));
+        assert!(older.len() <= 3 && newer.len() <= 3, "{older:?} {newer:?}");
+        assert!(newer[0].at.elapsed().as_secs() < 60);
     }
 
     #[test]
@@ -229,7 +259,7 @@ mod tests {
         fs::rename(&console.path, &console.older).unwrap();
         console.file = None;
         guest.write_all(b"later\n").unwrap();
-        console.drain();
+        console.drain(|_| ());
         assert!(fs::read(&console.path).unwrap().ends_with(b"later\n"));
     }
 
@@ -241,7 +271,7 @@ mod tests {
         {
             assert!(!console.has_panicked() || piece.starts_with("trace"));
             guest.write_all(piece.as_bytes()).unwrap();
-            console.drain();
+            console.drain(|_| ());
         }
         assert!(console.has_panicked());
         let tail = console.tail();
@@ -254,7 +284,7 @@ mod tests {
         let (_base, mut guest, mut console) = console(1000);
         for line in 0..1000 {
             writeln!(guest, "line {line}").unwrap();
-            console.drain();
+            console.drain(|_| ());
         }
         let length = |path| fs::metadata(path).unwrap().len();
         assert!(length(&console.path) <= 1100 && length(&console.older) <= 1100);

@@ -1,7 +1,7 @@
 //! The monitor's one thread that waits for everything, and does what `life` says.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak, mpsc};
@@ -14,7 +14,9 @@ use vmm_sys::{Event, Interest, Poller, Ready};
 
 use super::client::{Asked, Client};
 use super::console::{Console, Found};
+use super::console_clients::{self, ConsoleClients};
 use super::guest;
+use super::health::{Attempt, HealthWatch};
 use super::launcher::{LaunchFailure, Launcher};
 use super::layer::{self, NewTop, Recorded};
 use super::life::{Action, Life, Progress, Stopper};
@@ -73,6 +75,8 @@ pub(super) enum Happening {
     StandsStill(Result<bool, String>),
     /// The guest that goes on was told what time it is, as far as it would hear it.
     ClockSet(Option<AskedBy>),
+    /// The guest's health was checked.
+    Checked(Attempt),
     /// The layer that is being added is to be recorded now.
     RecordLayer(Recorded),
     /// The layer was added, and so long the guest stood still; or why it was not.
@@ -115,6 +119,7 @@ pub(super) struct Monitor {
     listener: UnixListener,
     boot_listener: UnixListener,
     console: Console,
+    console_clients: ConsoleClients,
     console_of_machine: Option<OwnedFd>,
     pub(super) post: Post,
     posted: mpsc::Receiver<Happening>,
@@ -125,6 +130,7 @@ pub(super) struct Monitor {
     disk: Weak<LiveDisk>,
     adding: Option<Adding>,
     pub(super) standstill: Standstill,
+    pub(super) health: Option<HealthWatch>,
     launched: Launched,
     pub(super) life: Life,
     started: Timestamp,
@@ -168,7 +174,7 @@ impl Monitor {
             .and_then(|()| poller.add(&starter, STARTER, Interest::READ));
         added.context(SystemSnafu { what })?;
         let ready_timeout = Duration::from_millis(request.ready_timeout_ms);
-        let life = Life::new(Instant::now(), ready_timeout, spec.ephemeral());
+        let life = Life::new(Instant::now(), ready_timeout, spec.ephemeral(), spec.stop_grace());
         let mut monitor = Self {
             held,
             spec,
@@ -179,6 +185,7 @@ impl Monitor {
             listener,
             boot_listener,
             console,
+            console_clients: ConsoleClients::new(),
             console_of_machine: Some(console_of_machine.into()),
             post: Post { sender, event },
             posted,
@@ -188,6 +195,7 @@ impl Monitor {
             disk: Weak::new(),
             adding: None,
             standstill: Standstill::default(),
+            health: None,
             launched: Launched::default(),
             life,
             started: Timestamp::now(),
@@ -234,8 +242,9 @@ impl Monitor {
                 SIGNALS => self.take_signals(),
                 POSTED => self.take_posted(),
                 CONTROL => self.accept_client(),
-                CONSOLE => self.take_console(),
+                CONSOLE => self.take_console(ready),
                 BOOT => self.accept_agent(),
+                console_clients::FIRST_TOKEN.. => self.serve_console_client(ready),
                 token => self.serve(token, ready),
             }
         }
@@ -268,6 +277,7 @@ impl Monitor {
             started: self.started,
             timings: self.timings,
             exits: RunExits { until_ready: self.exits_until_ready.clone(), in_all: self.exits() },
+            health: self.health.as_ref().map(|watch| watch.report().clone()),
         }
     }
 
@@ -344,7 +354,7 @@ impl Monitor {
                 Ok(other) => self.take_at_the_end(other),
             }
         }
-        self.console.drain();
+        self.console.drain(|bytes| self.console_clients.hear(&self.poller, bytes));
         let tail = self.console.tail();
         self.finished = Some(self.life.machine_ended(end, self.console.has_panicked(), tail));
     }
@@ -392,6 +402,7 @@ impl Monitor {
                 Happening::MachineEnded(end) => self.end(Some(end)),
                 Happening::MachineGone => {}
                 Happening::Boot(outcome) => self.booted(outcome),
+                Happening::Checked(attempt) => self.checked(attempt),
                 Happening::StandsStill(outcome) => self.stands_still(outcome),
                 Happening::ClockSet(asked_by) => self.clock_set(asked_by),
                 Happening::ShutdownFailed(why) => {
@@ -411,6 +422,7 @@ impl Monitor {
                     self.timings.ready = self.elapsed();
                     self.exits_until_ready = self.exits();
                     tracing::info!(agent = report.hello.agent, kernel = report.hello.kernel, "ready");
+                    self.watch_health();
                     self.changed(true);
                     self.release_starter();
                 }
@@ -419,6 +431,27 @@ impl Monitor {
                 let action = self.life.boot_failed(Instant::now(), &error);
                 self.act(action);
             }
+        }
+    }
+
+    /// Begins with the health check, if the VM has one.
+    fn watch_health(&mut self) {
+        let Some(check) = &self.spec.health_check else { return };
+        match HealthWatch::start(check, self.vsock_socket.clone(), &self.post, Instant::now()) {
+            Ok(watch) => self.health = Some(watch),
+            Err(error) => tracing::error!("cannot check the VM's health: {error}"),
+        }
+    }
+
+    fn checked(&mut self, attempt: Attempt) {
+        // One that is ending may fail its check.
+        if self.life.state() == VmState::Running
+            && let Some(watch) = &mut self.health
+            && watch.take(attempt, Instant::now())
+        {
+            let report = watch.report();
+            tracing::info!(failures = report.failures, "the VM is {}", report.status);
+            self.changed(false);
         }
     }
 
@@ -453,12 +486,44 @@ impl Monitor {
         }
     }
 
-    fn take_console(&mut self) {
-        match self.console.read() {
+    fn take_console(&mut self, ready: Ready) {
+        if ready.writable {
+            self.console_clients.type_on(&self.poller, self.console.as_fd());
+            self.update_console();
+        }
+        if !ready.readable {
+            return;
+        }
+        match self.console.read(|bytes| self.console_clients.hear(&self.poller, bytes)) {
             Found::Output => self.timings.console = self.timings.console.or(self.elapsed()),
             Found::Nothing => {}
             Found::End => drop(self.poller.delete(&self.console)),
         }
+    }
+
+    fn serve_console_client(&mut self, ready: Ready) {
+        self.console_clients.serve(&self.poller, ready, self.console.as_fd());
+        self.update_console();
+    }
+
+    /// Waits for the machine to take what was typed, if there is something.
+    fn update_console(&self) {
+        let interest = if self.console_clients.wait_for_machine() { Interest::BOTH } else { Interest::READ };
+        // One that the machine has closed is waited for no more.
+        let _ = self.poller.modify(&self.console, CONSOLE, interest);
+    }
+
+    /// Joins a client's socket to the console; says whether the guest gets what is typed.
+    fn join_console(&mut self, files: Vec<OwnedFd>) -> Result<bool, Refusal> {
+        let Ok([socket]) = <[OwnedFd; 1]>::try_from(files) else {
+            return Err(invalid("a client of the console comes with one open socket".to_owned()));
+        };
+        if self.console_clients.are_many() {
+            return Err(out_of_place("too many sit at the VM's console already"));
+        }
+        let joined = self.console_clients.add(&self.poller, socket, self.console.last());
+        joined.map_err(|error| invalid(format!("cannot wait for what is typed: {error}")))?;
+        Ok(true)
     }
 
     fn accept_client(&mut self) {
@@ -543,10 +608,29 @@ impl Monitor {
                     client.answer(id, Answer::Refused(refusal));
                 }
             }
+            Request::Console => {
+                let joined = self.join_console(files).map(|input| Answer::Console { input });
+                client.answer(id, joined.unwrap_or_else(Answer::Refused));
+            }
+            Request::Rename { name } => {
+                let renamed = self.rename(&name);
+                client.answer(id, renamed.map_or_else(Answer::Refused, |()| Answer::Renamed));
+            }
             Request::Start(_) => {
                 client.answer(id, Answer::Refused(out_of_place("this monitor has its VM already")));
             }
         }
+    }
+
+    /// Writes down what the VM is called from now on.
+    fn rename(&mut self, name: &VmName) -> Result<(), Refusal> {
+        let renamed = self.described().and_then(|mut spec| {
+            spec.rename(name);
+            self.held.write_spec(&spec)
+        });
+        renamed.map_err(|error| invalid(crate::engine::chain(&error)))?;
+        self.spec.rename(name);
+        Ok(())
     }
 
     /// Sets how much the guest is to do without, if that is asked, and tells of its balloon.

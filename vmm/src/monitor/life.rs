@@ -14,10 +14,7 @@ const SHUTDOWN_MARGIN: Duration = Duration::from_secs(5);
 /// How long the engine may take to end a machine whose plug was pulled.
 const PLUG_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a guest may take to shut down when nobody is there who could say.
-pub(super) const DEFAULT_GRACE: Duration = Duration::from_secs(10);
-
-/// The same when whoever started it is gone.
+/// How long a guest may take to shut down when whoever started it is gone.
 const STARTER_GONE_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a machine may take to end whose agent is gone: the console says why.
@@ -77,6 +74,8 @@ pub(super) struct Life {
     ready_timeout: Duration,
     /// Nothing of it is to be kept, so it need not shut down in order when nobody is there any more.
     ephemeral: bool,
+    /// How long its guest may take to shut down when nobody is there who could say.
+    grace: Duration,
     /// Why it ends, once that is decided.
     verdict: Option<Verdict>,
     plug_pulled: bool,
@@ -104,12 +103,13 @@ impl Verdict {
 }
 
 impl Life {
-    pub(super) fn new(now: Instant, ready_timeout: Duration, ephemeral: bool) -> Self {
+    pub(super) fn new(now: Instant, ready_timeout: Duration, ephemeral: bool, grace: Duration) -> Self {
         Self {
             state: VmState::Starting,
             deadline: now.checked_add(ready_timeout),
             ready_timeout,
             ephemeral,
+            grace,
             verdict: None,
             plug_pulled: false,
             agent_lost: None,
@@ -187,7 +187,7 @@ impl Life {
         let grace = match (stopper, grace) {
             (Stopper::StarterGone, _) if self.ephemeral => Duration::ZERO,
             (Stopper::StarterGone, _) => STARTER_GONE_GRACE,
-            (_, grace) => grace.unwrap_or(DEFAULT_GRACE),
+            (_, grace) => grace.unwrap_or(self.grace),
         };
         let (reason, message) = match stopper {
             Stopper::Client if self.state == VmState::Starting => {
@@ -314,7 +314,7 @@ mod tests {
 
     fn life() -> (Instant, Life) {
         let now = Instant::now();
-        (now, Life::new(now, Duration::from_secs(60), false))
+        (now, Life::new(now, Duration::from_secs(60), false, Duration::from_secs(10)))
     }
 
     fn running() -> (Instant, Life) {
@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn without_its_starter_an_ephemeral_vm_goes_at_once_and_a_named_one_in_order() {
         let now = Instant::now();
-        let mut ephemeral = Life::new(now, Duration::from_secs(60), true);
+        let mut ephemeral = Life::new(now, Duration::from_secs(60), true, Duration::from_secs(10));
         ephemeral.ready();
         assert_eq!(ephemeral.stop(now, Stopper::StarterGone, None), Action::PullPlug);
         let (now, mut named) = running();

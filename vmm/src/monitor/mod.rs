@@ -13,8 +13,11 @@
 
 mod client;
 mod console;
+mod console_clients;
+mod console_times;
 mod event_loop;
 mod guest;
+mod health;
 mod launcher;
 mod layer;
 mod life;

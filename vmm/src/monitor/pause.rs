@@ -51,6 +51,9 @@ impl Monitor {
 
     fn order(&mut self, still: bool, asked_by: Option<AskedBy>) {
         self.standstill.wanted = still;
+        if let Some(health) = &self.health {
+            health.stand_still(still);
+        }
         self.standstill.ordered.push_back(asked_by);
         if let Some(machine) = &self.machine {
             machine.order(if still { Order::Pause } else { Order::Resume });

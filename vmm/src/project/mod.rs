@@ -30,6 +30,7 @@ pub use plan::{Action, Change, MachinePlan, Plan};
 pub use status::{MachineStatus, ProjectStatus};
 pub use up::{ProjectEvent, ProjectOptions};
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -37,7 +38,7 @@ use std::time::Duration;
 
 use snafu::{ResultExt, ensure};
 
-use crate::home::{EngineChoice, Home, HomeError, nearest};
+use crate::home::{EngineChoice, Home, HomeError, nearest_name};
 use crate::image::Digest;
 use crate::sandbox::{self, Sandbox};
 use error::{DestructiveSnafu, ExistsSnafu, MachineSnafu, NotUpSnafu, UntrustedSnafu, WriteSnafu};
@@ -320,6 +321,16 @@ impl HeldProject {
     }
 }
 
+/// The VMs of a home that belong to projects, by name, with the projects' folders. Projects know them by these names.
+pub fn vms_of_projects(home: &Home) -> Result<BTreeMap<String, PathBuf>, ProjectError> {
+    let records = record::all(home)?.into_iter().map(|(_, record)| record);
+    let vms = records.flat_map(|record| {
+        let ProjectRecord { folder, machines, .. } = record;
+        machines.into_values().map(move |machine| (machine.vm, folder.clone()))
+    });
+    Ok(vms.collect())
+}
+
 /// The VM of this name. `None`: somebody has removed it.
 fn vm(home: &Home, name: &str) -> Result<Option<Sandbox>, sandbox::Error> {
     match Sandbox::attach(home, name) {
@@ -340,6 +351,6 @@ fn known(wanted: &str, names: &[String], folder: &Path) -> Result<String, Projec
     if names.iter().any(|name| name == wanted) {
         return Ok(wanted.to_owned());
     }
-    let nearest = nearest(wanted, names.iter().map(String::as_str)).map(str::to_owned);
+    let nearest = nearest_name(wanted, names.iter().map(String::as_str)).map(str::to_owned);
     Err(ProjectError::NoSuchMachine { folder: folder.to_owned(), wanted: wanted.to_owned(), nearest })
 }

@@ -14,9 +14,7 @@ use super::record::{HeldRecord, MachineRecord, slug};
 use super::wait::Waiter;
 use super::{ONLY_MACHINE, ProjectError};
 use crate::home::{Home, VmState};
-use crate::sandbox::{
-    CancelToken, DEFAULT_STOP_GRACE, DiskFile, Error, Progress, Sandbox, SandboxBuilder, StartOptions,
-};
+use crate::sandbox::{CancelToken, DiskFile, Error, Progress, Sandbox, SandboxBuilder, StartOptions};
 
 /// Something that happens while a project's machines are brought up, stopped or destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,7 +176,9 @@ fn bring_up(
             // What cannot be is known before the VM stops.
             builder(home, held, machine).check().map_err(failed(machine))?;
             stopping(machine, options);
-            match attach(home, machine)?.stop(DEFAULT_STOP_GRACE) {
+            let sandbox = attach(home, machine)?;
+            let grace = sandbox.stop_grace().map_err(failed(machine))?;
+            match sandbox.stop(grace) {
                 // It ended by itself meanwhile.
                 Ok(_) | Err(Error::NotRunning { .. }) => {}
                 Err(error) => return Err(failed(machine)(error)),

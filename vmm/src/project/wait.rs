@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use vmm_sys::{Interest, Poller};
-
 use super::ProjectError;
 use crate::sandbox::CancelToken;
 
@@ -28,12 +26,8 @@ impl<'a> Waiter<'a> {
 
     /// Waits for so long.
     pub(super) fn wait(&self, span: Duration) -> Result<(), ProjectError> {
-        let wait = || {
-            let mut poller = Poller::new()?;
-            poller.add(self.token, 0, Interest::READ)?;
-            poller.wait(Some(span)).map(drop)
-        };
-        wait().map_err(|source| ProjectError::System { what: "wait".to_owned(), source })?;
+        let waited = self.token.wait_for(span);
+        waited.map_err(|source| ProjectError::System { what: "wait".to_owned(), source })?;
         self.check()
     }
 }

@@ -10,7 +10,7 @@ use super::disk::{DiskSize, ExtraDisk};
 use super::progress::Observer;
 use super::{CancelToken, Error, Progress, Sandbox, start};
 use crate::agent::ByteString;
-use crate::home::{EngineChoice, Home, Init};
+use crate::home::{EngineChoice, HealthCheck, Home, Init, RestartPolicy};
 use crate::image::BaseFile;
 use crate::machine::{ConsoleKind, MemorySize};
 
@@ -177,6 +177,8 @@ pub struct SandboxBuilder {
     pub(super) image: String,
     pub(super) home: Option<Home>,
     pub(super) name: Option<String>,
+    pub(super) remove: bool,
+    pub(super) stop_timeout: Option<Duration>,
     pub(super) cpus: u8,
     pub(super) memory: MemorySize,
     pub(super) engine: EngineChoice,
@@ -196,6 +198,8 @@ pub struct SandboxBuilder {
     pub(super) disk_size: Option<DiskSize>,
     pub(super) disks: Vec<ExtraDisk>,
     pub(super) command_line: Option<String>,
+    pub(super) health_check: Option<HealthCheck>,
+    pub(super) restart: RestartPolicy,
     pub(super) pull: PullPolicy,
     pub(super) options: StartOptions,
 }
@@ -206,6 +210,8 @@ impl SandboxBuilder {
             image,
             home: None,
             name: None,
+            remove: false,
+            stop_timeout: None,
             cpus: 1,
             memory: MemorySize::default(),
             engine: EngineChoice::default(),
@@ -225,6 +231,8 @@ impl SandboxBuilder {
             disk_size: None,
             disks: Vec::new(),
             command_line: None,
+            health_check: None,
+            restart: RestartPolicy::default(),
             pull: PullPolicy::default(),
             options: StartOptions::default(),
         }
@@ -239,6 +247,18 @@ impl SandboxBuilder {
     /// Names it. A VM with a name keeps its disk when it ends, until it is removed; one without leaves nothing.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Whether nothing of it is kept when it ends, though it has a name.
+    pub fn remove_at_end(mut self, remove: bool) -> Self {
+        self.remove = remove;
+        self
+    }
+
+    /// How long its guest may take to shut down, where whoever stops it does not say; 10 s where nothing is said.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.stop_timeout = Some(timeout);
         self
     }
 
@@ -360,6 +380,19 @@ impl SandboxBuilder {
     /// Adds parameters to the kernel's command line.
     pub fn command_line(mut self, parameters: impl Into<String>) -> Self {
         self.command_line = Some(parameters.into());
+        self
+    }
+
+    /// How it is seen that the VM does what it is for: [`VmInfo::health`](super::VmInfo::health) tells.
+    pub fn health_check(mut self, check: HealthCheck) -> Self {
+        self.health_check = Some(check);
+        self
+    }
+
+    /// What follows when the VM ends though nobody asked for it; nothing where nothing is said. One that is to be started
+    /// again has a name and is detached.
+    pub fn restart(mut self, policy: RestartPolicy) -> Self {
+        self.restart = policy;
         self
     }
 

@@ -3,8 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use vmm_sys::Event;
+use rustix::event::{PollFd, PollFlags, poll};
+use vmm_sys::{Event, Interest, Poller};
 
 /// Cancels what it was given to. Clones cancel the same.
 ///
@@ -34,6 +36,23 @@ impl CancelToken {
         self.0.cancelled.store(true, Ordering::Release);
         // A counter that cannot be raised is raised already; the flag says the same.
         let _ = self.0.event.notify();
+    }
+
+    /// Waits for so long, or until it is cancelled. Says whether it is.
+    pub fn wait_for(&self, span: Duration) -> std::io::Result<bool> {
+        let mut poller = Poller::new()?;
+        poller.add(self, 0, Interest::READ)?;
+        drop(poller.wait(Some(span))?);
+        Ok(self.is_cancelled())
+    }
+
+    /// Waits until it is cancelled.
+    pub fn wait(&self) {
+        let mut waited = [PollFd::new(self, PollFlags::IN)];
+        // What fails but for a signal can only be tried again.
+        while !self.is_cancelled() {
+            let _ = poll(&mut waited, None);
+        }
     }
 
     /// Whether it was cancelled.

@@ -1,11 +1,12 @@
 //! A command to run in a VM, described as `std::process::Command` describes one.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::link::Link;
 use super::process::{Output, Process};
-use super::{Error, Sandbox};
+use super::{CancelToken, Error, Sandbox};
 use crate::agent::{AgentProcess, ByteString, OutputLimits, ProcessId, ProcessSpec, TerminalSize};
 
 /// What a command reads.
@@ -40,6 +41,7 @@ pub struct Command<'a> {
     terminal: Option<TerminalSize>,
     stdin: Stdin,
     output_limit: usize,
+    cancel: Option<CancelToken>,
 }
 
 /// Beyond a command's own timeout: the guest ends it by itself, this is for a guest that hangs.
@@ -60,6 +62,7 @@ impl<'a> Command<'a> {
             terminal: None,
             stdin: Stdin::Null,
             output_limit: DEFAULT_OUTPUT_LIMIT,
+            cancel: None,
         }
     }
 
@@ -121,6 +124,12 @@ impl<'a> Command<'a> {
         self
     }
 
+    /// Cancelling this token ends [`Command::output`], and the command with everything that it started.
+    pub fn cancel_token(mut self, token: &CancelToken) -> Self {
+        self.cancel = Some(token.clone());
+        self
+    }
+
     /// Runs it to its end and collects what it writes.
     pub fn output(mut self) -> Result<Output, Error> {
         let input = match std::mem::take(&mut self.stdin) {
@@ -135,8 +144,12 @@ impl<'a> Command<'a> {
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout.saturating_add(TIMEOUT_MARGIN)));
         let link = self.sandbox.link.clone();
-        let collected = self.start()?.collect(&input, limits, deadline);
-        let collected = collected.map_err(|error| link.explain(error, None))?;
+        let cancel = self.cancel.clone();
+        let collected = self.start()?.collect(&input, limits, deadline, cancel.as_ref().map(AsFd::as_fd));
+        let collected = collected.map_err(|error| match cancel {
+            Some(token) if error.is_timeout() && token.is_cancelled() => Error::Cancelled,
+            _ => link.explain(error, None),
+        })?;
         Ok(Output {
             status: collected.exit.into(),
             truncated: collected.stdout_dropped > 0 || collected.stderr_dropped > 0,

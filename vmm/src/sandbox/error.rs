@@ -168,12 +168,14 @@ pub enum Error {
         name: String,
     },
     /// The VM has no such snapshot.
-    #[snafu(display("the VM {vm} has no snapshot {name}"))]
+    #[snafu(display("the VM {vm} has no snapshot {name}{}", nearest.as_ref().map(|name| format!(": did you mean {name}?")).unwrap_or_default()))]
     NoSnapshot {
         /// The VM.
         vm: String,
         /// What was asked for.
         name: String,
+        /// A name that is nearly the same.
+        nearest: Option<String>,
     },
     /// The guest has no such program.
     #[snafu(display("{program}: not found in the guest"))]
@@ -238,6 +240,36 @@ impl Error {
         matches!(self, Self::Agent { source: AgentError::Detached })
     }
 
+    /// Whether it was cancelled by whom it was asked for.
+    pub fn is_cancelled(&self) -> bool {
+        self.code() == "cancelled"
+    }
+
+    /// Whether a time was up: a guest that does not get ready, or that does not answer.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.code(), "agent_timeout" | "never_ready" | "monitor_unresponsive")
+    }
+
+    /// Whether there is no such VM.
+    pub fn is_no_such_vm(&self) -> bool {
+        self.code() == "no_such_vm"
+    }
+
+    /// Whether the VM does not run: it was never started, or it has ended, also just now.
+    pub fn is_not_running(&self) -> bool {
+        matches!(self, Self::NotRunning { .. } | Self::Ended { .. } | Self::MonitorLost { .. })
+    }
+
+    /// Whether the guest has no such file, or no such program.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.code(), "no_such_file" | "command_not_found")
+    }
+
+    /// Whether what was asked for cannot be, whatever state anything is in: a mistake of the caller's.
+    pub fn is_invalid(&self) -> bool {
+        self.code().starts_with("invalid")
+    }
+
     /// A stable word for the kind of error.
     pub fn code(&self) -> &'static str {
         match self {
@@ -297,6 +329,10 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Home { source } => source.hint(),
+            Self::Image { source } => source.hint(),
+            Self::Agent { source: AgentError::Refusal { kind: ErrorKind::NoSuchProcess, .. } } => {
+                Some("vmm processes, with the VM's name, lists those there are".to_owned())
+            }
             Self::ImageInUse { users, .. } => Some(format!("remove first: vmm rm {}", users.join(" "))),
             Self::NoMonitor => {
                 Some("put it beside your program or on PATH, or name it by VMM_BIN".to_owned())
@@ -313,8 +349,10 @@ impl Error {
                 Some(format!("vmm stop {name}, or remove it by force: vmm rm -f {name}"))
             }
             Self::MustStop { name } => Some(format!("vmm stop {name}")),
-            Self::NoSnapshot { vm, .. } => Some(format!("see which there are: vmm snapshot list {vm}")),
             Self::Paused { name } => Some(format!("let it go on: vmm resume {name}")),
+            Self::NoSnapshot { vm, nearest: None, .. } => {
+                Some(format!("see which there are: vmm snapshot list {vm}"))
+            }
             Self::NoBalloon { .. } => Some("a VM gets one when it is created: vmm run --balloon".to_owned()),
             Self::OldMonitor { name } => Some(format!("restart it: vmm stop {name} && vmm start {name}")),
             Self::NotReady { name } => Some(format!("see how far it is: vmm logs -f {name}")),
@@ -372,6 +410,21 @@ fn agent_code(error: &AgentError) -> &'static str {
         error if error.is_unreachable() => "agent_lost",
         _ => "agent_protocol",
     }
+}
+
+/// An error and all its causes in one line; a cause whose text the error above it already ends with is not repeated.
+pub fn error_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl From<ControlError> for Error {

@@ -25,7 +25,7 @@ use self::owner::owner_here;
 pub use self::single::{FolderEntries, Watch};
 use super::link::Link;
 use super::{CancelToken, Error, Sandbox};
-use crate::agent::{AgentClient, AgentError, ByteString, Cancel, ErrorKind, FileInfo};
+use crate::agent::{AgentClient, AgentError, ByteString, Cancel, ErrorKind, FileInfo, printable};
 
 impl Sandbox {
     /// Copies files and trees from the host into its guest, by the rules of `cp -a`: into `target` if that is a folder,
@@ -351,7 +351,7 @@ fn read_file(client: &AgentClient, path: &ByteString, limit: usize) -> Result<Ve
     let request = Pack { paths: vec![path.clone()], follow: true, devices: false };
     // What is said of the file beside its contents, and what fills its last blocks.
     let limits = Limits::new(Some((limit as u64).saturating_add(BESIDE_A_FILE)), None);
-    receive(client, request, &CopyOptions::default(), limits, |archive| {
+    let read = receive(client, request, &CopyOptions::default(), limits, |archive| {
         let mut reader = Reader::new(Streamed(archive));
         let member = reader.next()?.filter(|member| member.kind == Kind::File);
         let Some(member) = member else { return Err(unfit("is no file")) };
@@ -378,8 +378,19 @@ fn read_file(client: &AgentClient, path: &ByteString, limit: usize) -> Result<Ve
             return Err(unfit("came with others"));
         }
         reader.finish().map(drop)
-    })?;
-    Ok(contents)
+    });
+    match read {
+        Ok(_) => Ok(contents),
+        // Nothing here is a file of the host's.
+        Err(Failure::Host(error)) => {
+            let kind = match error {
+                vmm_archive::Error::Unfit { .. } => ErrorKind::UnfitFile,
+                _ => ErrorKind::BadArchive,
+            };
+            Err(AgentError::Refusal { what: "read a file", kind, message: printable(&error.line()) }.into())
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 fn download(

@@ -4,12 +4,14 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::keeper::{self, Keeper};
 use super::link::{ANSWER_TIMEOUT, monitor_killed};
+use super::start::milliseconds;
 use super::{Error, RootWrites};
 use crate::control::{Answer, Connection, ControlError, Request, Status};
 use crate::home::{
-    End, EngineChoice, Home, HomeError, Init, StateRecord, Timestamp, Timings, VmFolder, VmId, VmName,
-    VmSpec, VmState,
+    End, EngineChoice, HealthReport, Home, HomeError, Init, RestartPolicy, StateRecord, Timestamp, Timings,
+    VmFolder, VmId, VmName, VmSpec, VmState,
 };
 use crate::machine::{ConsoleKind, MemorySize, RunExits};
 
@@ -21,6 +23,10 @@ pub struct VmInfo {
     pub id: VmId,
     /// Its name. One without is gone when it ends.
     pub name: Option<VmName>,
+    /// Nothing of it is kept when it ends.
+    pub removed_at_end: bool,
+    /// How long its guest may take to shut down, where whoever stops it does not say; in milliseconds.
+    pub stop_timeout_ms: u64,
     /// What it does.
     pub state: VmState,
     /// Its monitor lives, but does not answer in time.
@@ -59,6 +65,12 @@ pub struct VmInfo {
     pub timings: Timings,
     /// How often its processors left the guest in that run, by what for: where its engine counts that.
     pub exits: RunExits,
+    /// What its health check came to, if it has one; while it runs.
+    pub health: Option<HealthReport>,
+    /// What follows from an end that nobody asked for.
+    pub restart: RestartPolicy,
+    /// How many times in a row it was started again by that.
+    pub restarts: u32,
     /// The monitor's process, while there is one.
     pub monitor_pid: Option<u32>,
     /// The other processes of the machine, while it runs.
@@ -147,6 +159,7 @@ fn describe(
     held: bool,
     status: Result<Status, ControlError>,
 ) -> VmInfo {
+    let keeper = keeper::look(folder, &spec);
     let ended = record.as_ref().and_then(|record| record.end.clone());
     let (state, end) = match (&status, held, &record) {
         (Ok(status), ..) => (status.state, None),
@@ -161,6 +174,8 @@ fn describe(
             None => (VmState::Crashed, Some(monitor_killed(folder, Some(record.clone())))),
         },
     };
+    let again = |keeper: &Keeper| end.as_ref().is_some_and(|end| spec.restart.wants(end, keeper.restarts));
+    let state = if keeper.as_ref().is_some_and(again) { VmState::Restarting } else { state };
     let unresponsive = held && matches!(&status, Err(error) if !matches!(error, ControlError::NotListening));
     let live = held.then_some(record.as_ref()).flatten().filter(|record| record.end.is_none());
     let (monitor_pid, processes) = match &status {
@@ -169,6 +184,8 @@ fn describe(
     };
     let status = status.ok();
     VmInfo {
+        removed_at_end: spec.ephemeral(),
+        stop_timeout_ms: milliseconds(spec.stop_grace()),
         id: spec.id,
         name: spec.name,
         state,
@@ -198,6 +215,9 @@ fn describe(
             Some(status) => status.timings,
             None => record.as_ref().map(|record| record.timings).unwrap_or_default(),
         },
+        health: status.as_ref().and_then(|status| status.health.clone()),
+        restart: spec.restart,
+        restarts: keeper.map_or(0, |keeper| keeper.restarts),
         exits: match status {
             Some(status) => status.exits,
             None => record.map(|record| record.exits).unwrap_or_default(),

@@ -33,7 +33,7 @@ pub(super) struct Link {
     name: String,
     /// The connection on which the VM was started. While it is there the VM is ours: it ends with it.
     lifeline: Mutex<Option<Connection>>,
-    /// Whose it is: a process that was forked from ours has a copy of everything, and must not end it.
+    /// The process that it is ours in: one that was forked off it has the lifeline too, and must not end it.
     owner: u32,
     /// How it ended, once that is known.
     ended: Mutex<Option<End>>,
@@ -177,13 +177,10 @@ impl Link {
         deadline: Option<Instant>,
         cancel: Option<&CancelToken>,
     ) -> Result<End, Error> {
-        if let Some(end) = self.known_end() {
-            return Ok(end);
-        }
-        // Not on the lifeline: other threads may want to hear it meanwhile.
+        // Whether it is known how it ended or not, it may run again. Not on the lifeline: other threads may want to hear it meanwhile.
         let mut connection = match self.connect() {
             Ok(connection) => connection,
-            Err(error) => return self.end_of_the_dead().ok_or(error),
+            Err(error) => return self.known_end().or_else(|| self.end_of_the_dead()).ok_or(error),
         };
         let outcome = match connection.request(request) {
             Ok(_) | Err(ControlError::Lost) => end_from(&mut connection, deadline, cancel),
@@ -228,7 +225,7 @@ impl Link {
 
     /// Lets go of a VM that is ours: it ends by that. Returns when everything of it is gone.
     pub(super) fn release(&self, timeout: Duration) {
-        if self.owner != std::process::id() {
+        if std::process::id() != self.owner {
             return;
         }
         let Some(mut lifeline) = self.lifeline().take() else { return };

@@ -1,7 +1,7 @@
 //! What a guest wrote to its console, as it was recorded.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
@@ -10,9 +10,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys::watch::FolderWatch;
 
 use super::link::end_from;
-use super::{CancelToken, Error};
+use super::{CancelToken, Error, log_position};
 use crate::control::{Connection, ControlError, Goal, Request};
-use crate::home::{CONTINUED, VmFolder};
+use crate::home::{CONTINUED, Timestamp, VmFolder};
 
 /// Reads the console of a VM as the guest wrote it: whoever shows it on a terminal removes what could steer that.
 ///
@@ -26,6 +26,17 @@ pub struct ConsoleLog {
     follow: Option<Follow>,
 }
 
+/// Which part of a console's log is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Wait at the end for more.
+    pub follow: bool,
+    /// Only what was written since then, as far as that is known: to a second.
+    pub since: Option<Timestamp>,
+    /// Only so many lines, the last ones.
+    pub tail: Option<u64>,
+}
+
 struct Follow {
     watch: FolderWatch,
     /// Readable when the VM has ended: it is asked for nothing else.
@@ -37,15 +48,13 @@ impl ConsoleLog {
     pub(super) fn open(
         folder: &VmFolder,
         monitor: Option<Connection>,
-        follow: bool,
+        options: &LogOptions,
         cancel: Option<&CancelToken>,
     ) -> Result<Self, Error> {
-        let follow = if follow { Some(Follow::new(folder, monitor, cancel)?) } else { None };
-        let first = match open(&folder.console_log_older())? {
-            Some(older) => Some(older),
-            None => open(&folder.console_log())?,
-        };
-        Ok(Self { folder: folder.clone(), file: first, skip: 0, follow })
+        let follow = if options.follow { Some(Follow::new(folder, monitor, cancel)?) } else { None };
+        let file = first(folder, options)
+            .map_err(|source| Error::System { what: "read the VM's console".to_owned(), source })?;
+        Ok(Self { folder: folder.clone(), file, skip: 0, follow })
     }
 
     /// Goes on to the file that continues the one that was read to its end; says whether there is one.
@@ -142,19 +151,29 @@ impl Follow {
     }
 }
 
-fn identity(file: &File) -> io::Result<(u64, u64)> {
+/// The file that is read first, where it is read first.
+fn first(folder: &VmFolder, options: &LogOptions) -> io::Result<Option<File>> {
+    let mut parts = log_position::parts(folder)?;
+    let since = options.since.map(|moment| log_position::since(&parts, moment)).transpose()?;
+    let tail = options.tail.map(|count| log_position::last_lines(&parts, count)).transpose()?;
+    let (number, offset) = since.max(tail).unwrap_or_default();
+    if number >= parts.len() {
+        return Ok(None);
+    }
+    let mut file = parts.swap_remove(number).file;
+    file.seek(SeekFrom::Start(offset))?;
+    Ok(Some(file))
+}
+
+pub(super) fn identity(file: &File) -> io::Result<(u64, u64)> {
     let metadata = file.metadata()?;
     Ok((metadata.dev(), metadata.ino()))
 }
 
-fn open_if_there(path: &std::path::Path) -> io::Result<Option<File>> {
+pub(super) fn open_if_there(path: &std::path::Path) -> io::Result<Option<File>> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-fn open(path: &std::path::Path) -> Result<Option<File>, Error> {
-    open_if_there(path).map_err(|source| Error::System { what: "read the VM's console".to_owned(), source })
 }

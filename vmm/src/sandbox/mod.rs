@@ -8,42 +8,62 @@
 mod builder;
 mod cancel;
 mod command;
+mod console;
 mod customise;
 mod disk;
 mod error;
+mod events;
 mod files;
 mod images;
 mod info;
+mod inspect;
+pub mod keeper;
 pub(crate) mod launch;
 mod link;
+mod log_position;
 mod logs;
+mod metrics;
 mod pool;
 mod process;
 pub(crate) mod program;
 mod progress;
+mod prune;
 mod reconfigure;
-mod start;
+mod rename;
+mod service;
+pub(crate) mod start;
+mod stats;
 
 pub use crate::agent::{
     ByteString, Change, ChangeKind, FileInfo, FileKind, FolderEntry, GuestProcess, Health, ProcessId,
-    ProcessInfo, ProcessOutput, ProcessStdin, Signal, TerminalSize,
+    ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Signal, TerminalSize,
 };
 pub use crate::control::Balloon;
+pub use crate::home::{HealthCheck, HealthReport, HealthStatus, RestartPolicy};
 pub use builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartOptions};
 pub use cancel::CancelToken;
 pub use command::{Command, Stdin};
+pub use console::Console;
 pub use customise::{ImagePull, PulledImage};
 pub use disk::{
     Cloned, Committed, DiskCheck, DiskFile, DiskSize, DiskSizeError, DiskSpace, ExtraDisk, SnapshotInfo,
 };
-pub use error::Error;
+pub use error::{Error, error_line};
+pub use events::{Events, Happened, VmEvent};
 pub use files::{Copied, CopyOptions, CopyOwner, FolderEntries, Watch};
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
-pub use logs::ConsoleLog;
+pub use inspect::{DiskDetails, LayerDetails, VmDetails};
+pub use logs::{ConsoleLog, LogOptions};
+pub use metrics::{MetricsPlace, prometheus_text, serve_metrics};
 pub use pool::{PoolBuilder, SandboxPool};
-pub use process::{ExitStatus, Output, Process, ProcessControl};
+pub use process::{ExitStatus, Output, Process, ProcessControl, ProcessEvent};
 pub use progress::Progress;
+pub use prune::{PrunedVm, prune_vms, stopped_vms};
+pub use service::{ServiceRestart, ServiceScope, ServiceUnit};
+pub use stats::{HostCosts, VmStats};
+
+pub use crate::home::DEFAULT_STOP_GRACE;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,9 +72,6 @@ use crate::agent::AttachSpec;
 use crate::control::{Connection, ControlError};
 use crate::home::{End, EndReason, HeldVm, Home, HomeError, Timestamp, VmFolder, VmId};
 use link::Link;
-
-/// How long a guest may take to shut down, unless it is told otherwise.
-pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How long a VM that is dropped may take to be gone.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -123,6 +140,11 @@ impl Sandbox {
         info::look_at_all(home)
     }
 
+    /// What happens to the VMs of a home from now on. Cancelling the token ends the iterator.
+    pub fn events(home: &Home, cancel: Option<&CancelToken>) -> Result<Events, Error> {
+        Events::new(home, cancel)
+    }
+
     /// A handle on a VM that is there. With a lifeline it is ours.
     pub(crate) fn of(folder: VmFolder, lifeline: Option<Connection>) -> Self {
         // Where nobody can read what it is, its id is what to call it.
@@ -168,6 +190,16 @@ impl Sandbox {
         self.link.agent()?.processes().map_err(|error| self.link.explain(error, None))
     }
 
+    /// What it costs its host, and how its guest is.
+    pub fn stats(&self) -> Result<VmStats, Error> {
+        Ok(stats::of(self, self.info()?))
+    }
+
+    /// The same of each VM of a home that runs.
+    pub fn stats_of_all(home: &Home) -> Result<Vec<VmStats>, Error> {
+        stats::of_all(home)
+    }
+
     /// A command to run in it; without any word, the user's login shell.
     pub fn command<A: Into<ByteString>>(&self, argv: impl IntoIterator<Item = A>) -> Command<'_> {
         Command::new(self, argv.into_iter().map(Into::into).collect())
@@ -185,6 +217,12 @@ impl Sandbox {
             Ok((terminal, process)) => Ok(Process::new(process, self.link.clone(), terminal)),
             Err(error) => Err(self.link.explain(error, None)),
         }
+    }
+
+    /// The end of what a process wrote, of each stream as much as the agent keeps (64 KiB), and how it ended if it has.
+    /// Whoever is attached to it stays.
+    pub fn process_output(&self, id: ProcessId) -> Result<ProcessTail, Error> {
+        self.link.agent()?.output(id).map_err(|error| self.link.explain(error, None))
     }
 
     /// Waits until a process that was started in it has ended; one that ended a while ago is forgotten at some time.
@@ -207,12 +245,19 @@ impl Sandbox {
     /// Shuts it down in order and returns when everything of it is gone. A guest that takes longer than `grace` is
     /// stopped as by pulling the plug. One without a name is removed by that.
     pub fn stop(&self, grace: Duration) -> Result<End, Error> {
+        keeper::dismiss(self.link.folder())?;
         self.link.stop(grace)
+    }
+
+    /// How long its guest may take to shut down, where nobody says: as it was created with.
+    pub fn stop_grace(&self) -> Result<Duration, Error> {
+        Ok(self.link.folder().spec()?.map_or(DEFAULT_STOP_GRACE, |spec| spec.stop_grace()))
     }
 
     /// Stops it as by pulling the plug, and returns when everything of it is gone. A monitor that does not answer is
     /// killed.
     pub fn kill(&self) -> Result<End, Error> {
+        keeper::dismiss(self.link.folder())?;
         match self.link.kill(KILL_TIMEOUT) {
             Err(Error::Control { .. }) => self.kill_monitor(),
             // It may be so young, or so stuck, that it does not listen.
@@ -263,8 +308,11 @@ impl Sandbox {
     }
 
     /// Removes it, its disk and its logs. One that runs is only removed with `force`, which kills it first.
-    pub fn remove(self, force: bool) -> Result<(), Error> {
+    pub fn remove(&self, force: bool) -> Result<(), Error> {
         let folder = self.link.folder().clone();
+        if !folder.is_held()? {
+            keeper::dismiss(&folder)?;
+        }
         if folder.is_held()? {
             if !force {
                 return Err(Error::Running { name: self.name().to_owned() });
@@ -295,10 +343,10 @@ impl Sandbox {
         self.link.wait(cancel)
     }
 
-    /// Reads what it wrote to its console. With `follow`, goes on until it has ended, or until `cancel`.
-    pub fn logs(&self, follow: bool, cancel: Option<&CancelToken>) -> Result<ConsoleLog, Error> {
-        let monitor = if follow { self.link.connect().ok() } else { None };
-        ConsoleLog::open(self.link.folder(), monitor, follow, cancel)
+    /// Reads what it wrote to its console. A reader that follows goes on until it has ended, or until `cancel`.
+    pub fn logs(&self, options: &LogOptions, cancel: Option<&CancelToken>) -> Result<ConsoleLog, Error> {
+        let monitor = if options.follow { self.link.connect().ok() } else { None };
+        ConsoleLog::open(self.link.folder(), monitor, options, cancel)
     }
 
     fn gone(&self) -> Error {

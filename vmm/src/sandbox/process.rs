@@ -1,17 +1,22 @@
 //! A process in a VM, seen from the host.
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::Error;
+use serde::Serialize;
+
 use super::link::Link;
+use super::{CancelToken, Error};
 use crate::agent::{
-    AgentClient, AgentProcess, Exit, Outcome, ProcessId, ProcessOutput, ProcessStdin, Signal, SignalTarget,
-    TerminalSize,
+    self, AgentClient, AgentProcess, Exit, Outcome, ProcessId, ProcessOutput, ProcessStdin, Signal,
+    SignalTarget, TerminalSize,
 };
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ExitStatus {
     /// It exited with this code.
     Exited(u8),
@@ -55,6 +60,17 @@ impl fmt::Display for ExitStatus {
             Self::TimedOut => f.write_str("killed, for its time was up"),
         }
     }
+}
+
+/// What a process brings, in the order in which it comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProcessEvent {
+    /// Bytes of its standard output, or of its terminal.
+    Stdout(Vec<u8>),
+    /// Bytes of its standard error.
+    Stderr(Vec<u8>),
+    /// Its end, after all of its output.
+    Ended(ExitStatus),
 }
 
 /// What a finished process wrote.
@@ -130,6 +146,25 @@ impl Process {
     /// A handle to signal and resize it from another thread.
     pub fn control(&self) -> ProcessControl {
         self.control.clone()
+    }
+
+    /// What it brings next of either output, or its end, for those who read both on one thread; not for those who read
+    /// [`stdout`](Self::stdout) or [`stderr`](Self::stderr) themselves. The time is up at the deadline
+    /// ([`Error::is_timeout`]), and nothing is lost then. `cancel` ends the wait, not the process.
+    pub fn next_event(
+        &mut self,
+        deadline: Option<Instant>,
+        cancel: Option<&CancelToken>,
+    ) -> Result<ProcessEvent, Error> {
+        match self.process.next_output(deadline, cancel.map(AsFd::as_fd)) {
+            Ok(agent::Output::Stdout(bytes)) => Ok(ProcessEvent::Stdout(bytes)),
+            Ok(agent::Output::Stderr(bytes)) => Ok(ProcessEvent::Stderr(bytes)),
+            Ok(agent::Output::Exit(exit)) => Ok(ProcessEvent::Ended(exit.into())),
+            Err(error) if error.is_timeout() && cancel.is_some_and(CancelToken::is_cancelled) => {
+                Err(Error::Cancelled)
+            }
+            Err(error) => Err(self.control.link.explain(error, None)),
+        }
     }
 
     /// Waits until it has ended. Standard input is closed first; output that nobody took is dropped. Output that was

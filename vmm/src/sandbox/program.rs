@@ -54,7 +54,32 @@ impl MonitorProgram {
                 find_beside(ours.as_deref()).or_else(|| find_on(&path)).ok_or(Error::NoMonitor)?
             }
         };
-        Ok(Self { path, arguments: vec![ARGUMENT.into()] })
+        Ok(Self::at(path))
+    }
+
+    /// The executable at this place.
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self { path, arguments: vec![ARGUMENT.into()] }
+    }
+
+    /// The arguments that make it a keeper.
+    pub(super) fn keeper_arguments(&self) -> Vec<OsString> {
+        #[cfg(test)]
+        if let Some(arguments) = self.keeper_of_tests() {
+            return arguments;
+        }
+        vec![super::keeper::ARGUMENT.into()]
+    }
+
+    /// This test binary as a keeper of VMs whose machines are scripts.
+    #[cfg(test)]
+    fn keeper_of_tests(&self) -> Option<Vec<OsString>> {
+        let of_tests = self.arguments.iter().any(|argument| argument == MARKER);
+        let keeper = |argument: &OsString| match argument.to_str() {
+            Some("life_cycle_tests::monitor_process") => "life_cycle_tests::keeper_process".into(),
+            _ => argument.clone(),
+        };
+        of_tests.then(|| self.arguments.iter().map(keeper).collect())
     }
 
     /// This test binary as a monitor whose machines are scripts (`life_cycle_tests`). Other than `main`, a test is not the
@@ -72,22 +97,23 @@ impl MonitorProgram {
     pub(super) fn start(&self, log: &Path) -> Result<Connection, Error> {
         let context = || MonitorStartSnafu { program: &self.path };
         let (ours, theirs) = UnixStream::pair().with_context(|_| context())?;
-        let log = open_log(log);
-        let log = log.map_or_else(|_| Stdio::null(), Stdio::from);
-        let mut child = Command::new(&self.path)
-            .args(&self.arguments)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .with_context(|_| context())?;
-        let process = Process::open(child.id()).ok().flatten();
-        // It may outlive us, and we it: then nobody else would bury it.
-        let bury = move || child.wait();
-        let thread = thread::Builder::new().name("vmm-monitor".to_owned()).stack_size(64 << 10).spawn(bury);
-        thread.with_context(|_| context())?;
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+        let process = spawn(command, log).with_context(|_| context())?;
         Ok(Connection::over(ours, process)?)
     }
+}
+
+/// Starts a process of a VM's that may outlive us. Its standard error is the VM's log.
+pub(super) fn spawn(mut command: Command, log: &Path) -> io::Result<Option<Process>> {
+    let log = open_log(log);
+    let log = log.map_or_else(|_| Stdio::null(), Stdio::from);
+    let mut child = command.stderr(log).spawn()?;
+    let process = Process::open(child.id()).ok().flatten();
+    // We may outlive it: then nobody else would bury it.
+    let bury = move || child.wait();
+    thread::Builder::new().name("vmm-monitor".to_owned()).stack_size(64 << 10).spawn(bury)?;
+    Ok(process)
 }
 
 fn find_beside(ours: Option<&Path>) -> Option<PathBuf> {

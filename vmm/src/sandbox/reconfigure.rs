@@ -52,7 +52,10 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
     configuration.mask_services = profile.mask_services;
     spec.image.clone_from(&builder.image);
     spec.engine = builder.engine;
+    spec.stop_timeout_ms = builder.stop_timeout.map(start::milliseconds);
     spec.require_hardware = builder.require_hardware;
+    spec.health_check.clone_from(&builder.health_check);
+    spec.restart = builder.restart;
     spec.own_kernel = own_kernel.is_some();
     spec.image_reference = image.reference().to_string();
     spec.image_version = image.version().to_string();

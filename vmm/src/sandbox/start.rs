@@ -14,13 +14,15 @@ use vmm_protocol::Overlay;
 use super::builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartOptions};
 use super::disk::{check_grows, check_whole};
 use super::error::{AgentBinarySnafu, CommandLineSnafu, KernelSnafu, NoArchSnafu, SystemSnafu};
+use super::keeper;
 use super::launch::launch;
 use super::program::MonitorProgram;
 use super::{CancelToken, Error, Progress, Sandbox, hold};
 use crate::agent;
 use crate::arch::Arch;
 use crate::boot::{CommandLine, Kernel};
-use crate::home::{HeldVm, Home, HomeError, Timestamp, VmFolder, VmName, VmSpec};
+use crate::control::Connection;
+use crate::home::{HeldVm, Home, HomeError, RestartPolicy, Timestamp, VmFolder, VmName, VmSpec};
 use crate::image::{
     self, BaseFile, BootFiles, BootProfile, Compatibility, Extras, Image, ImageError, ImageRef, ImageStore,
     NewLayer, PullMode,
@@ -45,9 +47,42 @@ pub(super) fn existing(home: &Home, name: &str, options: &StartOptions) -> Resul
     let program = MonitorProgram::find(options)?;
     let folder = home.find(name)?;
     let held = hold(&folder, name)?;
+    keeper::dismiss(&folder)?;
     refresh_boot_files(&held, options)?;
     let lifeline = launch(&program, held, false, asked_at_us, options)?;
-    Ok(Sandbox::of(folder, (!options.detached).then_some(lifeline)))
+    started(&program, folder, lifeline, options)
+}
+
+/// Starts a VM again for its keeper.
+pub(super) fn again(
+    program: &MonitorProgram,
+    folder: &VmFolder,
+    options: &StartOptions,
+) -> Result<Connection, Error> {
+    let asked_at_us = vmm_sys::clock::monotonic_us();
+    let held = hold(folder, folder.id().as_str())?;
+    refresh_boot_files(&held, options)?;
+    launch(program, held, false, asked_at_us, options)
+}
+
+/// The handle on a VM that is ready, which gets its keeper if it is to have one.
+pub(crate) fn started(
+    program: &MonitorProgram,
+    folder: VmFolder,
+    lifeline: Connection,
+    options: &StartOptions,
+) -> Result<Sandbox, Error> {
+    let sandbox = Sandbox::of(folder, (!options.detached).then_some(lifeline));
+    // One whose starter is its lifeline ends with that in any case.
+    if options.detached
+        && sandbox.link.folder().spec()?.is_some_and(|spec| spec.restart != RestartPolicy::No)
+        && let Err(error) = keeper::start(program, sandbox.link.folder(), options)
+    {
+        // Why it is not kept says more than what becomes of it.
+        let _ = sandbox.kill();
+        return Err(error);
+    }
+    Ok(sandbox)
 }
 
 /// Finds the image of a VM that is to be, or fetches it.
@@ -103,20 +138,22 @@ fn begin(
     let folder = held.folder().clone();
     let started = make(&home, name, arch, &held)
         .map(|()| held)
-        .and_then(|held| launch(&program, held, true, asked_at_us, options));
-    match started {
-        Ok(lifeline) => Ok(Sandbox::of(folder, (!options.detached).then_some(lifeline))),
-        Err(error) => {
-            discard(&folder, &error);
-            Err(error)
-        }
-    }
+        .and_then(|held| launch(&program, held, true, asked_at_us, options))
+        .and_then(|lifeline| started(&program, folder.clone(), lifeline, options));
+    started.inspect_err(|error| discard(&folder, error))
 }
 
 /// What no VM can be.
 pub(super) fn check(builder: &SandboxBuilder) -> Result<(), Error> {
     if builder.cpus == 0 {
         return Err(Error::Invalid { message: "a VM needs at least one processor".to_owned() });
+    }
+    if builder.restart != RestartPolicy::No && (builder.name.is_none() || !builder.options.detached) {
+        let message = "a VM that is to be started again needs a name, and runs in the background";
+        return Err(Error::Invalid { message: message.to_owned() });
+    }
+    if let Some(check) = &builder.health_check {
+        check.check().map_err(|error| Error::Invalid { message: error.to_string() })?;
     }
     if builder.root_writes == RootWrites::Memory && (builder.disk_size.is_some() || builder.overlay.is_some())
     {
@@ -185,6 +222,8 @@ fn describe(
         version: VmSpec::VERSION,
         id: folder.id().clone(),
         name,
+        remove: builder.remove,
+        stop_timeout_ms: builder.stop_timeout.map(milliseconds),
         image: builder.image.clone(),
         image_reference: image.reference().to_string(),
         image_version: image.version().to_string(),
@@ -194,6 +233,8 @@ fn describe(
         configuration,
         own_kernel: own_kernel.is_some(),
         machine,
+        health_check: builder.health_check.clone(),
+        restart: builder.restart,
         snapshots: Vec::new(),
     };
     held.write_spec(&spec)?;
@@ -242,6 +283,11 @@ pub(super) fn place_base(spec: &mut VmSpec) -> Result<(), Error> {
 /// The disks of the user's, as the builder says.
 pub(super) fn extra_disks(builder: &SandboxBuilder) -> Result<Vec<DiskSpec>, Error> {
     (2..).zip(&builder.disks).map(|(number, disk)| disk.spec(number)).collect()
+}
+
+/// A span of time, as it is written down.
+pub(super) fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn root_disk(layers: Vec<LayerSpec>, read_only: bool) -> DiskSpec {

@@ -39,6 +39,7 @@ fn tables(role: Role) -> Vec<&'static Table> {
         Role::Watcher => vec![&EVERY, &STREAMS, &PROCESSES, &DISKS, &SOCKET_FILE],
         Role::Session => vec![&EVERY, &STREAMS, &SHARED_MEMORY, &DISKS, &SOCKET_FILE],
         Role::Queue => vec![&EVERY, &DISKS, &PAUSES],
+        Role::Keyboard => vec![&EVERY],
         Role::Sockets => vec![&EVERY, &STREAMS, &ACCEPTING, &CONNECTING],
         Role::Agent => vec![&EVERY, &STREAMS, &CONNECTING],
         Role::Layer => vec![&EVERY, &STREAMS, &CONNECTING, &DISKS],

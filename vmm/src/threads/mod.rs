@@ -53,6 +53,8 @@ pub enum Role {
     Session,
     /// It answers the requests of a queue from a disk, the host's entropy or the guest's memory.
     Queue,
+    /// It types on the guest's console what comes from the host.
+    Keyboard,
     /// It carries bytes between the guest and Unix sockets of the host.
     Sockets,
     /// It talks to the guest's agent.
@@ -63,8 +65,8 @@ pub enum Role {
 
 impl Role {
     /// Those that [`spawn`] gives.
-    const SPAWNED: [Self; 6] =
-        [Self::Watcher, Self::Session, Self::Queue, Self::Sockets, Self::Agent, Self::Layer];
+    const SPAWNED: [Self; 7] =
+        [Self::Watcher, Self::Session, Self::Queue, Self::Keyboard, Self::Sockets, Self::Agent, Self::Layer];
 }
 
 /// There when threads are held to their roles.

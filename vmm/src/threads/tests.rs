@@ -15,7 +15,7 @@ use vmm_sys::Event;
 use super::filters::rules;
 use super::{Role, confine, spawn, spawn_without_role};
 
-const ROLES: [Role; 10] = [
+const ROLES: [Role; 11] = [
     Role::EventLoop,
     Role::Machine,
     Role::Starter,
@@ -23,6 +23,7 @@ const ROLES: [Role; 10] = [
     Role::Watcher,
     Role::Session,
     Role::Queue,
+    Role::Keyboard,
     Role::Sockets,
     Role::Agent,
     Role::Layer,
@@ -114,7 +115,7 @@ fn may(role: Role) -> Vec<Act> {
         Role::Starter => {
             vec![Act::StartAThread, Act::RemoveAFile, Act::OpenASocket, Act::Connect]
         }
-        Role::Processor | Role::Queue => Vec::new(),
+        Role::Processor | Role::Queue | Role::Keyboard => Vec::new(),
         Role::Sockets | Role::Agent | Role::Layer => vec![Act::OpenASocket, Act::Connect],
     }
 }

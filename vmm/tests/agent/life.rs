@@ -151,20 +151,20 @@ fn a_process_outlives_its_client_and_a_later_one_sees_the_tail_and_the_rest() {
     let agent = Agent::start();
     let client = agent.client();
     let mut process = client.start(&shell("echo one; read line; echo \"two $line\"").stdin()).unwrap();
-    assert_eq!(process.next_output(soon()).unwrap(), Output::Stdout(b"one\n".to_vec()));
+    assert_eq!(process.next_output(soon(), None).unwrap(), Output::Stdout(b"one\n".to_vec()));
     let id = process.id();
     process.detach().unwrap();
     let mut process = client.attach(AttachSpec::to(id)).unwrap();
     assert_eq!(process.replay_starts_at(), (0, 0));
-    assert_eq!(process.next_output(soon()).unwrap(), Output::Stdout(b"one\n".to_vec()));
+    assert_eq!(process.next_output(soon(), None).unwrap(), Output::Stdout(b"one\n".to_vec()));
     let stdin = process.take_stdin().unwrap();
     std::io::Write::write_all(&mut { stdin }, b"words\n").unwrap();
-    assert_eq!(process.next_output(soon()).unwrap(), Output::Stdout(b"two words\n".to_vec()));
-    assert!(matches!(process.next_output(soon()).unwrap(), Output::Exit(exit) if exit.success()));
+    assert_eq!(process.next_output(soon(), None).unwrap(), Output::Stdout(b"two words\n".to_vec()));
+    assert!(matches!(process.next_output(soon(), None).unwrap(), Output::Exit(exit) if exit.success()));
     // What was seen before need not be seen again.
     let again = client.attach(AttachSpec::to(id).replay_from(4, 0)).unwrap();
     assert_eq!(again.replay_starts_at(), (4, 0));
-    let seen = again.collect(b"", OutputLimits::default(), soon()).unwrap();
+    let seen = again.collect(b"", OutputLimits::default(), soon(), None).unwrap();
     assert_eq!(seen.stdout, b"two words\n");
 }
 
@@ -175,12 +175,12 @@ fn a_second_client_takes_over_and_the_first_is_told() {
     let spec = ProcessSpec::command(["cat"]).stdin().kill_on_disconnect();
     let mut first = client.start(&spec).unwrap();
     let mut second = client.attach(AttachSpec::to(first.id())).unwrap();
-    assert!(matches!(first.next_output(soon()), Err(AgentError::Detached)));
+    assert!(matches!(first.next_output(soon(), None), Err(AgentError::Detached)));
     let mut stdin = second.take_stdin().unwrap();
     std::io::Write::write_all(&mut stdin, b"still here\n").unwrap();
-    assert_eq!(second.next_output(soon()).unwrap(), Output::Stdout(b"still here\n".to_vec()));
+    assert_eq!(second.next_output(soon(), None).unwrap(), Output::Stdout(b"still here\n".to_vec()));
     client.detach(second.id()).unwrap();
-    assert!(matches!(second.next_output(soon()), Err(AgentError::Detached)));
+    assert!(matches!(second.next_output(soon(), None), Err(AgentError::Detached)));
     let listed = client.processes().unwrap();
     assert!(
         listed
@@ -199,8 +199,11 @@ fn a_detached_process_runs_on_its_own_and_is_listed() {
     assert_eq!(client.wait(id, soon()).unwrap().outcome, Outcome::Code(3));
     // Waiting twice gives the same.
     assert_eq!(client.wait(id, soon()).unwrap().outcome, Outcome::Code(3));
-    let seen =
-        client.attach(AttachSpec::to(id)).unwrap().collect(b"", OutputLimits::default(), soon()).unwrap();
+    let seen = client
+        .attach(AttachSpec::to(id))
+        .unwrap()
+        .collect(b"", OutputLimits::default(), soon(), None)
+        .unwrap();
     assert_eq!(seen.stdout, b"hello\n");
     let listed = client.processes().unwrap();
     let process = listed.iter().find(|process| process.process == id).unwrap();
@@ -215,9 +218,9 @@ fn a_signal_reaches_the_whole_group_or_one_alone() {
     // The shell ignores the signal, its child does not.
     let script = "trap 'echo shell' USR1; sh -c 'trap \"echo child; exit 0\" USR1; echo ready; while :; do read x; done' & wait; wait; echo end";
     let mut process = client.start(&shell(script)).unwrap();
-    assert_eq!(process.next_output(soon()).unwrap(), Output::Stdout(b"ready\n".to_vec()));
+    assert_eq!(process.next_output(soon(), None).unwrap(), Output::Stdout(b"ready\n".to_vec()));
     process.signal(Signal::try_from(10).unwrap(), SignalTarget::Process).unwrap();
-    assert_eq!(process.next_output(soon()).unwrap(), Output::Stdout(b"shell\n".to_vec()));
+    assert_eq!(process.next_output(soon(), None).unwrap(), Output::Stdout(b"shell\n".to_vec()));
     process.signal(Signal::KILL, SignalTarget::Group).unwrap();
     assert_eq!(process.wait(soon()).unwrap().outcome, Outcome::Signal(Signal::KILL));
     assert_eq!(

@@ -113,5 +113,5 @@ fn shell(script: &str) -> ProcessSpec {
 }
 
 fn run(client: &AgentClient, spec: &ProcessSpec) -> Collected {
-    client.start(spec).unwrap().collect(b"", OutputLimits::default(), soon()).unwrap()
+    client.start(spec).unwrap().collect(b"", OutputLimits::default(), soon(), None).unwrap()
 }

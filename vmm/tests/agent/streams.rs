@@ -64,7 +64,7 @@ fn input_that_is_fed_at_once_is_read_in_full() {
     let agent = Agent::start();
     let input: Vec<u8> = (0..3_000_000u32).map(|number| (number % 251) as u8).collect();
     let process = agent.client().start(&ProcessSpec::command(["wc", "-c"]).stdin()).unwrap();
-    let ran = process.collect(&input, OutputLimits::default(), soon()).unwrap();
+    let ran = process.collect(&input, OutputLimits::default(), soon(), None).unwrap();
     assert_eq!(String::from_utf8(ran.stdout).unwrap().trim(), "3000000");
 }
 
@@ -72,7 +72,7 @@ fn input_that_is_fed_at_once_is_read_in_full() {
 fn a_process_that_stops_reading_its_input_is_no_error() {
     let agent = Agent::start();
     let process = agent.client().start(&shell("head -c 3; exec 0<&-; echo .").stdin()).unwrap();
-    let ran = process.collect(&vec![b'x'; 1 << 20], OutputLimits::default(), soon()).unwrap();
+    let ran = process.collect(&vec![b'x'; 1 << 20], OutputLimits::default(), soon(), None).unwrap();
     assert_eq!(ran.stdout, b"xxx.\n");
     assert!(ran.exit.success());
 }
@@ -89,7 +89,7 @@ fn output_beyond_the_limit_is_dropped_and_counted() {
     let agent = Agent::start();
     let process = agent.client().start(&shell("head -c 100000 /dev/zero; head -c 50 /dev/zero >&2")).unwrap();
     let limits = OutputLimits { stdout: 1000, stderr: 1000 };
-    let ran = process.collect(b"", limits, soon()).unwrap();
+    let ran = process.collect(b"", limits, soon(), None).unwrap();
     assert_eq!((ran.stdout.len(), ran.stdout_dropped), (1000, 99_000));
     assert_eq!((ran.stderr.len(), ran.stderr_dropped), (50, 0));
 }
@@ -102,7 +102,7 @@ fn a_flood_that_nobody_reads_waits_and_costs_no_memory() {
     // Counts what it could write, a mebibyte at a time.
     let script = format!("while :; do head -c 1048576 /dev/zero; echo >> {}; done", marker.to_str().unwrap());
     let mut process = client.start(&shell(&script).kill_on_disconnect()).unwrap();
-    assert!(matches!(process.next_output(soon()).unwrap(), Output::Stdout(_)));
+    assert!(matches!(process.next_output(soon(), None).unwrap(), Output::Stdout(_)));
     // The agent serves others meanwhile.
     for _ in 0..20 {
         assert!(run(&client, &ProcessSpec::command(["true"])).exit.success());
@@ -123,7 +123,7 @@ fn a_flood_without_a_client_neither_waits_nor_costs_memory() {
     assert!(agent.memory() < 16 << 20, "{}", agent.memory());
     let process = client.attach(AttachSpec::to(id)).unwrap();
     let (stdout_from, stderr_from) = process.replay_starts_at();
-    let seen = process.collect(b"", OutputLimits::default(), soon()).unwrap();
+    let seen = process.collect(b"", OutputLimits::default(), soon(), None).unwrap();
     assert_eq!(stdout_from + seen.stdout.len() as u64, 50_000_003);
     assert_eq!(stderr_from + seen.stderr.len() as u64, 50_000_003);
     assert_eq!(seen.stdout.len(), 64 * 1024);
@@ -153,4 +153,29 @@ fn a_stream_that_is_dropped_does_not_hold_up_the_other() {
     let mut text = String::new();
     process.take_stdout().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "done\n");
+}
+
+#[test]
+fn the_end_of_an_output_is_shown_and_nobody_is_let_go_for_it() {
+    let agent = Agent::start();
+    let client = agent.client();
+    let mut process =
+        client.start(&shell("echo out; echo err >&2; read line; echo $line; exit 3").stdin()).unwrap();
+    let mut stdout = process.take_stdout().unwrap();
+    let mut word = [0; 4];
+    stdout.read_exact(&mut word).unwrap();
+    let mut seen = client.output(process.id()).unwrap();
+    while seen.stderr.is_empty() {
+        seen = client.output(process.id()).unwrap();
+    }
+    assert_eq!((seen.stdout, seen.stderr, seen.exit), (b"out\n".to_vec(), b"err\n".to_vec(), None));
+    let mut stdin = process.take_stdin().unwrap();
+    stdin.write_all(b"go on\n").unwrap();
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "go on\n");
+    let exit = process.wait(soon()).unwrap();
+    let seen = client.output(process.id()).unwrap();
+    assert_eq!((seen.stdout, seen.exit), (b"out\ngo on\n".to_vec(), Some(exit)));
+    assert!(client.output(vmm::agent::ProcessId(999)).is_err());
 }

@@ -27,7 +27,7 @@ impl Terminal {
                 let rest = self.shown.split_off(position + text.len());
                 return std::mem::replace(&mut self.shown, rest);
             }
-            match self.process.next_output(soon()) {
+            match self.process.next_output(soon(), None) {
                 Ok(Output::Stdout(bytes)) => self.shown.push_str(&String::from_utf8_lossy(&bytes)),
                 other => panic!("{other:?} came instead of {text:?}; before it {:?}", self.shown),
             }
@@ -36,7 +36,7 @@ impl Terminal {
 
     fn expect_end(mut self) -> Exit {
         loop {
-            if let Output::Exit(exit) = self.process.next_output(soon()).unwrap() {
+            if let Output::Exit(exit) = self.process.next_output(soon(), None).unwrap() {
                 return exit;
             }
         }
@@ -100,7 +100,7 @@ fn the_last_words_on_a_terminal_arrive_before_the_end() {
         let mut process = agent.client().start(&shell("seq 500; echo last").terminal(SIZE)).unwrap();
         let mut text = Vec::new();
         let exit = loop {
-            match process.next_output(soon()).unwrap() {
+            match process.next_output(soon(), None).unwrap() {
                 Output::Stdout(bytes) => text.extend(bytes),
                 Output::Stderr(bytes) => panic!("{bytes:?} on a terminal's standard error"),
                 Output::Exit(exit) => break exit,

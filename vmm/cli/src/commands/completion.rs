@@ -2,25 +2,29 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 
 use super::print;
+use crate::complete;
 use crate::error::Failure;
 
 #[derive(Args)]
-#[command(after_help = "Examples:
-  vmm completion bash > ~/.local/share/bash-completion/completions/vmm
-  vmm completion zsh > \"${fpath[1]}/_vmm\"
-  vmm completion fish > ~/.config/fish/completions/vmm.fish")]
+#[command(
+    after_help = "The script asks vmm for VMs, images, snapshots, commands and paths in guests as you type.
+
+Examples:
+  echo 'source <(vmm completion bash)' >> ~/.bashrc
+  echo 'source <(vmm completion zsh)' >> ~/.zshrc           behind compinit
+  vmm completion fish > ~/.config/fish/completions/vmm.fish"
+)]
 pub(crate) struct Completion {
-    shell: clap_complete::Shell,
+    #[arg(value_parser = complete::shells())]
+    shell: String,
 }
 
 impl Completion {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut crate::Cli::command(), "vmm", &mut script);
-        print(&String::from_utf8_lossy(&script))?;
+        print(&complete::script(&self.shell)?)?;
         Ok(ExitCode::SUCCESS)
     }
 }

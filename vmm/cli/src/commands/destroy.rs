@@ -7,8 +7,8 @@ use clap::Args;
 use vmm::project::ProjectOptions;
 use vmm::{CancelToken, Home};
 
-use super::print;
 use super::project::{EventDisplay, WhichProject, ask};
+use super::{print, print_json};
 use crate::error::Failure;
 use crate::sanitise::say;
 
@@ -19,6 +19,9 @@ pub(crate) struct Destroy {
     /// Do it without a question
     #[arg(long, short)]
     yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// Names of VMs in the project; all of them where none is named
     #[arg(value_name = "VM")]
     vms: Vec<String>,
@@ -49,6 +52,10 @@ impl Destroy {
             }
         }
         let destroyed = held.destroy(&self.vms)?;
+        if self.json {
+            print_json(&destroyed)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         print(&destroyed.iter().map(|name| format!("{name} is gone\n")).collect::<String>())?;
         Ok(ExitCode::SUCCESS)
     }

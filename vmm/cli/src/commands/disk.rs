@@ -1,11 +1,12 @@
 //! `vmm disk`: disk files, to be given to VMs by `--disk`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
-use vmm::{DiskFile, DiskFormat, DiskSize, Home, Sandbox};
+use serde_json::json;
+use vmm::{DiskCheck, DiskFile, DiskFormat, DiskSize, Home, Sandbox};
 
 use super::{print, print_json};
 use crate::error::Failure;
@@ -28,11 +29,11 @@ enum Action {
     /// Tell what a disk is
     Info(Printed),
     /// Look for damage in a disk that no VM uses; the status is 1 where there is some
-    Check(Named),
+    Check(Printed),
     /// Give back to the host what is zero in a disk that no VM uses
     Compact(Printed),
     /// Remove a disk that no VM has, whether it runs or not
-    Rm(Named),
+    Rm(Printed),
     /// Take a disk away from a stopped VM; its file stays
     Detach(Detach),
 }
@@ -56,6 +57,9 @@ enum Format {
 struct Sized {
     #[command(flatten)]
     named: Named,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// Its size, such as 512M or 20G
     size: DiskSize,
 }
@@ -71,6 +75,9 @@ struct Printed {
 
 #[derive(Args)]
 struct Detach {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// Name, id or the beginning of an id
     #[arg(value_name = "VM")]
     vm: String,
@@ -100,17 +107,29 @@ struct Compacted {
 impl Disk {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         match self.action {
-            Action::Create(Sized { named, size }) => {
-                let file = named.file.display().to_string();
-                named.create(size)?;
-                print(&format!("{file}\n"))?;
+            Action::Create(Sized { named, size, json }) => {
+                let file = named.file.clone();
+                let disk = named.create(size)?;
+                let described = describe(file, &disk)?;
+                if json {
+                    print_json(&described)?;
+                } else {
+                    print(&format!("{}\n", described.file.display()))?;
+                }
             }
-            Action::Resize(Sized { named, size }) => named.open()?.resize(size)?,
+            Action::Resize(Sized { named, size, json }) => resize(named, size, json)?,
             Action::Info(Printed { named, json }) => info(named, json)?,
-            Action::Check(named) => return check(named),
+            Action::Check(Printed { named, json }) => return check(named, json),
             Action::Compact(Printed { named, json }) => compact(named, json)?,
-            Action::Rm(named) => named.open()?.remove(&home()?)?,
-            Action::Detach(Detach { vm, file }) => Sandbox::attach(&home()?, &vm)?.remove_disk(file)?,
+            Action::Rm(Printed { named, json }) => {
+                let file = named.file.clone();
+                named.open()?.remove(&home()?)?;
+                tell_file(&file, json)?;
+            }
+            Action::Detach(Detach { vm, file, json }) => {
+                Sandbox::attach(&home()?, &vm)?.remove_disk(&file)?;
+                tell_file(&file, json)?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -145,16 +164,38 @@ fn home() -> Result<Home, Failure> {
     Ok(Home::open_default().map_err(vmm::Error::from)?)
 }
 
-fn info(named: Named, json: bool) -> Result<(), Failure> {
+/// Says which file it was done to.
+fn tell_file(file: &Path, json: bool) -> Result<(), Failure> {
+    if json { print_json(&json!({ "file": file })) } else { print(&format!("{}\n", file.display())) }
+}
+
+fn describe(file: PathBuf, disk: &DiskFile) -> Result<Described, Failure> {
+    let info = disk.info()?;
+    let (size, allocated) = (info.virtual_size, info.allocated_size);
+    Ok(Described { file, format: disk.format_name(), size, allocated })
+}
+
+fn resize(named: Named, size: DiskSize, json: bool) -> Result<(), Failure> {
     let file = named.file.clone();
     let disk = named.open()?;
-    let info = disk.info()?;
-    let described = Described {
-        file,
-        format: disk.format_name(),
-        size: info.virtual_size,
-        allocated: info.allocated_size,
-    };
+    let before = disk.info()?.virtual_size;
+    disk.resize(size)?;
+    let described = describe(file, &disk)?;
+    if json {
+        return print_json(&described);
+    }
+    let after = described.size;
+    let file = described.file.display();
+    print(&if after == before {
+        format!("{file} has {} already\n", table::bytes(after))
+    } else {
+        format!("{file} had {}, and has {} now\n", table::bytes(before), table::bytes(after))
+    })
+}
+
+fn info(named: Named, json: bool) -> Result<(), Failure> {
+    let file = named.file.clone();
+    let described = describe(file, &named.open()?)?;
     if json {
         return print_json(&described);
     }
@@ -162,8 +203,14 @@ fn info(named: Named, json: bool) -> Result<(), Failure> {
     print(&format!("{format}, {}, of which {} are used\n", table::bytes(size), table::bytes(allocated)))
 }
 
-fn check(named: Named) -> Result<ExitCode, Failure> {
+fn check(named: Named, json: bool) -> Result<ExitCode, Failure> {
+    let file = named.file.clone();
     let found = named.open()?.check()?;
+    if json {
+        let DiskCheck { damage, lost_clusters, .. } = &found;
+        print_json(&json!({ "file": file, "damage": damage, "lost_clusters": lost_clusters }))?;
+        return Ok(if damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     for line in &found.damage {
         print(&format!("{line}\n"))?;
     }

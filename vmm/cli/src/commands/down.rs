@@ -8,8 +8,8 @@ use clap::Args;
 use vmm::project::ProjectOptions;
 use vmm::{CancelToken, Home};
 
-use super::print;
 use super::project::{EventDisplay, WhichProject};
+use super::{print, print_json};
 use crate::error::Failure;
 use crate::sanitise::say;
 use crate::values;
@@ -21,6 +21,9 @@ pub(crate) struct Down {
     /// How long each guest may take before it is stopped as by pulling the plug
     #[arg(long, short, value_name = "TIME", value_parser = values::duration, default_value = "10s")]
     timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// Names of VMs in the project; all of them where none is named
     #[arg(value_name = "VM")]
     vms: Vec<String>,
@@ -35,6 +38,10 @@ impl Down {
         let stopped = project.hold(&options)?.down(&self.vms, self.timeout, &options)?;
         if stopped.is_empty() && !quiet {
             say("→ nothing runs here");
+        }
+        if self.json {
+            print_json(&stopped)?;
+            return Ok(ExitCode::SUCCESS);
         }
         print(&stopped.iter().map(|name| format!("{name} is down\n")).collect::<String>())?;
         Ok(ExitCode::SUCCESS)

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use vmm::{CancelToken, Home, Sandbox};
 
-use super::print;
 use super::run::CommandOptions;
+use super::{print, print_json};
 use crate::error::Failure;
 use crate::session::{self, Streams};
 use crate::signals::SignalForwarder;
@@ -30,6 +30,9 @@ pub(crate) struct Exec {
     /// Leave the command running in the background and print its id
     #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     detach: bool,
+    /// Print JSON
+    #[arg(long, requires = "detach")]
+    json: bool,
     /// Set a variable; a bare KEY takes its value from here
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = values::environment)]
     env: Vec<(String, String)>,
@@ -70,7 +73,12 @@ impl Exec {
         };
         let command = options.command(&sandbox, &self.command, streams);
         if self.detach {
-            print(&format!("{}\n", command.start_detached()?))?;
+            let process = command.start_detached()?;
+            if self.json {
+                print_json(&serde_json::json!({ "process": process }))?;
+            } else {
+                print(&format!("{process}\n"))?;
+            }
             return Ok(ExitCode::SUCCESS);
         }
         let process = command.spawn()?;

@@ -13,6 +13,9 @@ pub(crate) struct Init {
     /// Print the JSON schema of vmm.toml, for editors, and write nothing
     #[arg(long)]
     schema: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Init {
@@ -23,6 +26,10 @@ impl Init {
         }
         let path = Project::init(".")?;
         let name = path.file_name().unwrap_or_default().display();
+        if self.json {
+            print_json(&serde_json::json!({ "file": path }))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         print(&format!("{name} is written: change it as you like, then vmm up\n"))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -1,4 +1,4 @@
-//! The processes of a VM that are this same executable: its monitor, the supervisor of its QEMU, a trial of
+//! The processes of a VM that are this same executable: its monitor, its keeper, the supervisor of its QEMU, a trial of
 //! the host's virtualization. Not for people.
 
 use std::io::{self, Write};
@@ -17,6 +17,9 @@ pub(crate) fn run() -> Option<ExitCode> {
     } else if first == vmm::monitor::ARGUMENT {
         log_within_bounds();
         Some(vmm::monitor::main())
+    } else if first == vmm::sandbox::keeper::ARGUMENT {
+        log_within_bounds();
+        Some(vmm::sandbox::keeper::main())
     } else {
         None
     }

@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use clap::Args;
 use vmm::{Home, Sandbox};
 
-use super::{for_each, print};
+use super::{Done, for_each};
 use crate::error::Failure;
 
 #[derive(Args)]
 pub(crate) struct Kill {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// Names, ids or the beginnings of ids
     #[arg(required = true, value_name = "VM")]
     vms: Vec<String>,
@@ -18,10 +21,12 @@ pub(crate) struct Kill {
 impl Kill {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        Ok(for_each(&self.vms, |vm| {
+        let mut done = Done::new(self.json);
+        let status = for_each(&self.vms, |vm| {
             let sandbox = Sandbox::attach(&home, vm)?;
-            sandbox.kill()?;
-            print(&format!("{}\n", sandbox.name()))
-        }))
+            let end = sandbox.kill()?;
+            done.ended(&sandbox, end)
+        });
+        done.finish(status)
     }
 }

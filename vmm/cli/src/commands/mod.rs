@@ -6,35 +6,46 @@ mod clone;
 mod commit;
 mod compact;
 mod completion;
+mod console;
 mod cp;
 mod destroy;
 mod disk;
 mod doctor;
 mod down;
 mod edit;
+mod events;
 mod exec;
 mod flatten;
+mod help;
 mod images;
 mod init;
+mod inspect;
 pub(crate) mod internal;
 mod kill;
 mod logs;
+mod man;
+mod mcp;
 mod pause;
 mod processes;
 mod project;
+mod prune;
 mod ps;
 mod pull;
+mod rename;
 mod restart;
 mod resume;
 mod rm;
 mod run;
+mod service;
 mod shell;
 mod snapshot;
 mod start;
+mod stats;
 mod status;
 mod stop;
 mod top;
 mod up;
+mod upkeep;
 mod version;
 mod wait;
 
@@ -44,7 +55,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use serde::Serialize;
-use vmm::{Home, Sandbox};
+use vmm::home::End;
+use vmm::{Home, Sandbox, VmId};
 
 use crate::error::Failure;
 use crate::values;
@@ -58,7 +70,7 @@ pub(crate) enum Command {
     /// Without a command it is a login shell. Without --name the VM leaves nothing behind when it ends; with one its
     /// disk is kept, and `vmm start` starts it again. With -d the VM stays until `vmm stop`, a command runs in it by
     /// itself, and its name is printed.
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Run a command in a VM that runs
     ///
     /// Without a command it is a login shell. With -d the command goes on by itself, and its id is printed.
@@ -87,6 +99,8 @@ pub(crate) enum Command {
     /// List the VMs
     #[command(visible_alias = "list")]
     Ps(ps::Ps),
+    /// Print all that is known of VMs, as JSON: what they are, disks and layers, sockets, processes, how they ended
+    Inspect(inspect::Inspect),
     /// Start VMs that were stopped; they run in the background
     Start(start::Start),
     /// Shut VMs down in order
@@ -105,6 +119,16 @@ pub(crate) enum Command {
     Kill(kill::Kill),
     /// Remove VMs, with their disks and logs
     Rm(rm::Rm),
+    /// Give a VM another name
+    ///
+    /// One that runs keeps running; its guest calls itself by the new name after its next start.
+    Rename(rename::Rename),
+    /// Remove all VMs that do not run, and what nothing needs any more
+    ///
+    /// That is VMs with their disks, for which you are asked, then what `vmm images prune` removes: downloads, remains of
+    /// what was cut off, layers that neither an image nor a VM needs. Images stay, and so do the VMs of projects, which
+    /// `vmm destroy` removes.
+    Prune(prune::Prune),
     /// Make a VM that starts from what is on the disk of another one
     ///
     /// It takes no time however large the disk is: both share what is on it now, and what either writes is its own. A VM
@@ -138,14 +162,25 @@ pub(crate) enum Command {
     /// A VM gets one by `vmm run --disk FILE`, or later by `vmm start --disk FILE`. The format is what the file's name says,
     /// .qcow2, or .raw and .img, if the contents look like it; otherwise --format says it.
     Disk(disk::Disk),
+    /// Tell what happens to VMs as it happens: created, running, unhealthy, ended
+    Events(events::Events),
+    /// Show what VMs cost and how their guests are: processors, memory, disks, load
+    Stats(stats::Stats),
     /// Print what a VM wrote to its console
     Logs(logs::Logs),
+    /// Sit down at a VM's console, beside others perhaps
+    ///
+    /// What the guest wrote last is shown, then what it writes; what you type is typed there. Whether somebody reads it is
+    /// the guest's business: with `--init image` there usually is a login. Ctrl-] leaves the console; the VM goes on.
+    Console(console::ConsoleCommand),
     /// Ask a guest to do without some of its memory, or print how much it does without
     ///
     /// The VM must have been created with `vmm run --balloon`. Memory that such a guest frees goes back to the host by
     /// itself; a balloon takes more, which the guest must first free. The guest takes its time, and takes memory back by
     /// itself before it runs out.
     Balloon(balloon::Balloon),
+    /// Print or install a unit with which systemd starts a VM at boot and stops it in order at shutdown
+    Service(service::Service),
     /// Start the VMs of this folder, as its vmm.toml says; without one, an Alpine with a disk of the folder's own
     ///
     /// What runs as described is left alone. What has to change is told before it is done: most changes restart a VM, which
@@ -166,6 +201,11 @@ pub(crate) enum Command {
     /// List, fetch and care for images
     #[command(visible_alias = "image")]
     Images(images::Images),
+    /// Give agents sandboxes, by the Model Context Protocol on standard input and output
+    ///
+    /// Its tools make sandboxes, run commands in them, and read and write files there, all within the limits that are said
+    /// here. The sandboxes are gone when the client is.
+    Mcp(mcp::Mcp),
     /// Say what this machine can do for vmm, and what to do about what is missing
     ///
     /// The status is 0 when some engine can run VMs.
@@ -174,6 +214,10 @@ pub(crate) enum Command {
     Version(version::Version),
     /// Print the completion script of a shell
     Completion(completion::Completion),
+    /// Print or write the pages of the manual
+    Man(man::Manual),
+    /// Print the help of a command, or a text about a topic; `vmm help topics` lists those
+    Help(help::Help),
 }
 
 impl Command {
@@ -187,6 +231,7 @@ impl Command {
             Self::Edit(command) => command.run(),
             Self::Top(command) => command.run(),
             Self::Ps(command) => command.run(),
+            Self::Inspect(command) => command.run(),
             Self::Start(command) => command.run(quiet),
             Self::Stop(command) => command.run(),
             Self::Restart(command) => command.run(quiet),
@@ -195,14 +240,20 @@ impl Command {
             Self::Wait(command) => command.run(),
             Self::Kill(command) => command.run(),
             Self::Rm(command) => command.run(),
+            Self::Rename(command) => command.run(),
+            Self::Prune(command) => command.run(),
             Self::Clone(command) => command.run(),
             Self::Commit(command) => command.run(quiet),
             Self::Snapshot(command) => command.run(),
             Self::Flatten(command) => command.run(),
             Self::Compact(command) => command.run(),
             Self::Disk(command) => command.run(),
+            Self::Events(command) => command.run(),
+            Self::Stats(command) => command.run(),
             Self::Logs(command) => command.run(),
+            Self::Console(command) => command.run(),
             Self::Balloon(command) => command.run(),
+            Self::Service(command) => command.run(quiet),
             Self::Up(command) => command.run(quiet),
             Self::Down(command) => command.run(quiet),
             Self::Status(command) => command.run(),
@@ -211,9 +262,12 @@ impl Command {
             Self::Init(command) => command.run(),
             Self::Pull(command) => command.run(quiet),
             Self::Images(command) => command.run(quiet),
+            Self::Mcp(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Version(command) => command.run(),
             Self::Completion(command) => command.run(),
+            Self::Man(command) => command.run(),
+            Self::Help(command) => command.run(),
         }
     }
 }
@@ -230,6 +284,63 @@ fn print(text: &str) -> Result<(), Failure> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// What a command did to VMs: their names, a line each as soon as it is done, or all of them as JSON at the end.
+struct Done {
+    json: bool,
+    vms: Vec<DoneTo>,
+}
+
+#[derive(Serialize)]
+struct DoneTo {
+    name: String,
+    id: VmId,
+    /// How it ended, where the command waited for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<End>,
+}
+
+impl Done {
+    fn new(json: bool) -> Self {
+        Self { json, vms: Vec::new() }
+    }
+
+    /// It is done to this one.
+    fn vm(&mut self, sandbox: &Sandbox) -> Result<(), Failure> {
+        self.tell(sandbox, None)
+    }
+
+    /// The same of one that has ended by it.
+    fn ended(&mut self, sandbox: &Sandbox, end: End) -> Result<(), Failure> {
+        self.tell(sandbox, Some(end))
+    }
+
+    /// Waits until it has ended. A crash is told as a failure.
+    fn when_ended(&mut self, sandbox: &Sandbox) -> Result<(), Failure> {
+        let end = sandbox.wait(None)?;
+        let crash = end.reason.is_crash().then(|| vmm::Error::Ended { end: Box::new(end.clone()) });
+        if self.json || crash.is_none() {
+            self.ended(sandbox, end)?;
+        }
+        crash.map_or(Ok(()), |crash| Err(crash.into()))
+    }
+
+    fn tell(&mut self, sandbox: &Sandbox, end: Option<End>) -> Result<(), Failure> {
+        if !self.json {
+            return print(&format!("{}\n", sandbox.name()));
+        }
+        self.vms.push(DoneTo { name: sandbox.name().to_owned(), id: sandbox.id().clone(), end });
+        Ok(())
+    }
+
+    /// That was all.
+    fn finish(self, status: ExitCode) -> Result<ExitCode, Failure> {
+        if self.json {
+            print_json(&self.vms)?;
+        }
+        Ok(status)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueHint};
 use vmm::Home;
-use vmm::project::{Project, ProjectEvent};
+use vmm::project::{Project, ProjectEvent, vms_of_projects};
 
 use crate::error::Failure;
 use crate::progress::{self, Display};
@@ -31,6 +31,13 @@ impl WhichProject {
             None => Project::find(home, ".")?,
         })
     }
+}
+
+/// Refuses what would take a VM away from the project that knows it by its name.
+pub(super) fn refuse_if_of_project(home: &Home, vm: &str) -> Result<(), Failure> {
+    let Some(folder) = vms_of_projects(home)?.remove(vm) else { return Ok(()) };
+    let message = format!("{vm} is a VM of the project {}, which knows it by this name", folder.display());
+    Err(Failure::usage(message).with_hint("make a VM of its own of it: vmm clone"))
 }
 
 /// Asks a person for a yes. `None`: there is nobody to ask.

@@ -28,6 +28,9 @@ impl Ps {
             .iter()
             .map(|vm| {
                 let mut state = vm.state.to_string();
+                if let Some(health) = &vm.health {
+                    state.push_str(&format!(" ({})", health.status));
+                }
                 if vm.unresponsive {
                     state.push_str(" (does not answer)");
                 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use vmm::{Home, Sandbox};
 
-use super::{for_each, print};
+use super::{Done, for_each};
 use crate::error::Failure;
 
 #[derive(Args)]
@@ -13,6 +13,9 @@ pub(crate) struct Rm {
     /// Kill those that run
     #[arg(long, short)]
     force: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// Names, ids or the beginnings of ids
     #[arg(required = true, value_name = "VM")]
     vms: Vec<String>,
@@ -21,11 +24,12 @@ pub(crate) struct Rm {
 impl Rm {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        Ok(for_each(&self.vms, |vm| {
+        let mut done = Done::new(self.json);
+        let status = for_each(&self.vms, |vm| {
             let sandbox = Sandbox::attach(&home, vm)?;
-            let name = sandbox.name().to_owned();
             sandbox.remove(self.force)?;
-            print(&format!("{name}\n"))
-        }))
+            done.vm(&sandbox)
+        });
+        done.finish(status)
     }
 }

@@ -14,7 +14,7 @@ use vmm::{
     Signal, Stdin,
 };
 
-use super::print;
+use super::{print, print_json};
 use crate::error::Failure;
 use crate::progress;
 use crate::session::{self, Streams};
@@ -39,18 +39,27 @@ pub(crate) struct Run {
     /// Leave the VM running in the background and print its name
     #[arg(short, long, conflicts_with_all = ["interactive", "tty", "timeout"])]
     detach: bool,
+    /// Print JSON
+    #[arg(long, requires = "detach")]
+    json: bool,
     /// Name the VM and keep its disk
     #[arg(long)]
     name: Option<String>,
+    /// Keep nothing of the VM when it ends, though it has a name
+    #[arg(long)]
+    rm: bool,
+    /// How long the guest may take to shut down before its plug is pulled, where `vmm stop` does not say (default: 10s)
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    stop_timeout: Option<Duration>,
     /// Processors
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     cpus: u8,
     /// Memory, such as 512M or 2G
     #[arg(long, short, default_value_t, value_name = "SIZE")]
     memory: MemorySize,
-    /// What runs the guest's processors: auto, kvm, hvf or software
-    #[arg(long, default_value_t, value_name = "ENGINE", env = "VMM_ENGINE")]
-    engine: EngineChoice,
+    /// What runs the guest's processors: auto, kvm, hvf or software (default: auto)
+    #[arg(long, value_name = "ENGINE", env = "VMM_ENGINE")]
+    engine: Option<values::Engine>,
     /// Refuse an engine that is no hardware boundary
     #[arg(long)]
     require_hardware: bool,
@@ -106,6 +115,8 @@ pub(crate) struct Run {
     /// Add a disk file, which the guest finds as /dev/vdb and so on: FILE[,ro][,format=raw|qcow2]
     #[arg(long = "disk", value_name = "FILE", value_parser = ExtraDisk::parse)]
     disks: Vec<ExtraDisk>,
+    #[command(flatten)]
+    upkeep: super::upkeep::Upkeep,
     /// For debugging: do not hold the VM's monitor to the system calls that it needs
     #[arg(long)]
     no_seccomp: bool,
@@ -122,7 +133,7 @@ impl Run {
         let token = CancelToken::new()?;
         let signals = SignalForwarder::install(&token)?;
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        tell_of_engine(&home, self.engine, quiet)?;
+        tell_of_engine(&home, self.engine(), quiet)?;
         let (observer, display) = progress::display(quiet);
         let started = self
             .builder(&home)?
@@ -133,6 +144,11 @@ impl Run {
         display.clear();
         let sandbox = match started {
             Err(vmm::Error::Cancelled) => return Ok(cancelled(&signals)),
+            // Its name alone is no way to it.
+            Err(error) if PathBuf::from(&self.image).is_file() && !self.image.contains('/') => {
+                let hint = format!("if the file {0} here is meant, write ./{0}", self.image);
+                return Err(Failure::from(error).with_hint(hint));
+            }
             started => started?,
         };
         if self.detach {
@@ -140,10 +156,14 @@ impl Run {
                 && let Err(error) = self.command(&sandbox, streams).start_detached()
             {
                 // Nobody has been told its name; what is to be said is why the command did not start.
-                let _ = end(&sandbox, self.name.is_some(), &CancelToken::new()?);
+                let _ = end(&sandbox, self.is_kept(), &CancelToken::new()?);
                 return Err(error.into());
             }
-            print(&format!("{}\n", sandbox.name()))?;
+            if self.json {
+                print_json(&serde_json::json!({ "name": sandbox.name(), "id": sandbox.id() }))?;
+            } else {
+                print(&format!("{}\n", sandbox.name()))?;
+            }
             return Ok(ExitCode::SUCCESS);
         }
         let stopping = CancelToken::new()?;
@@ -153,10 +173,19 @@ impl Run {
             .map_err(Failure::from)
             .and_then(|process| session::join(process, streams, &signals, false));
         signals.cancel(&stopping);
-        let ended = end(&sandbox, self.name.is_some(), &stopping);
+        let ended = end(&sandbox, self.is_kept(), &stopping);
         let status = outcome?;
         ended?;
         Ok(status)
+    }
+
+    fn engine(&self) -> EngineChoice {
+        values::Engine::of(self.engine).unwrap_or_default()
+    }
+
+    /// Whether its disk is there when it has ended.
+    fn is_kept(&self) -> bool {
+        self.name.is_some() && !self.rm
     }
 
     /// A person who names no command wants a shell, with the terminal if there is one.
@@ -189,7 +218,7 @@ impl Run {
             .home(home)
             .cpus(self.cpus)
             .memory(self.memory)
-            .engine(self.engine)
+            .engine(self.engine())
             .require_hardware(self.require_hardware)
             .nested(self.nested)
             .console(self.console)
@@ -199,7 +228,10 @@ impl Run {
             .seccomp(!self.no_seccomp)
             .detached(self.detach);
         if let Some(name) = &self.name {
-            builder = builder.name(name);
+            builder = builder.name(name).remove_at_end(self.rm);
+        }
+        if let Some(timeout) = self.stop_timeout {
+            builder = builder.stop_timeout(timeout);
         }
         for (key, value) in &self.env {
             builder = builder.env(key, value);
@@ -219,7 +251,7 @@ impl Run {
         if let Some(base) = self.base_file()? {
             builder = builder.base_file(base);
         }
-        Ok(builder)
+        Ok(self.upkeep.apply(builder))
     }
 
     fn command<'a>(&self, sandbox: &'a Sandbox, streams: Streams) -> vmm::Command<'a> {
@@ -282,10 +314,10 @@ pub(super) fn tell_of_engine(home: &Home, choice: vmm::EngineChoice, quiet: bool
     Ok(())
 }
 
-/// Nothing of an unnamed VM is kept, so it need not shut down in order; a named one does, so that its disk is whole.
-fn end(sandbox: &Sandbox, named: bool, cancel: &CancelToken) -> Result<(), Failure> {
+/// A VM that is not kept need not shut down in order; one that is does, so that its disk is whole.
+fn end(sandbox: &Sandbox, kept: bool, cancel: &CancelToken) -> Result<(), Failure> {
     let ended =
-        if named && !cancel.is_cancelled() { sandbox.stop(vmm::DEFAULT_STOP_GRACE) } else { sandbox.kill() };
+        if kept && !cancel.is_cancelled() { sandbox.stop(sandbox.stop_grace()?) } else { sandbox.kill() };
     match ended {
         // The guest may have powered itself off before we could ask.
         Ok(_) | Err(vmm::Error::NotRunning { .. }) => Ok(()),

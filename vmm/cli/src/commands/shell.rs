@@ -24,6 +24,9 @@ pub(crate) struct Shell {
     user: Option<String>,
     /// The VM's name in the project, where that has several
     vm: Option<String>,
+    /// Not for a shell: `vmm exec` runs a command
+    #[arg(last = true, hide = true)]
+    command: Vec<String>,
 }
 
 impl Shell {
@@ -31,6 +34,11 @@ impl Shell {
         let streams = Streams { interactive: true, terminal: terminal::is_interactive() };
         let home = Home::open_default().map_err(vmm::Error::from)?;
         let sandbox = self.project.open(&home)?.machine(self.vm.as_deref())?;
+        if !self.command.is_empty() {
+            let failure = Failure::usage("vmm shell opens a shell, and takes no command");
+            let command = self.command.join(" ");
+            return Err(failure.with_hint(format!("run it by: vmm exec {} -- {command}", sandbox.name())));
+        }
         let options = CommandOptions {
             env: &[],
             workdir: self.workdir.as_deref(),

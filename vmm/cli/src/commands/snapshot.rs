@@ -1,6 +1,7 @@
 //! `vmm snapshot`: states of a VM's disk.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -22,7 +23,7 @@ pub(crate) struct Snapshot {
 #[derive(Subcommand)]
 enum Action {
     /// Keep what is on the disk now
-    Create(Create),
+    Create(Named),
     /// Go back to a snapshot; what was written since is lost
     Restore(Named),
     /// Forget a snapshot
@@ -39,12 +40,6 @@ struct Named {
     /// The snapshot
     #[arg(value_name = "SNAPSHOT")]
     name: String,
-}
-
-#[derive(Args)]
-struct Create {
-    #[command(flatten)]
-    named: Named,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -70,11 +65,14 @@ struct List {
 impl Snapshot {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         match self.action {
-            Action::Create(create) => create.run()?,
-            Action::Restore(Named { vm, name }) => attach(&vm)?.restore_snapshot(&name)?,
-            Action::Rm(Named { vm, name }) => {
-                attach(&vm)?.remove_snapshot(&name)?;
-                print(&format!("{name}\n"))?;
+            Action::Create(named) => named.create()?,
+            Action::Restore(named) => {
+                attach(&named.vm)?.restore_snapshot(&named.name)?;
+                named.tell(None)?;
+            }
+            Action::Rm(named) => {
+                attach(&named.vm)?.remove_snapshot(&named.name)?;
+                named.tell(None)?;
             }
             Action::List(list) => list.run()?,
         }
@@ -82,15 +80,19 @@ impl Snapshot {
     }
 }
 
-impl Create {
-    fn run(self) -> Result<(), Failure> {
-        let Named { vm, name } = self.named;
-        let frozen = attach(&vm)?.create_snapshot(&name)?;
+impl Named {
+    fn create(&self) -> Result<(), Failure> {
+        let frozen = attach(&self.vm)?.create_snapshot(&self.name)?;
+        self.tell(frozen)
+    }
+
+    /// Says that it is done, and how long the guest stood still for it.
+    fn tell(&self, frozen: Option<Duration>) -> Result<(), Failure> {
         if self.json {
-            return print_json(&Report { name: &name, frozen_ms: frozen.map(values::milliseconds) });
+            return print_json(&Report { name: &self.name, frozen_ms: frozen.map(values::milliseconds) });
         }
-        print(&format!("{name}\n"))?;
-        tell_frozen(&vm, frozen);
+        print(&format!("{}\n", self.name))?;
+        tell_frozen(&self.vm, frozen);
         Ok(())
     }
 }

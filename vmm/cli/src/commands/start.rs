@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use vmm::{CancelToken, DiskSize, ExtraDisk, Home, Sandbox, StartOptions};
+use vmm::{CancelToken, DiskSize, ExtraDisk, Home, Sandbox, StartOptions, VmState};
 
-use super::{for_each, print, run};
-use crate::error::Failure;
+use super::{Done, attach_all, for_each, run};
+use crate::error::{FAILED, Failure};
 use crate::progress;
 use crate::signals::SignalForwarder;
 
-#[derive(Args)]
+#[derive(Clone, Args)]
 pub(crate) struct Start {
     /// Names, ids or the beginnings of ids
     #[arg(required = true, value_name = "VM")]
@@ -21,15 +21,24 @@ pub(crate) struct Start {
     /// Give them a disk file of yours from now on, as `vmm run --disk` does: FILE[,ro][,format=raw|qcow2]
     #[arg(long = "disk", value_name = "FILE", value_parser = ExtraDisk::parse)]
     disks: Vec<ExtraDisk>,
+    /// Then wait until they have ended; those that run already are only waited for
+    #[arg(long, short)]
+    wait: bool,
     /// For debugging: do not hold the VM's monitor to the system calls that it needs
     #[arg(long)]
     no_seccomp: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Start {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        start_each(&home, &self.vms, !self.no_seccomp, quiet, |vm| {
+        if self.wait {
+            return self.start_and_wait(&home, quiet);
+        }
+        start_each(&home, &self.vms, !self.no_seccomp, quiet, Done::new(self.json), |vm| {
             if let Some(size) = self.disk_size {
                 Sandbox::attach(&home, vm)?.resize_disk(size)?;
             }
@@ -41,12 +50,36 @@ impl Start {
     }
 }
 
+impl Start {
+    /// Starts those that do not run, and follows all of them to their ends. A signal leaves them running.
+    fn start_and_wait(&self, home: &Home, quiet: bool) -> Result<ExitCode, Failure> {
+        let mut stopped = Vec::new();
+        for vm in &self.vms {
+            let state = Sandbox::attach(home, vm)?.info()?.state;
+            if state == VmState::Stopping {
+                Sandbox::attach(home, vm)?.wait(None)?;
+            }
+            if !state.is_live() || state == VmState::Stopping {
+                stopped.push(vm.clone());
+            }
+        }
+        let changed = Self { vms: stopped, wait: false, json: false, ..self.clone() };
+        if !changed.vms.is_empty() && changed.run(quiet)? != ExitCode::SUCCESS {
+            return Ok(ExitCode::from(FAILED));
+        }
+        let mut done = Done::new(self.json);
+        let status = for_each(attach_all(home, &self.vms)?, |sandbox| done.when_ended(&sandbox));
+        done.finish(status)
+    }
+}
+
 /// Starts VMs, one after the other, each when what comes before it is done.
 pub(super) fn start_each(
     home: &Home,
     vms: &[String],
     seccomp: bool,
     quiet: bool,
+    mut done: Done,
     mut before: impl FnMut(&str) -> Result<(), Failure>,
 ) -> Result<ExitCode, Failure> {
     let token = CancelToken::new()?;
@@ -67,8 +100,8 @@ pub(super) fn start_each(
         display.clear();
         match started {
             Err(vmm::Error::Cancelled) => Ok(()),
-            started => print(&format!("{}\n", started?.name())),
+            started => done.vm(&started?),
         }
     });
-    Ok(if token.is_cancelled() { run::cancelled(&signals) } else { status })
+    done.finish(if token.is_cancelled() { run::cancelled(&signals) } else { status })
 }

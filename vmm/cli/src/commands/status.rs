@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use vmm::Home;
 use vmm::project::{MachineStatus, Project, ProjectStatus};
-use vmm::{EngineChoice, Home};
 
 use super::project::WhichProject;
 use super::{print_json, print_table};
 use crate::error::Failure;
 use crate::sanitise::say;
+use crate::values;
 
 #[derive(Args)]
 pub(crate) struct Status {
@@ -23,7 +24,7 @@ pub(crate) struct Status {
     json: bool,
     /// As `vmm up` is told: what differs is what that would change
     #[arg(long, value_name = "ENGINE", env = "VMM_ENGINE")]
-    engine: Option<EngineChoice>,
+    engine: Option<values::Engine>,
     /// Names of VMs in the project; all of them where none is named
     #[arg(value_name = "VM", conflicts_with = "all")]
     vms: Vec<String>,
@@ -33,7 +34,7 @@ impl Status {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
         let projects = if self.all { Project::list(&home)? } else { vec![self.project.open(&home)?] };
-        let overruled = |project: Project| match self.engine {
+        let overruled = |project: Project| match values::Engine::of(self.engine) {
             Some(engine) => project.engine(engine),
             None => project,
         };

@@ -7,13 +7,14 @@ use clap::Args;
 use vmm::project::{
     Action, Change, Description, HeldProject, MachinePlan, Plan, ProjectError, ProjectOptions,
 };
-use vmm::{CancelToken, EngineChoice, Home};
+use vmm::{CancelToken, Home};
 
 use super::project::{EventDisplay, WhichProject, ask};
 use super::{print, print_json, run};
 use crate::error::Failure;
 use crate::sanitise::say;
 use crate::signals::SignalForwarder;
+use crate::values;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -26,8 +27,8 @@ pub(crate) struct Up {
     /// Only say what there is to do
     #[arg(long)]
     dry_run: bool,
-    /// Print what there is to do as JSON
-    #[arg(long, requires = "dry_run")]
+    /// Print what there was to do, or is with --dry-run, as JSON
+    #[arg(long)]
     json: bool,
     /// Remove disks where another image asks for that, without a question
     #[arg(long, short)]
@@ -37,7 +38,7 @@ pub(crate) struct Up {
     trust: bool,
     /// What runs the guests' processors, whatever the file says: auto, kvm, hvf or software
     #[arg(long, value_name = "ENGINE", env = "VMM_ENGINE")]
-    engine: Option<EngineChoice>,
+    engine: Option<values::Engine>,
     /// Refuse an engine that is no hardware boundary
     #[arg(long)]
     require_hardware: bool,
@@ -53,7 +54,7 @@ impl Up {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
         let mut project = self.project.open(&home)?;
-        if let Some(engine) = self.engine {
+        if let Some(engine) = values::Engine::of(self.engine) {
             project = project.engine(engine);
         }
         if self.require_hardware {
@@ -85,6 +86,7 @@ impl Up {
         let outcome = held.apply(&plan, agreed, &options);
         display.clear();
         match outcome {
+            Ok(()) if self.json => print_json(&plan).map(|()| ExitCode::SUCCESS),
             Ok(()) => report(&plan),
             Err(ProjectError::Cancelled) => Ok(run::cancelled(&signals)),
             // What a script wrote was shown as it came.

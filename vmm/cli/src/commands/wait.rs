@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use vmm::{Home, ProcessId, Sandbox};
 
-use super::{attach_all, for_each, print};
+use super::{Done, attach_all, for_each, print_json};
 use crate::error::Failure;
 
 #[derive(Args)]
@@ -16,6 +16,9 @@ pub(crate) struct Wait {
     /// Wait for this command in the VM, and end with its status
     #[arg(long, short, value_name = "ID")]
     process: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// Names, ids or the beginnings of ids
     #[arg(required = true, value_name = "VM")]
     vms: Vec<String>,
@@ -29,14 +32,13 @@ impl Wait {
                 return Err(Failure::usage("a command is in one VM: name only that one"));
             };
             let status = Sandbox::attach(&home, vm)?.wait_for_process(ProcessId(process))?;
+            if self.json {
+                print_json(&status)?;
+            }
             return Ok(ExitCode::from(status.shell_status()));
         }
-        Ok(for_each(attach_all(&home, &self.vms)?, |sandbox| {
-            let end = sandbox.wait(None)?;
-            if end.reason.is_crash() {
-                return Err(vmm::Error::Ended { end: Box::new(end) }.into());
-            }
-            print(&format!("{}\n", sandbox.name()))
-        }))
+        let mut done = Done::new(self.json);
+        let status = for_each(attach_all(&home, &self.vms)?, |sandbox| done.when_ended(&sandbox));
+        done.finish(status)
     }
 }

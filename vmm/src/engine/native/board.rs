@@ -21,6 +21,8 @@ pub(super) struct Board {
     pub(super) ports: Bus,
     /// Addresses without memory.
     pub(super) addresses: Bus,
+    /// The serial port among them, to type on.
+    pub(super) serial: Arc<SerialPort>,
     /// What each device is called, by its number on the buses.
     pub(super) names: Vec<String>,
     /// The virtio devices.
@@ -36,20 +38,17 @@ impl Board {
         console: OwnedFd,
     ) -> Result<(Self, Vec<DeviceWindow>), NativeError> {
         let windows = device_windows(devices.len()).context(DevicesSnafu)?;
+        let line = Event::new().context(PrepareSnafu)?;
+        vm.bind_interrupt(SERIAL_INTERRUPT, &line).context(HypervisorSnafu)?;
+        let serial = Arc::new(SerialPort::new(console, line).context(PrepareSnafu)?);
         let mut board = Self {
             ports: Bus::default(),
             addresses: Bus::default(),
+            serial: serial.clone(),
             names: Vec::new(),
             transports: Vec::new(),
         };
-        let line = Event::new().context(PrepareSnafu)?;
-        vm.bind_interrupt(SERIAL_INTERRUPT, &line).context(HypervisorSnafu)?;
-        board.insert_ports(
-            "serial",
-            SERIAL_PORT,
-            SERIAL_PORT_COUNT,
-            Arc::new(SerialPort::new(console, line)),
-        )?;
+        board.insert_ports("serial", SERIAL_PORT, SERIAL_PORT_COUNT, serial)?;
         board.insert_ports("power", PowerControl::PORT, PowerControl::PORT_COUNT, Arc::new(PowerControl))?;
         for (device, window) in devices.into_iter().zip(&windows) {
             board.insert_device(vm, memory, device, window)?;

@@ -8,6 +8,8 @@ use snafu::{OptionExt, ResultExt, ensure};
 use super::board::Board;
 use super::control::Control;
 use super::exits::{Counter, Counts};
+use super::keyboard;
+
 use super::processor::Processor;
 use super::running::NativeMachine;
 use super::{
@@ -77,9 +79,15 @@ impl NativeEngine {
         let exits = Counter { names: board.names.clone(), processors: counts.collect() };
         let processors = start_processors(&vm, &control, &board, beginning, &exits)?;
         let processor_us = Some(vmm_sys::clock::processor_us());
+        let keyboard = if machine.types_on_serial {
+            let console = machine.console.try_clone().context(PrepareSnafu)?;
+            Some(keyboard::start(console, board.serial.clone()).context(PrepareSnafu)?)
+        } else {
+            None
+        };
         let report = LaunchReport { engine: self.kind, program: None, jail: None, processor_us };
         let running = NativeMachine::new(control, board, machine.console, processors, exits, report, ended);
-        Ok(running.context(PrepareSnafu)?.with_balloon(machine.balloon))
+        Ok(running.context(PrepareSnafu)?.with_balloon(machine.balloon).with_keyboard(keyboard))
     }
 }
 

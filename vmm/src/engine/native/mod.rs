@@ -4,6 +4,7 @@
 mod board;
 mod control;
 mod exits;
+mod keyboard;
 mod launch;
 mod probe;
 mod processor;

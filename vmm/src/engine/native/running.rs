@@ -20,6 +20,7 @@ pub(super) struct NativeMachine {
     exits: Arc<Counter>,
     balloon: Option<BalloonControl>,
     watcher: Option<JoinHandle<()>>,
+    keyboard: Option<JoinHandle<()>>,
 }
 
 impl NativeMachine {
@@ -50,12 +51,20 @@ impl NativeMachine {
         };
         let watcher = threads::spawn(Role::Watcher, "engine", watch)?;
         control.resume();
-        Ok(Self { control, console, report, exits, balloon: None, watcher: Some(watcher) })
+        Ok(Self { control, console, report, exits, balloon: None, watcher: Some(watcher), keyboard: None })
     }
 
     /// With the hold on the balloon that is among its devices.
     pub(super) fn with_balloon(mut self, balloon: Option<BalloonControl>) -> Self {
         self.balloon = balloon;
+        self
+    }
+}
+
+impl NativeMachine {
+    /// With the thread that types on its serial port, if there is one.
+    pub(super) fn with_keyboard(mut self, keyboard: Option<JoinHandle<()>>) -> Self {
+        self.keyboard = keyboard;
         self
     }
 }
@@ -102,6 +111,10 @@ impl Drop for NativeMachine {
             && watcher.thread().id() != thread::current().id()
         {
             let _ = watcher.join();
+        }
+        if let Some(keyboard) = self.keyboard.take() {
+            // The console was shut down.
+            let _ = keyboard.join();
         }
     }
 }

@@ -142,7 +142,8 @@ impl Qemu {
     /// Finds it where `named` says, else by `VMM_QEMU`, else on the path; and asks it, unless `cache` remembers this
     /// very file.
     pub(super) fn find(arch: Arch, named: Option<&Path>, cache: &QemuCache) -> Result<Self, QemuError> {
-        let named = named.map(|path| path.as_os_str().to_owned()).or_else(|| std::env::var_os("VMM_QEMU"));
+        let set = || std::env::var_os("VMM_QEMU").filter(|path| !path.is_empty());
+        let named = named.map(|path| path.as_os_str().to_owned()).or_else(set);
         let path = locate(arch, named.as_deref(), std::env::var_os("PATH").as_deref())?;
         let qemu = match cache.recall(&path) {
             Some(qemu) => qemu,

@@ -329,22 +329,7 @@ impl Work<'_> {
 /// Today's date in Greenwich as the digits of YYYYMMDD.
 pub(super) fn today() -> u32 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    date_of(since.as_secs() / 86400)
-}
-
-/// The date so many days after the first of January 1970.
-fn date_of(days: u64) -> u32 {
-    // Counted from the first of March of the year 0, leap days come last (Howard Hinnant, "chrono-compatible low-level
-    // date algorithms").
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year + u64::from(month <= 2);
-    u32::try_from(year * 10_000 + month * 100 + day).unwrap_or(19_700_101)
+    crate::home::date_of(since.as_secs() / 86400)
 }
 
 /// For the fuzz targets: finds a system, and the kernels in it.

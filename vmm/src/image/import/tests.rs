@@ -322,6 +322,6 @@ fn an_import_is_given_up_when_it_is_asked_to() {
 #[test]
 fn days_have_dates() {
     for (days, date) in [(0, 19_700_101), (11_016, 20_000_229), (11_017, 20_000_301), (20_778, 20_261_121)] {
-        assert_eq!(date_of(days), date);
+        assert_eq!(crate::home::date_of(days), date);
     }
 }

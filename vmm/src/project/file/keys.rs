@@ -99,7 +99,7 @@ pub(super) const MACHINE: &[Key<MachineDescription>] = &[
         effect: Effect::Restart,
         doc: "Memory, such as 512M or 2G",
         read: |machine, value, problems| {
-            set(&mut machine.memory, value.parsed("an amount with its unit, such as \"512M\"", problems));
+            set(&mut machine.memory, value.amount("512M", problems));
         },
     },
     Key {
@@ -108,10 +108,7 @@ pub(super) const MACHINE: &[Key<MachineDescription>] = &[
         effect: Effect::Restart,
         doc: "How large the disk is, such as 20G; it can become larger later and not smaller",
         read: |machine, value, problems| {
-            set(
-                &mut machine.disk_size,
-                value.parsed("an amount with its unit, such as \"20G\"", problems).map(Some),
-            );
+            set(&mut machine.disk_size, value.amount("20G", problems).map(Some));
         },
     },
     Key {
@@ -249,7 +246,7 @@ const DISK: &[Key<ProjectDisk>] = &[
         effect: Effect::Nothing,
         doc: "Make it so large, such as 20G, where it is not there; without, it must be there",
         read: |disk, value, problems| {
-            let size = value.parsed("an amount with its unit, such as \"20G\"", problems);
+            let size = value.amount("20G", problems);
             set(&mut disk.size, size.map(Some));
         },
     },

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::super::description::HostPath;
 use super::super::duration::parse_duration;
-use crate::home::nearest;
+use crate::home::nearest_name;
 
 /// So many mistakes are told of at once.
 const MOST_PROBLEMS: usize = 20;
@@ -161,7 +161,7 @@ pub(super) fn unknown_key(
 ) {
     let word = name.get_ref().as_ref();
     let told = shortened(word);
-    let what_would_do = match nearest(&word.to_lowercase(), known.clone()) {
+    let what_would_do = match nearest_name(&word.to_lowercase(), known.clone()) {
         Some(nearest) => format!("did you mean {nearest}?"),
         None => format!("there are {}", known.collect::<Vec<_>>().join(", ")),
     };
@@ -282,6 +282,24 @@ impl<'a, 'i> Value<'a, 'i> {
         }
     }
 
+    /// An amount of memory or of a disk. Where the command line takes a number for mebibytes, a file says what it means.
+    pub(super) fn amount<T: FromStr<Err: Display>>(
+        &self,
+        example: &str,
+        problems: &mut Problems<'_>,
+    ) -> Option<T> {
+        let expected = format!("an amount with its unit, such as {example:?}");
+        let text = self.text_as(problems, &expected)?;
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            self.wrong(
+                problems,
+                format!("{:?} has no unit: write {:?}", shortened(text), format!("{text}M")),
+            );
+            return None;
+        }
+        self.parsed(&expected, problems)
+    }
+
     pub(super) fn duration(&self, problems: &mut Problems<'_>) -> Option<Duration> {
         let text = self.text_as(problems, "a time, such as \"90s\"")?;
         match parse_duration(text) {
@@ -301,7 +319,7 @@ impl<'a, 'i> Value<'a, 'i> {
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Some(*value);
         }
-        let nearest = nearest(&text.to_lowercase(), known());
+        let nearest = nearest_name(&text.to_lowercase(), known());
         let hint = nearest.map(|word| format!(": did you mean {word}?")).unwrap_or_default();
         self.wrong(problems, format!("{:?} is not one of {all}{hint}", shortened(text)));
         None

@@ -131,6 +131,7 @@ fn describe(clone: &HeldVm, source: &VmSpec, layers: Vec<LayerSpec>, name: VmNam
     spec.configuration.host_name = Some(name.as_str().to_owned());
     spec.id = folder.id().clone();
     spec.name = Some(name);
+    spec.remove = false;
     spec.created = Timestamp::now();
     spec.snapshots = Vec::new();
     spec.machine.vsock.socket = VmFolder::vsock_socket(&folder.sockets());

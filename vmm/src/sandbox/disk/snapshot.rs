@@ -8,7 +8,7 @@ use super::clone::stop_first;
 use super::live::LiveVm;
 use super::space::clear_partial;
 use super::{DiskSize, layer_upon, root, settle, spec_of, virtual_size};
-use crate::home::{HeldVm, Snapshot, Timestamp, VmName, VmSpec};
+use crate::home::{HeldVm, Snapshot, Timestamp, VmName, VmSpec, nearest_name};
 use crate::image::ImageStore;
 use crate::sandbox::error::Error;
 use crate::sandbox::{Sandbox, hold};
@@ -105,7 +105,11 @@ impl Sandbox {
 
     fn position(&self, spec: &VmSpec, name: &str) -> Result<usize, Error> {
         let position = spec.snapshots.iter().position(|snapshot| snapshot.name.as_str() == name);
-        position.ok_or_else(|| Error::NoSnapshot { vm: self.name().to_owned(), name: name.to_owned() })
+        position.ok_or_else(|| {
+            let names = spec.snapshots.iter().map(|snapshot| snapshot.name.as_str());
+            let nearest = nearest_name(name, names).map(str::to_owned);
+            Error::NoSnapshot { vm: self.name().to_owned(), name: name.to_owned(), nearest }
+        })
     }
 
     /// Changes the description of the disk of a VM that does not run, and gives up the layers that are needed no more.

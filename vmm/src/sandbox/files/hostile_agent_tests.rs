@@ -189,7 +189,7 @@ fn conversations() -> Vec<Conversation> {
         of("exec", [vec![started.clone()], output.to_vec()].concat(), |client, _| {
             let started = client.start(&ProcessSpec::command(["x"]).stdin());
             let limits = OutputLimits { stdout: 1 << 16, stderr: 1 << 16 };
-            started.and_then(|process| process.collect(b"input", limits, deadline())).is_ok()
+            started.and_then(|process| process.collect(b"input", limits, deadline(), None)).is_ok()
         }),
         of("exec, streamed", [vec![started.clone()], output.to_vec()].concat(), |client, _| {
             let Ok(mut process) = client.start(&ProcessSpec::command(["x"])) else { return false };

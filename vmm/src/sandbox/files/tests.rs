@@ -111,7 +111,8 @@ fn an_archive_that_is_cut_or_changed_leaves_the_target_as_it_was() {
 #[test]
 fn a_file_longer_than_it_may_be_is_not_read() {
     let (client, agent) = agent(sends(&["file"]));
-    assert!(matches!(read_file(&client, &"/file".into(), 4), Err(Failure::Host(_))));
+    let failure = read_file(&client, &"/file".into(), 4).unwrap_err();
+    assert!(matches!(failure, Failure::Agent(AgentError::Refusal { kind: ErrorKind::UnfitFile, .. })));
     drop(client);
     agent.join().unwrap();
     let (client, agent) = self::agent(sends(&["file"]));

@@ -1,5 +1,6 @@
-//! virtio-console: what the guest writes, many bytes at a time (virtio 1.2, 5.3). One port, and nobody types on it.
+//! virtio-console: what the guest writes, many bytes at a time, and what is typed there (virtio 1.2, 5.3). One port.
 
+mod receive;
 mod request;
 mod worker;
 
@@ -12,6 +13,7 @@ use std::os::fd::OwnedFd;
 
 use snafu::{ResultExt, ensure};
 
+use self::receive::ReceiveWorker;
 use self::worker::TransmitQueue;
 use crate::virtio::device::{NoSuchQueueSnafu, QueueRunningSnafu, StartSnafu};
 use crate::virtio::{
@@ -23,22 +25,22 @@ const TRANSMIT: u16 = 1;
 
 const QUEUE_SIZES: [u16; 2] = [16, 64];
 
-/// The device. What the guest writes has left when its buffer comes back: an output that nobody reads holds it up.
+/// The device. What the guest writes has left when its buffer comes back: an output that nobody reads holds it up. What is
+/// typed waits in the socket until the guest has a buffer for it.
 pub struct Console {
-    output: File,
-    /// The driver's buffers for input, which stay with us until the queue is stopped.
-    receive: Option<Virtqueue>,
+    socket: File,
+    receive: Option<ReceiveWorker>,
     transmit: Option<QueueWorker>,
 }
 
 impl Console {
-    /// `output` gets what the guest writes.
-    pub fn new(output: OwnedFd) -> Self {
-        Self { output: output.into(), receive: None, transmit: None }
+    /// The socket gets what the guest writes, and has what is typed.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self { socket: socket.into(), receive: None, transmit: None }
     }
 
     fn transmitter(&self) -> io::Result<TransmitQueue> {
-        Ok(TransmitQueue::new(self.output.try_clone()?))
+        Ok(TransmitQueue::new(self.socket.try_clone()?))
     }
 }
 
@@ -85,7 +87,9 @@ impl VirtioDevice for Console {
         ensure!(!runs, QueueRunningSnafu { index });
         let queue = Virtqueue::new(index, resources, features, state)?;
         if index == RECEIVE {
-            self.receive = Some(queue);
+            let socket = self.socket.try_clone();
+            let start = |socket| ReceiveWorker::start(queue, socket);
+            self.receive = Some(socket.and_then(start).context(StartSnafu { index })?);
             return Ok(());
         }
         let start = |handler| QueueWorker::start("console".to_owned(), queue, handler);
@@ -95,7 +99,7 @@ impl VirtioDevice for Console {
 
     fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
         match index {
-            RECEIVE => self.receive.take().map(Virtqueue::into_state),
+            RECEIVE => self.receive.take()?.stop(),
             TRANSMIT => self.transmit.take()?.stop(),
             _ => None,
         }

@@ -1,6 +1,6 @@
 //! The device seen from the driver.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
@@ -58,6 +58,43 @@ fn what_the_guest_writes_has_left_when_its_buffers_come_back() {
     driver.writes(&[b"Linux ", b"version"], false);
     driver.reader.set_nonblocking(true).unwrap();
     assert_eq!(driver.hears(13), b"Linux version");
+}
+
+#[test]
+fn what_is_typed_is_in_the_guests_buffers_whether_it_had_them_before_or_gives_them_later() {
+    let mut driver = Driver::new();
+    let mut input = GuestQueue::with_table_room(&mut driver.memory, 16, 16);
+    driver.device.start_queue(RECEIVE, input.resources(), 0, None).unwrap();
+    let address = driver.memory.allocate(8);
+    let text = |memory: &TestMemory, count: u32| memory.read(address, count as usize);
+    input.add(&[Buffer::writable(address, 8)]);
+    input.kick();
+    driver.reader.write_all(b"ls\r").unwrap();
+    let written = input.wait_used().written;
+    assert_eq!(text(&driver.memory, written), b"ls\r");
+    // More than a buffer holds, before there is one.
+    driver.reader.write_all(b"a long line").unwrap();
+    for expected in [&b"a long l"[..], b"ine"] {
+        input.add(&[Buffer::writable(address, 8)]);
+        input.kick();
+        let written = input.wait_used().written;
+        assert_eq!(text(&driver.memory, written), expected);
+    }
+    assert_eq!(driver.device.stop_queue(RECEIVE), Some(QueueState { next_available: 3, next_used: 3 }));
+}
+
+#[test]
+fn nobody_who_types_any_more_leaves_the_buffers_where_they_are() {
+    let mut driver = Driver::new();
+    let mut input = GuestQueue::with_table_room(&mut driver.memory, 16, 16);
+    driver.device.start_queue(RECEIVE, input.resources(), 0, None).unwrap();
+    let (other, _) = UnixStream::pair().unwrap();
+    drop(std::mem::replace(&mut driver.reader, other));
+    let address = driver.memory.allocate(8);
+    input.add(&[Buffer::writable(address, 8)]);
+    input.kick();
+    assert_eq!(driver.device.stop_queue(RECEIVE), Some(QueueState::default()));
+    assert_eq!(input.try_used(), None);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use vmm::CancelToken;
 use vmm::arch::Arch;
 use vmm::image::{ImageError, ImageRef};
 
-use super::super::{for_each, print, run};
+use super::super::{for_each, print, print_json, run};
 use super::{architecture, open};
 use crate::error::Failure;
 use crate::progress::PullDisplay;
@@ -19,6 +19,9 @@ pub(super) struct Download {
     /// The architecture: x86_64 or arm64 (default: this machine's)
     #[arg(long)]
     arch: Option<Arch>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// Images, such as alpine or alpine:3.23
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -30,6 +33,7 @@ impl Download {
         let arch = architecture(self.arch)?;
         let token = CancelToken::new()?;
         let signals = SignalForwarder::install(&token)?;
+        let mut done_to = Vec::new();
         let status = for_each(&self.images, |name| {
             if token.is_cancelled() {
                 return Ok(());
@@ -43,10 +47,18 @@ impl Download {
                 downloaded => {
                     let downloaded = downloaded?;
                     let done = if downloaded.fetched { "downloaded" } else { "here already" };
+                    if self.json {
+                        let (image, fetched) = (downloaded.image.to_string(), downloaded.fetched);
+                        done_to.push(serde_json::json!({ "image": image, "arch": arch, "fetched": fetched }));
+                        return Ok(());
+                    }
                     print(&format!("{}-{arch}: {done}\n", downloaded.image))
                 }
             }
         });
+        if self.json {
+            print_json(&done_to)?;
+        }
         Ok(if token.is_cancelled() { run::cancelled(&signals) } else { status })
     }
 }

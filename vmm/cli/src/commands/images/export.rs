@@ -7,7 +7,7 @@ use clap::Args;
 use vmm::CancelToken;
 use vmm::image::ImageError;
 
-use super::super::{print, run};
+use super::super::{print, print_json, run};
 use super::{Named, open};
 use crate::error::Failure;
 use crate::progress::PullDisplay;
@@ -21,6 +21,9 @@ use crate::signals::SignalForwarder;
 pub(super) struct Export {
     #[command(flatten)]
     image: Named,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// The file to write, such as alpine.qcow2
     file: PathBuf,
 }
@@ -44,7 +47,11 @@ impl Export {
             return Ok(run::cancelled(&signals));
         }
         exported?;
-        print(&format!("{}\n", self.file.display()))?;
+        if self.json {
+            print_json(&serde_json::json!({ "image": image.to_string(), "file": self.file }))?;
+        } else {
+            print(&format!("{}\n", self.file.display()))?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use vmm::image::ImageRef;
 
-use super::super::print;
+use super::super::{print, print_json};
 use super::{Named, open};
 use crate::error::Failure;
 
@@ -14,6 +14,9 @@ use crate::error::Failure;
 pub(super) struct Tag {
     #[command(flatten)]
     image: Named,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// The name, perhaps with a version, such as mine or mine:1.0
     #[arg(value_name = "NAME")]
     name: String,
@@ -24,7 +27,12 @@ impl Tag {
         let (_, store) = open()?;
         let image = self.image.find(&store)?;
         let target: ImageRef = self.name.parse()?;
-        print(&format!("{}\n", store.tag(&image, &target)?))?;
+        let tagged = store.tag(&image, &target)?;
+        if self.json {
+            print_json(&serde_json::json!({ "image": tagged.to_string() }))?;
+        } else {
+            print(&format!("{tagged}\n"))?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
