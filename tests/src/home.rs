@@ -110,6 +110,11 @@ impl TestHome {
     pub fn vmm<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Invocation {
         let mut command = Command::new(images::binary());
         command.args(arguments);
+        self.program(command)
+    }
+
+    /// Any program in this home's environment.
+    pub fn program(&self, command: Command) -> Invocation {
         Invocation::new(self.in_home(command))
     }
 
@@ -181,6 +186,14 @@ impl TestHome {
     pub fn state_of(&self, name: &str) -> Option<String> {
         let machine = self.ps().into_iter().find(|machine| machine["name"] == name)?;
         Some(machine["state"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until a machine is in this state, as `vmm ps` says it.
+    pub fn wait_for_state(&self, name: &str, state: &str) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while self.state_of(name).as_deref() != Some(state) {
+            assert!(std::time::Instant::now() < deadline, "{name} never was {state}");
+        }
     }
 
     /// What is left of machines: folders, names, disks, sockets, processes.

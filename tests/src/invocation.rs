@@ -41,6 +41,12 @@ impl Invocation {
         self
     }
 
+    /// Takes a variable out of its environment.
+    pub fn without(mut self, key: &str) -> Self {
+        self.command.env_remove(key);
+        self
+    }
+
     /// Runs it in this folder.
     pub fn in_folder(mut self, folder: impl AsRef<Path>) -> Self {
         self.command.current_dir(folder);

@@ -14,6 +14,7 @@
 
 pub mod bare_boot;
 pub mod boot_costs;
+mod embedding;
 pub mod engine_machine;
 mod holdings;
 mod home;
@@ -28,6 +29,7 @@ mod terminal;
 pub mod tiny_guest;
 pub mod whole_machine;
 
+pub use embedding::{example, library, python_environment, repository};
 pub use holdings::{Holdings, settles};
 pub use home::TestHome;
 pub use images::{binary, cached};

@@ -51,6 +51,12 @@ impl Running {
         self.stdout.expect(words, &self.what)
     }
 
+    /// Waits until there is what is looked for in all that it has said so far.
+    #[track_caller]
+    pub fn find<T>(&mut self, words: &str, look: impl Fn(&str) -> Option<T>) -> T {
+        self.stdout.find(words, look, &self.what)
+    }
+
     /// Waits until it has said this on its standard output after what was waited for so before.
     #[track_caller]
     pub fn expect_next(&mut self, words: &str) {
@@ -118,11 +124,17 @@ impl Heard {
     /// Waits until the text has these words; returns all of it.
     #[track_caller]
     pub(crate) fn expect(&mut self, words: &str, what: &str) -> String {
+        self.find(words, |text| text.contains(words).then(|| text.to_owned()), what)
+    }
+
+    /// Waits until there is what is looked for in the text.
+    #[track_caller]
+    pub(crate) fn find<T>(&mut self, words: &str, look: impl Fn(&str) -> Option<T>, what: &str) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let text = String::from_utf8_lossy(&self.text).into_owned();
-            if text.contains(words) {
-                return text;
+            if let Some(found) = look(&text) {
+                return found;
             }
             match self.arrives.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(bytes) => self.text.extend(bytes),

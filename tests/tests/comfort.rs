@@ -46,7 +46,8 @@ fn the_key_completes_commands_machines_images_snapshots_processes_and_paths_in_g
 
     // Who is not there is not waited for, and what a guest has cannot steer the terminal.
     vm.shell("touch \"/srv/plain/$(printf 'a\\033[31mb')\"").succeeded();
-    assert_eq!(completed(&home, "vmm cp workbench:/srv/plain/"), Vec::<String>::new());
+    let shown = completed(&home, "vmm cp workbench:/srv/plain/");
+    assert!(shown.iter().all(|word| !word.contains('\x1b')), "{shown:?}");
     vm.stop().succeeded();
     assert_eq!(completed(&home, "vmm cp workbench:/et"), Vec::<String>::new());
     assert_eq!(completed(&home, "vmm attach workbench "), Vec::<String>::new());
@@ -112,4 +113,54 @@ fn a_program_is_told_what_was_done_to_disks_and_images() {
     );
     assert_eq!(home.json(&["version", "--json"])["json"], 1);
     home.vmm(["run", "data.qcow2"]).run().refused_saying(&["write ./data.qcow2"]);
+}
+
+#[test]
+fn a_machine_is_a_service_of_systemds() {
+    let home = TestHome::new();
+    let vm = home.machine("daemon", &["--stop-timeout", "4s"]);
+    vm.stop().succeeded();
+    let config = home.path().join("config with 50% \"quotes\"");
+    let service = |arguments: &[&str]| {
+        let all = ["service"].iter().chain(arguments).chain(&["daemon"]).copied().collect::<Vec<_>>();
+        home.vmm(all).env("XDG_CONFIG_HOME", &config).run()
+    };
+    let unit = service(&[]).succeeded().stdout();
+    for line in ["Type=exec", "TimeoutStopSec=34s", "Restart=no", "WantedBy=default.target"] {
+        assert!(unit.lines().any(|found| found == line), "{unit}");
+    }
+    let unit = service(&["--restart", "on-failure", "--system"]).succeeded().stdout();
+    assert!(unit.contains("Restart=on-failure") && unit.contains("User="), "{unit}");
+    let path = service(&["--install"]).succeeded().stdout();
+    let folder = config.join("systemd/user");
+    assert_eq!(path.trim(), folder.join("vmm-daemon.service").to_str().unwrap());
+    assert!(folder.join("default.target.wants/vmm-daemon.service").exists());
+    if let Ok(verified) = Command::new("systemd-analyze").args(["verify", "--user"]).arg(path.trim()).output()
+    {
+        let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+        assert!(!said.contains("vmm-daemon"), "{said}");
+    }
+
+    // What systemd does: start it, hear of its end, stop it in order.
+    let run = |unit: &str, key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.split(' ').skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let unit = std::fs::read_to_string(path.trim()).unwrap();
+    let process = home.vmm(run(&unit, "ExecStart=")).start();
+    home.wait_for_state("daemon", "running");
+    home.vmm(run(&unit, "ExecStop=")).run().succeeded();
+    assert_eq!(process.end().0, 0);
+    // A crash is a failure of the unit, also of one that was found running.
+    home.vmm(["start", "daemon"]).run().succeeded();
+    let process = home.vmm(run(&unit, "ExecStart=")).start();
+    vm.exec_with(&["-d"], &["sh", "-c", "sleep 1; echo c > /proc/sysrq-trigger"]).run().succeeded();
+    assert_eq!(process.end().0, 125);
+
+    // Another name is no other machine.
+    home.vmm(["rename", "daemon", "demon"]).run().succeeded();
+    home.vmm(["rename", "demon", "daemon"]).run().succeeded();
+    service(&["--remove"]).succeeded();
+    assert_eq!(std::fs::read_dir(folder.join("default.target.wants")).unwrap().count(), 0);
+    service(&["--remove"]).refused_saying(&["no unit", "daemon"]);
 }

@@ -586,18 +586,6 @@ fn init_writes_a_file_that_up_reads_and_overwrites_nothing() {
 }
 
 #[test]
-fn completion_knows_the_commands_of_projects() {
-    let home = TestHome::empty();
-    for shell in ["bash", "zsh", "fish"] {
-        let script = home.vmm(["completion", shell]).run().succeeded().stdout();
-        for command in ["up", "down", "status", "shell", "destroy", "init"] {
-            assert!(script.contains(command), "{shell} does not complete {command}");
-        }
-        assert!(script.contains("dry-run"), "{shell}");
-    }
-}
-
-#[test]
 fn a_project_has_its_own_base_overlay_and_disks() {
     let home = TestHome::new();
     let text = "base_image = \"base.qcow2\"
@@ -637,4 +625,38 @@ fn a_project_has_its_own_base_overlay_and_disks() {
     assert!(folder.shell("grep ' / ' /proc/mounts").starts_with("overlay / overlay"));
     folder.vmm(&["destroy", "--yes"]).succeeded();
     assert!(fs::read(&base).unwrap() == before && folder.path.join("data.raw").exists());
+}
+
+#[test]
+fn what_cannot_be_is_said_before_a_machine_is_stopped() {
+    let home = TestHome::new();
+    let folder = Folder::with_file(&home, "careful", "disk_size = \"2G\"\n");
+    folder.up();
+    let run = folder.machine("default")["vm"]["started"].clone();
+    let refused = |text: &str, words: &[&str]| {
+        folder.write("vmm.toml", text);
+        for arguments in [&["up", "--dry-run"][..], &["up"]] {
+            let said = folder.vmm(arguments).ended_with(125).stderr();
+            assert!(words.iter().all(|word| said.contains(word)), "{arguments:?}: {said}");
+        }
+        assert_eq!(folder.machine("default")["vm"]["started"], run, "{text}");
+    };
+    refused("disk_size = \"1500M\"\n", &["smaller"]);
+    fs::write(folder.path.join("data.raw"), vec![0; 1 << 20]).unwrap();
+    let twice = "disk_size = \"2G\"\n[[disks]]\npath = \"data.raw\"\n[[disks]]\npath = \"./data.raw\"\n";
+    refused(twice, &["data.raw", "twice"]);
+    refused("memory = \"1024\"\n", &["\"1024\" has no unit: write \"1024M\""]);
+    refused("managed_image = \"alpin\"\n", &["no image alpin", "did you mean alpine?"]);
+    refused("managed_image = \"alpine\"\ndisk_size = \"1M\"\nread_only = \"disk\"\n", &["smaller"]);
+    if vmm_tests::engine() == "software" {
+        refused("disk_size = \"2G\"\nconsole = \"virtio\"\n", &["no virtio console"]);
+        refused("disk_size = \"2G\"\nballoon = true\n", &["no virtio balloon"]);
+    }
+    // What will be done is told as a person would write it.
+    folder.write("vmm.toml", "disk_size = \"2G\"\nmemory = \"768M\"\nenv = { GREETING = \"hello\" }\n");
+    let plan = folder.vmm(&["up", "--dry-run"]).succeeded().stdout();
+    assert_eq!(plan, "default: restart, for env none → GREETING=hello, memory 512M → 768M\n");
+    let refused = folder.vmm(&["shell", "--", "ls"]);
+    refused.refused_saying(&["takes no command", "vmm exec", "-- ls"]);
+    folder.vmm(&["destroy", "--yes"]).succeeded();
 }

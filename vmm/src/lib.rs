@@ -43,3 +43,8 @@ pub use vmm_protocol::VERSION as PROTOCOL_VERSION;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// So are those of the guide for programs.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedding.md")]
+struct Embedding;

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo quickstart`, `cargo verify`, `cargo xtask …`.
+//! The project's own commands: `cargo quickstart`, `cargo verify`, `cargo wheel`, `cargo xtask …`.
 //!
 //! They bring a fresh machine to the point where `vmm` runs and is tested. Everything here is started by cargo
 //! before anything else is compiled, so it leans on the standard library.
@@ -13,6 +13,7 @@ mod setup;
 mod soak;
 mod steps;
 mod verify;
+mod wheel;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ The project's own commands:
   cargo verify [NAME]         install what is missing, build, run every test (or those with NAME in their name)
   cargo verify --soak SUITE   run a long loop, or go on with it; `cargo verify --list` says which there are
   cargo lab run -- COMMAND    run a command where /dev/kvm is real, though emulated; `cargo lab` says what else
+  cargo wheel                 build the Python package, with the library and `vmm` in it
   cargo xtask bench           compare with a peer: time until ready, time of a command, memory
   cargo xtask bench disk [fio|rings]
                               compare a disk with that of qemu-storage-daemon: with fio in a guest, without a guest, or both
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         ["quickstart"] => quickstart::run(),
+        ["wheel"] => wheel::run(),
         ["bench"] => bench::run(),
         ["bench", "disk"] => bench::run_disk(&bench::RULERS),
         ["bench", "disk", ruler] if bench::RULERS.contains(ruler) => bench::run_disk(&[ruler]),

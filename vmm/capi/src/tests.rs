@@ -344,3 +344,25 @@ fn what_is_no_sandbox_is_told_with_what_to_do() {
     }
     assert!(sandbox.is_null());
 }
+
+/// The words that a source gives as codes: `Self::Busy { .. } => "busy"`.
+fn codes(source: &str) -> Vec<&str> {
+    let after = source.split("=>").skip(1).map(|rest| rest.trim_start().trim_start_matches('{').trim_start());
+    let words = after.filter_map(|rest| rest.strip_prefix('"')?.split_once('"'));
+    let is_code = |word: &&str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    words.map(|(word, _)| word).filter(is_code).collect()
+}
+
+#[test]
+fn every_code_is_in_the_documentation() {
+    let documentation = include_str!("../../../docs/embedding.md");
+    let errors = include_str!("../../src/sandbox/error.rs");
+    let errors = codes(errors);
+    let homes = codes(include_str!("../../src/home/error.rs"));
+    let ends = include_str!("../../src/home/state.rs");
+    let ends = codes(ends.split_once("fn code(self)").unwrap().1.split_once("\n    }").unwrap().0);
+    assert!(errors.len() > 40 && homes.len() > 5 && ends.len() > 10);
+    let all = errors.into_iter().chain(homes).chain(ends);
+    let missing: Vec<&str> = all.filter(|code| !documentation.contains(&format!("`{code}`"))).collect();
+    assert!(missing.is_empty(), "docs/embedding.md has nothing of {missing:?}");
+}

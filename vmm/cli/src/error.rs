@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use vmm::engine::EngineError;
 use vmm::error_line;
 use vmm::image::{ImageError, ImageRefError};
 use vmm::project::ProjectError;
@@ -119,6 +120,12 @@ impl From<ImageError> for Failure {
 impl From<ImageRefError> for Failure {
     fn from(error: ImageRefError) -> Self {
         Self::usage(error_line(&error))
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self { hint: error.hint(), ..Self::usage(error_line(&error)) }
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     UnknownEngine,
 };
 use crate::arch::Arch;
+use crate::machine::ConsoleKind;
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +96,44 @@ pub fn notice(choice: EngineChoice, options: &EngineOptions) -> Option<String> {
          them in less surely than hardware does; see `vmm doctor`",
         super::software::SLOWDOWN
     ))
+}
+
+/// What a machine asks of its engine beside what every engine gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wishes {
+    /// Its processors.
+    pub cpus: u8,
+    /// Its guest may run virtual machines itself.
+    pub nested: bool,
+    /// What its console is.
+    pub console: ConsoleKind,
+    /// It has a balloon.
+    pub balloon: bool,
+    /// Its memory is in huge pages.
+    pub huge_pages: bool,
+}
+
+/// Whether the engine that would be chosen can give what a machine asks for, as far as that is known before it is made.
+pub fn foresee(choice: EngineChoice, wishes: Wishes, options: &EngineOptions) -> Result<(), EngineError> {
+    use super::software::SoftwareError;
+    use snafu::ResultExt;
+    let Wishes { cpus, nested, console, balloon, huge_pages } = wishes;
+    let refused = if console == ConsoleKind::Virtio {
+        SoftwareError::NotInQemu { kind: "console" }
+    } else if balloon {
+        SoftwareError::NotInQemu { kind: "balloon" }
+    } else if huge_pages {
+        SoftwareError::HugePages
+    } else if nested && cpus > 1 {
+        SoftwareError::NestedProcessors { count: cpus }
+    } else {
+        return Ok(());
+    };
+    let is_software = match choice {
+        EngineChoice::Named(kind) => kind == EngineKind::Software,
+        EngineChoice::Auto => Arch::host() != Some(Arch::X86_64) || native::find_problem(options).is_some(),
+    };
+    if is_software { Err(refused).context(SoftwareSnafu) } else { Ok(()) }
 }
 
 /// Finds the engine for a machine of architecture `arch`.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use snafu::Snafu;
 
-pub use choice::{EngineChoice, EngineOptions, notice, select};
+pub use choice::{EngineChoice, EngineOptions, Wishes, foresee, notice, select};
 pub use probe::{Bar, BarState, EngineProbe, HostProbe, JailReport, Virtualization, probe};
 
 use crate::machine::{BalloonControl, Exits, Machine};

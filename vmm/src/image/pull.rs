@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::slice;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -265,6 +266,17 @@ fn lock_path(store: &ImageStore, folder: &Path) -> Result<PathBuf> {
     files::make_folder(parent)?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     Ok(parent.join(format!(".{name}.lock")))
+}
+
+/// Removes what is left of the place of an image that did not come to be: its lock, and the folder of its name, where nothing
+/// else is in that and nobody is at work in the store.
+pub(super) fn forget_place(store: &ImageStore, folder: &Path) {
+    let Ok(Some(_alone)) = FileLock::try_exclusive(&store.work_lock()) else { return };
+    let (Ok(lock), Some(parent)) = (lock_path(store, folder), folder.parent()) else { return };
+    if files::names_in(parent).is_ok_and(|names| names.iter().all(|name| lock.ends_with(name))) {
+        let _ = fs::remove_file(lock);
+        let _ = fs::remove_dir(parent);
+    }
 }
 
 /// A pull at work.

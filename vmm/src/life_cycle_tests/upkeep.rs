@@ -99,6 +99,7 @@ fn a_vm_that_crashes_too_often_is_left_alone() {
     Sandbox::attach(&home.home, "box").unwrap().health().unwrap_err();
     assert_eq!(wait_for(&mut events, ended), EndReason::EngineFailed);
     let vm = Sandbox::attach(&home.home, "box").unwrap();
+    assert_eq!(vm.wait(None).unwrap().reason, EndReason::EngineFailed);
     // Its keeper needs a moment to see that it is not needed any more.
     while vm.info().unwrap().restarts != 0 {
         std::thread::yield_now();

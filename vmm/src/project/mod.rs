@@ -267,10 +267,17 @@ impl HeldProject {
         Ok(Plan { machines: plans, undescribed })
     }
 
+    /// Whether what a plan of this project says can be done, as far as that is known before anything is: an image that is
+    /// not known, a disk that would become smaller, and the like.
+    pub fn foresee(&self, plan: &Plan) -> Result<(), ProjectError> {
+        up::foresee(&self.home, &self.held, plan)
+    }
+
     /// Does what a plan of this project says. One that loses disks is refused, unless that is `agreed`.
     pub fn apply(&mut self, plan: &Plan, agreed: bool, options: &ProjectOptions) -> Result<(), ProjectError> {
         let machines = plan.losses();
         ensure!(agreed || machines.is_empty(), DestructiveSnafu { machines });
+        self.foresee(plan)?;
         up::apply(&self.home, &mut self.held, plan, options)
     }
 

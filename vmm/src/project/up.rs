@@ -132,6 +132,22 @@ impl fmt::Debug for ProjectOptions {
     }
 }
 
+/// Whether what a plan says can be done, as far as that is known before anything is.
+pub(super) fn foresee(home: &Home, held: &HeldRecord, plan: &Plan) -> Result<(), ProjectError> {
+    for machine in &plan.machines {
+        let builder = builder(home, held, machine);
+        let foreseen = match machine.action {
+            Action::Create | Action::Recreate => builder.foresee(),
+            Action::Restart | Action::Start if !machine.changes.is_empty() => {
+                builder.foresee_change(home, &machine.vm)
+            }
+            _ => Ok(()),
+        };
+        foreseen.map_err(failed(machine))?;
+    }
+    Ok(())
+}
+
 /// Does what a plan says.
 pub(super) fn apply(
     home: &Home,
@@ -173,8 +189,6 @@ fn bring_up(
             create(home, held, machine, options)?
         }
         Action::Restart => {
-            // What cannot be is known before the VM stops.
-            builder(home, held, machine).check().map_err(failed(machine))?;
             stopping(machine, options);
             let sandbox = attach(home, machine)?;
             let grace = sandbox.stop_grace().map_err(failed(machine))?;

@@ -444,11 +444,6 @@ impl SandboxBuilder {
         self
     }
 
-    /// Whether there can be such a VM, as far as that is known without its image.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        start::check(self)
-    }
-
     /// Finds or fetches the image, and creates nothing: whether there can be such a VM is known before an old one goes.
     pub fn fetch(&self) -> Result<(), Error> {
         start::fetch(self)

@@ -14,6 +14,7 @@ mod disk;
 mod error;
 mod events;
 mod files;
+mod foresee;
 mod images;
 mod info;
 mod inspect;
@@ -70,7 +71,7 @@ use std::time::{Duration, Instant};
 
 use crate::agent::AttachSpec;
 use crate::control::{Connection, ControlError};
-use crate::home::{End, EndReason, HeldVm, Home, HomeError, Timestamp, VmFolder, VmId};
+use crate::home::{End, EndReason, HeldVm, Home, HomeError, Timestamp, VmFolder, VmId, VmState};
 use link::Link;
 
 /// How long a VM that is dropped may take to be gone.
@@ -338,9 +339,22 @@ impl Sandbox {
         self.link.wait_until_ready(cancel)
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended, for good: an end after which it is started again by its restart policy does not count.
     pub fn wait(&self, cancel: Option<&CancelToken>) -> Result<End, Error> {
-        self.link.wait(cancel)
+        let end = self.link.wait(cancel);
+        let restarts = self.link.folder().spec()?.is_some_and(|spec| spec.restart != RestartPolicy::No);
+        if !restarts || matches!(end, Err(Error::Cancelled)) {
+            return end;
+        }
+        let mut events = Self::events(self.link.folder().home(), cancel)?;
+        loop {
+            let info = info::look_at(self.link.folder())?.ok_or_else(|| self.gone())?;
+            if let (Some(end), false) = (info.end, info.state == VmState::Restarting) {
+                return Ok(end);
+            }
+            // Of any VM: each is a reason to look again.
+            events.next().transpose()?.ok_or(Error::Cancelled)?;
+        }
     }
 
     /// Reads what it wrote to its console. A reader that follows goes on until it has ended, or until `cancel`.

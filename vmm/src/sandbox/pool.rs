@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vmm_sys::Event;
 
-use super::{CancelToken, Error, Sandbox, SandboxBuilder};
+use super::{CancelToken, Error, Sandbox, SandboxBuilder, start};
 use crate::home::VmState;
 
 /// After a start that failed the next one waits, for longer each time.
@@ -74,7 +74,7 @@ impl PoolBuilder {
         if machine.options.detached || machine.options.cancel.is_some() {
             return invalid("the machines of a pool are the pool's: they are neither detached nor cancelled");
         }
-        machine.check()?;
+        start::check(&machine)?;
         SandboxPool::with(size, starts_at_once, move |cancel| {
             let sandbox = machine.clone().cancel_token(cancel).start()?;
             if let Some(prepare) = &prepare {

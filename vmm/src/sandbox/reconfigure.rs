@@ -78,6 +78,18 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
     Ok(())
 }
 
+/// Whether a VM can be made what the builder says, when it does not run.
+pub(super) fn check(builder: &SandboxBuilder, home: &Home, spec: &VmSpec) -> Result<(), Error> {
+    check_writes(builder, spec)?;
+    // Of a file it is found out by reading it whole: that is left for later.
+    if builder.base_file.is_some() {
+        return Ok(());
+    }
+    let store = ImageStore::open(home.root())?;
+    let image = store.find(&spec.image_reference.parse()?, spec.machine.arch)?;
+    image_for(builder, home, spec, image).map(drop)
+}
+
 /// The image that the VM is to boot: its own, for a disk is made over one image and no other. Of a file that is the same
 /// file, perhaps with another kernel.
 fn image_for(builder: &SandboxBuilder, home: &Home, spec: &VmSpec, image: Image) -> Result<Image, Error> {

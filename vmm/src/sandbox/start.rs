@@ -148,8 +148,10 @@ pub(super) fn check(builder: &SandboxBuilder) -> Result<(), Error> {
     if builder.cpus == 0 {
         return Err(Error::Invalid { message: "a VM needs at least one processor".to_owned() });
     }
-    if builder.restart != RestartPolicy::No && (builder.name.is_none() || !builder.options.detached) {
-        let message = "a VM that is to be started again needs a name, and runs in the background";
+    let stays = builder.name.is_some() && !builder.remove && builder.options.detached;
+    if builder.restart != RestartPolicy::No && !stays {
+        let message =
+            "a VM that is to be started again needs a name, is kept when it ends, and runs in the background";
         return Err(Error::Invalid { message: message.to_owned() });
     }
     if let Some(check) = &builder.health_check {

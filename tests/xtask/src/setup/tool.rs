@@ -23,7 +23,7 @@ pub(crate) enum Tool {
     Strace,
     /// Links the fuzzer.
     Cxx,
-    /// Runs the peer of the comparison.
+    /// Runs the Python package in its tests, and the peer of the comparison.
     PythonVenv,
     /// The peer of the comparison of disks.
     StorageDaemon,
@@ -50,6 +50,7 @@ pub(crate) const TO_TEST: &[Tool] = &[
     Tool::Mmdebstrap,
     Tool::Sfdisk,
     Tool::Xz,
+    Tool::PythonVenv,
 ];
 
 /// What fuzzing needs beside that.

@@ -3,6 +3,7 @@
 
 mod boots;
 mod fuzz;
+mod kills;
 mod laboratory;
 mod operations;
 mod power_cut;
@@ -41,8 +42,14 @@ trait Suite: Sync {
     fn run(&self, piece: &str) -> Outcome<String>;
 }
 
-const SUITES: [&dyn Suite; 5] =
-    [&boots::Boots, &laboratory::Laboratory, &power_cut::PowerCut, &operations::Operations, &fuzz::Fuzz];
+const SUITES: [&dyn Suite; 6] = [
+    &boots::Boots,
+    &kills::Kills,
+    &laboratory::Laboratory,
+    &power_cut::PowerCut,
+    &operations::Operations,
+    &fuzz::Fuzz,
+];
 
 /// Says which suites there are.
 pub(crate) fn list() {

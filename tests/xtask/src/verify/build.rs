@@ -29,23 +29,32 @@ impl TestBinary {
     /// Whether its tests are about what each engine does in its own way, and are run with each. The others are about the
     /// software engine itself, the sources, or what lies in front of every engine: images, disks, projects, refusals.
     pub(crate) fn is_for_every_engine(&self) -> bool {
-        const OTHERS: [&str; 16] = [
+        const OTHERS: [&str; 25] = [
+            "tests::agent_killed",
             "tests::bad_input",
             "tests::bad_luck",
             "tests::base_file",
+            "tests::comfort",
             "tests::commands",
             "tests::customised",
             "tests::disks",
+            "tests::edit_and_top",
+            "tests::embedding",
             "tests::engine_jail",
+            "tests::everyday",
             "tests::files",
             "tests::first_run",
             "tests::images",
             "tests::import",
+            "tests::kills",
+            "tests::mcp",
             "tests::nested",
+            "tests::python",
             "tests::read_only",
             "tests::software_engine",
             "tests::structure",
             "tests::up",
+            "tests::upkeep",
         ];
         self.system && !OTHERS.contains(&self.name.as_str())
     }
@@ -71,7 +80,13 @@ pub(crate) fn test_binaries() -> Outcome<Vec<TestBinary>> {
     let mut cargo = Command::new(project::cargo());
     cargo.current_dir(project::root()).args(["test", "--workspace", "--no-run"]);
     println!("  $ {}", command::line(&cargo));
-    built_by(&mut cargo)
+    let built = built_by(&mut cargo)?;
+    // No test links the shared library, so that cargo makes it for none; other programs load it. What it is made of is
+    // there: the same packages with the same features.
+    let mut library = Command::new(project::cargo());
+    library.current_dir(project::root()).args(["build", "--quiet", "--workspace", "--lib", "--tests"]);
+    command::show(&mut library)?;
+    Ok(built)
 }
 
 /// Builds one program of system tests.

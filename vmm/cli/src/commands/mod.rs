@@ -56,7 +56,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde::Serialize;
 use vmm::home::End;
-use vmm::{Home, Sandbox, VmId};
+use vmm::{CancelToken, Home, Sandbox, VmId};
 
 use crate::error::Failure;
 use crate::values;
@@ -318,8 +318,11 @@ impl Done {
     }
 
     /// Waits until it has ended. A crash is told as a failure.
-    fn when_ended(&mut self, sandbox: &Sandbox) -> Result<(), Failure> {
-        let end = sandbox.wait(None)?;
+    fn when_ended(&mut self, sandbox: &Sandbox, cancel: &CancelToken) -> Result<(), Failure> {
+        let end = match sandbox.wait(Some(cancel)) {
+            Err(vmm::Error::Cancelled) => return Ok(()),
+            end => end?,
+        };
         let crash = end.reason.is_crash().then(|| vmm::Error::Ended { end: Box::new(end.clone()) });
         if self.json || crash.is_none() {
             self.ended(sandbox, end)?;

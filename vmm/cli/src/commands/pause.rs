@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use clap::Args;
 use vmm::Home;
 
-use super::{attach_all, for_each, print};
+use super::{Done, attach_all, for_each};
 use crate::error::Failure;
 
 #[derive(Args)]
 pub(crate) struct Pause {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// Names, ids or the beginnings of ids
     #[arg(required = true, value_name = "VM")]
     vms: Vec<String>,
@@ -18,9 +21,11 @@ pub(crate) struct Pause {
 impl Pause {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
-        Ok(for_each(attach_all(&home, &self.vms)?, |sandbox| {
+        let mut done = Done::new(self.json);
+        let status = for_each(attach_all(&home, &self.vms)?, |sandbox| {
             sandbox.pause()?;
-            print(&format!("{}\n", sandbox.name()))
-        }))
+            done.vm(&sandbox)
+        });
+        done.finish(status)
     }
 }

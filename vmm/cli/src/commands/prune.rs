@@ -55,9 +55,9 @@ impl Prune {
         let bytes = vms.iter().map(|vm| vm.bytes).chain(removed.iter().map(|removed| removed.bytes)).sum();
         let pruned = Pruned { dry_run: self.dry_run, vms, removed, bytes };
         if self.json {
-            print_json(&pruned)?
+            print_json(&pruned)?;
         } else {
-            print(&pruned.describe())?
+            print(&pruned.describe())?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -29,13 +29,15 @@ impl Restart {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let home = Home::open_default().map_err(vmm::Error::from)?;
         attach_all(&home, &self.vms)?;
-        start_each(&home, &self.vms, true, quiet, Done::new(self.json), |vm| {
+        let mut done = Done::new(self.json);
+        let status = start_each(&home, &self.vms, true, quiet, &mut done, |vm| {
             let sandbox = Sandbox::attach(&home, vm)?;
             match sandbox.stop(self.timeout.map_or_else(|| sandbox.stop_grace(), Ok)?) {
                 // One that does not run is only started.
                 Ok(_) | Err(vmm::Error::NotRunning { .. }) => Ok(()),
                 Err(error) => Err(error.into()),
             }
-        })
+        })?;
+        done.finish(status)
     }
 }

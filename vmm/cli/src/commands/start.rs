@@ -6,11 +6,11 @@ use clap::Args;
 use vmm::{CancelToken, DiskSize, ExtraDisk, Home, Sandbox, StartOptions, VmState};
 
 use super::{Done, attach_all, for_each, run};
-use crate::error::{FAILED, Failure};
+use crate::error::Failure;
 use crate::progress;
 use crate::signals::SignalForwarder;
 
-#[derive(Clone, Args)]
+#[derive(Args)]
 pub(crate) struct Start {
     /// Names, ids or the beginnings of ids
     #[arg(required = true, value_name = "VM")]
@@ -38,38 +38,47 @@ impl Start {
         if self.wait {
             return self.start_and_wait(&home, quiet);
         }
-        start_each(&home, &self.vms, !self.no_seccomp, quiet, Done::new(self.json), |vm| {
+        let mut done = Done::new(self.json);
+        let status = self.start(&home, &self.vms, quiet, &mut done)?;
+        done.finish(status)
+    }
+
+    fn start(&self, home: &Home, vms: &[String], quiet: bool, done: &mut Done) -> Result<ExitCode, Failure> {
+        start_each(home, vms, !self.no_seccomp, quiet, done, |vm| {
             if let Some(size) = self.disk_size {
-                Sandbox::attach(&home, vm)?.resize_disk(size)?;
+                Sandbox::attach(home, vm)?.resize_disk(size)?;
             }
             for disk in &self.disks {
-                Sandbox::attach(&home, vm)?.add_disk(disk)?;
+                Sandbox::attach(home, vm)?.add_disk(disk)?;
             }
             Ok(())
         })
     }
-}
 
-impl Start {
     /// Starts those that do not run, and follows all of them to their ends. A signal leaves them running.
     fn start_and_wait(&self, home: &Home, quiet: bool) -> Result<ExitCode, Failure> {
         let mut stopped = Vec::new();
         for vm in &self.vms {
-            let state = Sandbox::attach(home, vm)?.info()?.state;
-            if state == VmState::Stopping {
-                Sandbox::attach(home, vm)?.wait(None)?;
-            }
-            if !state.is_live() || state == VmState::Stopping {
-                stopped.push(vm.clone());
+            let sandbox = Sandbox::attach(home, vm)?;
+            match sandbox.info()?.state {
+                VmState::Stopping => {
+                    sandbox.wait(None)?;
+                    stopped.push(vm.clone());
+                }
+                state if state.is_live() => {}
+                _ => stopped.push(vm.clone()),
             }
         }
-        let changed = Self { vms: stopped, wait: false, json: false, ..self.clone() };
-        if !changed.vms.is_empty() && changed.run(quiet)? != ExitCode::SUCCESS {
-            return Ok(ExitCode::from(FAILED));
+        // They are told when they have ended.
+        let started = self.start(home, &stopped, quiet, &mut Done::new(true))?;
+        if started != ExitCode::SUCCESS {
+            return Ok(started);
         }
+        let token = CancelToken::new()?;
+        let signals = SignalForwarder::install(&token)?;
         let mut done = Done::new(self.json);
-        let status = for_each(attach_all(home, &self.vms)?, |sandbox| done.when_ended(&sandbox));
-        done.finish(status)
+        let status = for_each(attach_all(home, &self.vms)?, |sandbox| done.when_ended(&sandbox, &token));
+        done.finish(if token.is_cancelled() { run::cancelled(&signals) } else { status })
     }
 }
 
@@ -79,7 +88,7 @@ pub(super) fn start_each(
     vms: &[String],
     seccomp: bool,
     quiet: bool,
-    mut done: Done,
+    done: &mut Done,
     mut before: impl FnMut(&str) -> Result<(), Failure>,
 ) -> Result<ExitCode, Failure> {
     let token = CancelToken::new()?;
@@ -103,5 +112,5 @@ pub(super) fn start_each(
             started => done.vm(&started?),
         }
     });
-    done.finish(if token.is_cancelled() { run::cancelled(&signals) } else { status })
+    Ok(if token.is_cancelled() { run::cancelled(&signals) } else { status })
 }

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use serde_json::Value;
+use vmm::engine::{self, EngineOptions, Wishes};
 use vmm::project::{
     Action, Change, Description, HeldProject, MachinePlan, Plan, ProjectError, ProjectOptions,
 };
@@ -72,6 +74,8 @@ impl Up {
         let mut held = project.hold(&options)?;
         self.trust(&mut held, &description)?;
         let plan = held.plan(&description, &self.vms)?;
+        held.foresee(&plan)?;
+        foresee_engines(&home, &description, &plan)?;
         if self.dry_run {
             return self.tell(&plan);
         }
@@ -125,6 +129,26 @@ impl Up {
     }
 }
 
+/// Finds out before a VM is stopped whether its engine can give it what is new.
+fn foresee_engines(home: &Home, description: &Description, plan: &Plan) -> Result<(), Failure> {
+    let options = EngineOptions { cache: Some(home.cache()), ..EngineOptions::new(std::env::current_exe()?) };
+    for (name, machine) in description.machines() {
+        let is_started = |plan: &MachinePlan| plan.name == *name && plan.action != Action::Keep;
+        if !plan.machines.iter().any(is_started) {
+            continue;
+        }
+        let wishes = Wishes {
+            cpus: machine.cpus,
+            nested: machine.nested,
+            console: machine.console,
+            balloon: machine.balloon,
+            huge_pages: machine.huge_pages,
+        };
+        engine::foresee(machine.engine, wishes, &options)?;
+    }
+    Ok(())
+}
+
 /// Asks whether disks may be lost. Where nobody can be asked, they may not.
 fn agree(plan: &Plan) -> Result<bool, Failure> {
     let lost = plan.losses();
@@ -152,11 +176,29 @@ fn lines_of_machine(machine: &MachinePlan) -> Vec<String> {
         Action::Start => Some("start".to_owned()),
         _ => None,
     };
-    let why: Vec<String> =
-        changes.iter().map(|Change { key, from, to }| format!("{key} {from} → {to}")).collect();
+    let why: Vec<String> = changes
+        .iter()
+        .map(|Change { key, from, to }| format!("{key} {} → {}", plain(from), plain(to)))
+        .collect();
     let why = if why.is_empty() { String::new() } else { format!(", for {}", why.join(", ")) };
     let action = what.map(|what| format!("{name}: {what}{why}"));
     action.into_iter().chain(scripts.iter().map(|script| format!("{name}: run {script}"))).collect()
+}
+
+/// A value as a person writes it: a text without quotes, none as such.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) if values.is_empty() => "none".to_owned(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Object(map) if map.is_empty() => "none".to_owned(),
+        Value::Object(map) => {
+            let pairs = map.iter().map(|(key, value)| format!("{key}={}", plain(value)));
+            pairs.collect::<Vec<_>>().join(", ")
+        }
+        value => value.to_string(),
+    }
 }
 
 /// Says for each machine that it is up.

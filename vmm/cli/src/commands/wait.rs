@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use vmm::{Home, ProcessId, Sandbox};
+use vmm::{CancelToken, Home, ProcessId, Sandbox};
 
 use super::{Done, attach_all, for_each, print_json};
 use crate::error::Failure;
@@ -37,8 +37,10 @@ impl Wait {
             }
             return Ok(ExitCode::from(status.shell_status()));
         }
+        // A signal simply ends us.
+        let token = CancelToken::new()?;
         let mut done = Done::new(self.json);
-        let status = for_each(attach_all(&home, &self.vms)?, |sandbox| done.when_ended(&sandbox));
+        let status = for_each(attach_all(&home, &self.vms)?, |sandbox| done.when_ended(&sandbox, &token));
         done.finish(status)
     }
 }

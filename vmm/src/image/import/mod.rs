@@ -103,13 +103,15 @@ impl ImageStore {
         ensure_import(!is_reserved(name.as_str()), &import.file, || why)?;
         let place = self.images.join(name.as_str()).join("import");
         let label = name.to_string();
-        let _locks = pull::lock_for_work(self, &place, &label, progress)?;
+        let locks = pull::lock_for_work(self, &place, &label, progress)?;
         pull::prune_remains(self, false)?;
         let partial = pull::fresh_partial(&place)?;
         let work = Work { store: self, import, name, label: &label, progress, partial: &partial };
         work.make().inspect_err(|_| {
             // The first error is the one to tell.
             let _ = files::remove_folder(&partial);
+            drop(locks);
+            pull::forget_place(self, &place);
         })
     }
 }

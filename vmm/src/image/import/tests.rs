@@ -177,6 +177,10 @@ fn what_cannot_boot_is_refused_with_what_to_do() {
     assert!(fixture.refusal(&missing).contains("missing.raw"));
     let folder = Import { file: fixture.files.path().to_owned(), name: Some("x".parse().unwrap()), ..whole };
     assert!(fixture.refusal(&folder).contains("neither a file nor a block device"));
+    // Nothing is left of any of them: no folder of a name, no lock in one.
+    let images = fixture.home.store().images.clone();
+    let left = std::fs::read_dir(&images).unwrap().flatten().filter(|entry| entry.path().is_dir());
+    assert_eq!(left.map(|entry| entry.path()).collect::<Vec<_>>(), Vec::<std::path::PathBuf>::new());
 }
 
 #[test]

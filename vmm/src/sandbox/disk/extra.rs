@@ -26,6 +26,11 @@ pub struct ExtraDisk {
 }
 
 impl ExtraDisk {
+    /// Where its file is.
+    pub(in crate::sandbox) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A disk that the guest writes, of the format that its name and its contents tell.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), format: None, read_only: false }
@@ -120,7 +125,7 @@ impl Sandbox {
 }
 
 /// Where a file is, or was.
-pub(super) fn true_path(file: &Path) -> PathBuf {
+pub(in crate::sandbox) fn true_path(file: &Path) -> PathBuf {
     let found = fs::canonicalize(file).or_else(|_| std::path::absolute(file));
     found.unwrap_or_else(|_| file.to_owned())
 }

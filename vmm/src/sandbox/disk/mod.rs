@@ -18,6 +18,7 @@ mod tests;
 pub use clone::Cloned;
 pub use commit::Committed;
 pub use extra::ExtraDisk;
+pub(super) use extra::true_path;
 pub use file::{DiskCheck, DiskFile};
 pub use size::{DiskSize, DiskSizeError};
 pub use snapshot::SnapshotInfo;

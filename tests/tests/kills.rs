@@ -1,0 +1,123 @@
+//! Any process of a VM's is killed, at any moment: nothing is orphaned, `vmm ps` tells the truth, and the VM can be started
+//! or removed. `cargo verify --soak kills` does it 200 times.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use vmm_tests::{PATIENCE, Process, TestHome, bury_orphans, descendants, random, rounds};
+
+/// Until then everything of a start has begun, on a machine that is not busy.
+const LATEST: u64 = 4000;
+
+/// What is drawn for a round.
+#[derive(Debug)]
+struct Draw {
+    /// How long after the start.
+    after: Duration,
+    /// Which of the processes that live then, counted from the first.
+    victim: usize,
+    /// The VM is started again when it ends.
+    kept: bool,
+    /// Something is under way: nothing, a command, an orderly end.
+    busy: Busy,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Busy {
+    Idle,
+    Command,
+    Stop,
+}
+
+impl Draw {
+    fn new() -> Self {
+        let bytes = random(8);
+        let number = |index: usize| u64::from(bytes[index]) << 8 | u64::from(bytes[index + 1]);
+        Self {
+            after: Duration::from_millis(number(0) % LATEST),
+            victim: usize::from(bytes[2]),
+            kept: bytes[3] & 1 == 1,
+            busy: [Busy::Idle, Busy::Command, Busy::Stop][usize::from(bytes[4]) % 3],
+        }
+    }
+}
+
+#[test]
+fn any_process_is_killed_at_any_moment_and_nothing_is_orphaned() {
+    let home = TestHome::new();
+    let mut killed = std::collections::BTreeMap::<String, usize>::new();
+    for round in 1..=rounds(6) {
+        let draw = Draw::new();
+        println!("round {round}: {draw:?}");
+        let victim = play(&home, &draw);
+        *killed.entry(victim).or_default() += 1;
+        home.wait_until_quiet();
+        bury_orphans();
+        assert_eq!(home.leftovers(), Vec::<String>::new(), "after round {round}: {draw:?}");
+    }
+    println!("kills: {killed:?}; nothing was left after any of them");
+}
+
+/// Starts a VM, kills a process at the moment that was drawn, and removes what is left. Says what was killed.
+#[expect(clippy::disallowed_methods, reason = "the moment of a death is drawn, not waited for")]
+fn play(home: &TestHome, draw: &Draw) -> String {
+    let restart = if draw.kept { "always" } else { "no" };
+    let options = ["run", "-d", "--name", "mortal", "--memory", "128M", "--restart", restart, "alpine"];
+    let start = home.vmm(options).start();
+    let mut others = Vec::new();
+    sleep(draw.after);
+    if start.process().has_ended() {
+        match draw.busy {
+            Busy::Idle => {}
+            Busy::Command => others.push(home.vmm(["exec", "mortal", "--", "sleep", "1000"]).start()),
+            Busy::Stop => others.push(home.vmm(["stop", "mortal"]).start()),
+        }
+        sleep(draw.after / 20);
+    }
+    let living = descendants();
+    let victim = living.get(draw.victim % living.len().max(1)).map(|process| {
+        process.kill();
+        assert!(process.ends_within(PATIENCE));
+        role(process).to_owned()
+    });
+    // Who waits hears of it, each in a bounded time.
+    let status = start.end().0;
+    if let (Busy::Stop, Some(stop)) = (draw.busy, others.pop()) {
+        stop.end();
+    }
+    truth(home, status, draw.kept);
+    drop(others);
+    let removed = home.vmm(["rm", "-f", "mortal"]).run();
+    assert!(removed.status() == 0 || removed.stderr().contains("no VM"), "{}", removed.stderr());
+    victim.unwrap_or_else(|| "nothing".to_owned())
+}
+
+/// What `vmm ps` says of the VM is so, and it can be used accordingly.
+fn truth(home: &TestHome, started: i32, kept: bool) {
+    let Some(state) = home.state_of("mortal") else {
+        assert_ne!(started, 0, "a VM that was started is gone");
+        return;
+    };
+    let exec = || home.vmm(["exec", "mortal", "--", "true"]).run();
+    match state.as_str() {
+        // It may end at this very moment, and says so then.
+        "running" if exec().status() != 0 => assert_ne!(home.state_of("mortal").as_deref(), Some("running")),
+        "running" | "starting" | "restarting" | "stopping" => {}
+        // Its keeper may start it before we do.
+        "crashed" | "stopped" if kept => {}
+        "crashed" | "stopped" => {
+            assert!(exec().ended_with(125).stderr().contains("not running"));
+            home.vmm(["start", "mortal"]).run().succeeded();
+            exec().succeeded();
+        }
+        other => panic!("the VM is {other}"),
+    }
+}
+
+/// What a process is for.
+fn role(process: &Process) -> &'static str {
+    let words = ["--supervise-qemu", "qemu", " monitor", " keep", " run ", " exec ", " stop "];
+    let names = ["supervisor", "QEMU", "monitor", "keeper", "run", "exec", "stop"];
+    let found = words.iter().position(|word| process.command.contains(word));
+    found.map_or("another", |index| names[index])
+}
