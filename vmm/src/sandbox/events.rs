@@ -353,6 +353,8 @@ impl Listener {
                 // That was all.
                 Err(ControlError::Unresponsive) => break,
                 Err(_) => {
+                    // Of one that died, the connection ends before its lock is free.
+                    connection.wait_for_exit(ANSWER_TIMEOUT);
                     self.disconnect(&mut vm);
                     self.take_record(&mut vm);
                 }

@@ -167,9 +167,11 @@ fn describe(
         (Err(_), true, None) => (VmState::Starting, None),
         (Err(_), false, None) => (VmState::Created, None),
         // Whoever holds it then looks at it, or is about to start it.
-        (Err(_), _, Some(record)) => match ended {
+        (Err(error), _, Some(record)) => match ended {
             Some(end) if end.reason.is_crash() => (VmState::Crashed, Some(end)),
             Some(end) => (VmState::Stopped, Some(end)),
+            // A monitor listens until it has recorded the end: that run is dead, and whoever has the VM begins another.
+            None if held && matches!(error, ControlError::NotListening) => (VmState::Starting, None),
             None if held => (record.state, None),
             None => (VmState::Crashed, Some(monitor_killed(folder, Some(record.clone())))),
         },
