@@ -102,6 +102,11 @@ vmm_error *vmm_options_new(const char *image, vmm_options **options);
  *   overlay           the file that has what it writes to its disk
  *   init              who is PID 1: "agent", or "image" for the image's own init
  *   nested            "true": it can run VMs itself
+ *   restart           what follows an end that nobody asked for: "no", "on-failure", "on-failure:N", "always"
+ *   health_check      a line for the guest's shell that says whether it does what it is for; with health_interval,
+ *                     health_timeout, health_start_period ("10s") and health_retries ("3")
+ *   stop_timeout      how long its guest may take to shut down where whoever stops it does not say
+ *   remove_at_end     "true": nothing of it is kept when it ends, though it has a name
  *   balloon, huge_pages, console, kernel, command_line, boot_profile, seccomp: as SandboxBuilder has them
  *   base_file         a disk file instead of an image, which stays as it is; with base_format, base_initrd, base_modules
  */
@@ -151,6 +156,11 @@ vmm_error *vmm_wait(const vmm_sandbox *sandbox, const vmm_cancel *cancel, vmm_by
 vmm_error *vmm_stop(const vmm_sandbox *sandbox, uint64_t grace_ms);
 /* Stops it at once. */
 vmm_error *vmm_kill(const vmm_sandbox *sandbox);
+
+/* Has its processors stand still: it keeps its memory and answers nothing ("paused"). One that stands still is left so. */
+vmm_error *vmm_pause(const vmm_sandbox *sandbox);
+/* Lets them go on. Its clock is right when this returns. */
+vmm_error *vmm_resume(const vmm_sandbox *sandbox);
 /* Removes it with its disk. One that runs is only removed with `force`. The handle is still to be freed. */
 vmm_error *vmm_remove(const vmm_sandbox *sandbox, bool force);
 

@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use vmm::image::BaseFile;
 use vmm::project::parse_duration;
 use vmm::{
-    BootProfileUse, DiskFormat, ExtraDisk, Home, Progress, PullPolicy, Sandbox, SandboxBuilder, StartOptions,
+    BootProfileUse, DiskFormat, ExtraDisk, HealthCheck, Home, Progress, PullPolicy, Sandbox, SandboxBuilder,
+    StartOptions,
 };
 
 use crate::beside;
@@ -17,7 +18,7 @@ use crate::error::{Error, Failure, free, guarded};
 use crate::pointers::{path, place, raw, reference, text, utf8};
 
 /// Every option's name. Where the library's builder has a method of that name, the option means the same.
-pub(crate) const NAMES: [&str; 28] = [
+pub(crate) const NAMES: [&str; 36] = [
     "balloon",
     "base_file",
     "base_format",
@@ -33,6 +34,11 @@ pub(crate) const NAMES: [&str; 28] = [
     "engine",
     "env",
     "executable",
+    "health_check",
+    "health_interval",
+    "health_retries",
+    "health_start_period",
+    "health_timeout",
     "home",
     "host_name",
     "huge_pages",
@@ -44,8 +50,11 @@ pub(crate) const NAMES: [&str; 28] = [
     "overlay",
     "pull",
     "ready_timeout",
+    "remove_at_end",
     "require_hardware",
+    "restart",
     "root_writes",
+    "stop_timeout",
 ];
 
 /// The name of the last one, which is for debugging.
@@ -62,6 +71,11 @@ pub(crate) struct Options {
     base_format: Option<DiskFormat>,
     base_initrd: Option<PathBuf>,
     base_modules: Option<PathBuf>,
+    health_check: Option<String>,
+    /// How it is done; its command is apart.
+    health: HealthCheck,
+    /// The last of these options that was given.
+    of_health: Option<String>,
     has_executable: bool,
     /// An option that was given and that only a new sandbox can have.
     of_new: Option<String>,
@@ -78,6 +92,9 @@ impl Options {
             base_format: None,
             base_initrd: None,
             base_modules: None,
+            health_check: None,
+            health: HealthCheck::new([""]),
+            of_health: None,
             has_executable: false,
             of_new: None,
         }
@@ -113,16 +130,45 @@ impl Options {
             "base_format" => self.base_format = Some(parse(name, value, format)?),
             "base_initrd" => self.base_initrd = Some(path(value)),
             "base_modules" => self.base_modules = Some(path(value)),
+            "health_check" => self.health_check = Some(utf8(value, name)?.to_owned()),
+            "health_interval" => self.health.interval = self.of_health(name, value, parse_duration)?,
+            "health_retries" => self.health.retries = self.of_health(name, value, FromStr::from_str)?,
+            "health_start_period" => {
+                self.health.start_period = self.of_health(name, value, parse_duration)?
+            }
+            "health_timeout" => self.health.timeout = self.of_health(name, value, parse_duration)?,
             _ => self.builder = build(self.builder.clone(), name, value)?,
         }
         self.of_new = Some(name.to_owned());
         Ok(())
     }
 
+    /// An option that says how a health check is done.
+    fn of_health<T, E: ToString>(
+        &mut self,
+        name: &str,
+        value: &[u8],
+        read: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<T, Failure> {
+        self.of_health = Some(name.to_owned());
+        parse(name, value, read)
+    }
+
     pub(crate) fn builder(&self) -> Result<SandboxBuilder, Failure> {
         let mut builder = self.builder.clone().options(self.start_options());
         if let Some(home) = &self.home {
             builder = builder.home(&open_home(Some(home))?);
+        }
+        match (&self.health_check, &self.of_health) {
+            (Some(line), _) => {
+                let command = ["sh", "-c", line].map(str::to_owned).to_vec();
+                builder = builder.health_check(HealthCheck { command, ..self.health.clone() });
+            }
+            (None, Some(name)) => {
+                let message = format!("{name} says something of a health_check, and there is none");
+                return Err(Failure::invalid(message));
+            }
+            (None, None) => {}
         }
         let of_base = [self.base_format.is_some(), self.base_initrd.is_some(), self.base_modules.is_some()];
         match (&self.base, &self.image) {
@@ -198,8 +244,11 @@ fn build(builder: SandboxBuilder, name: &str, value: &[u8]) -> Result<SandboxBui
         "nested" => builder.nested(parse(name, value, yes_or_no)?),
         "overlay" => builder.overlay(path(value)),
         "pull" => builder.pull(parse(name, value, pull)?),
+        "remove_at_end" => builder.remove_at_end(parse(name, value, yes_or_no)?),
+        "restart" => builder.restart(parse(name, value, FromStr::from_str)?),
         "require_hardware" => builder.require_hardware(parse(name, value, yes_or_no)?),
         "root_writes" => builder.root_writes(parse(name, value, FromStr::from_str)?),
+        "stop_timeout" => builder.stop_timeout(parse(name, value, parse_duration)?),
         _ => {
             let hint = format!("there are {}, {SECCOMP}", NAMES.join(", "));
             return Err(Failure::invalid(format!("there is no option {name:?}")).with_hint(hint));

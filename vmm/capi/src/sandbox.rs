@@ -189,6 +189,18 @@ pub(crate) unsafe extern "C" fn vmm_kill(sandbox: *const Sandbox) -> *mut Error 
 }
 
 #[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn vmm_pause(sandbox: *const Sandbox) -> *mut Error {
+    // SAFETY: the header asks for what `act` needs.
+    unsafe { act(sandbox, vmm::Sandbox::pause) }
+}
+
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn vmm_resume(sandbox: *const Sandbox) -> *mut Error {
+    // SAFETY: the header asks for what `act` needs.
+    unsafe { act(sandbox, vmm::Sandbox::resume) }
+}
+
+#[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn vmm_remove(sandbox: *const Sandbox, force: bool) -> *mut Error {
     // SAFETY: the header asks for what `act` needs.
     unsafe { act(sandbox, |sandbox| sandbox.remove(force)) }

@@ -282,6 +282,11 @@ fn every_option_is_heeded_and_a_wrong_value_is_told() {
         ("engine", ("software", Some("other"))),
         ("env", ("A=b", Some("=b"))),
         ("executable", ("/usr/bin/vmm", None)),
+        ("health_check", ("test -e /ok", None)),
+        ("health_interval", ("1s", Some("often"))),
+        ("health_retries", ("7", Some("-1"))),
+        ("health_start_period", ("1s", Some("soon"))),
+        ("health_timeout", ("1s", Some("soon"))),
         ("home", (home.to_str().unwrap(), None)),
         ("host_name", ("box", None)),
         ("huge_pages", ("true", Some(""))),
@@ -293,8 +298,11 @@ fn every_option_is_heeded_and_a_wrong_value_is_told() {
         ("overlay", ("/overlay.qcow2", None)),
         ("pull", ("never", Some("always"))),
         ("ready_timeout", ("5s", Some("soon"))),
+        ("remove_at_end", ("true", Some("no"))),
         ("require_hardware", ("true", Some("no"))),
+        ("restart", ("on-failure:3", Some("sometimes"))),
         ("root_writes", ("memory", Some("other"))),
+        ("stop_timeout", ("5s", Some("soon"))),
         (SECCOMP, ("false", Some("off"))),
     ]
     .into();
@@ -305,6 +313,9 @@ fn every_option_is_heeded_and_a_wrong_value_is_told() {
             let mut options = Options::new((!of_base).then(|| "alpine".to_owned()));
             if of_base {
                 options.set("base_file", b"/some.qcow2").unwrap();
+            }
+            if name.starts_with("health_") && name != "health_check" {
+                options.set("health_check", b"true").unwrap();
             }
             options
         };

@@ -94,7 +94,8 @@ mod tests {
     }
 
     /// They print what a command in a guest writes, or text for people, or nothing.
-    const WITHOUT_JSON: [&str; 8] = ["attach", "console", "cp", "shell", "completion", "man", "help", "edit"];
+    const WITHOUT_JSON: [&str; 9] =
+        ["attach", "console", "cp", "shell", "completion", "man", "help", "edit", "mcp"];
 
     #[test]
     fn every_command_that_prints_something_prints_json() {

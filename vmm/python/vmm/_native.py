@@ -113,6 +113,8 @@ _CALLS = {
     "vmm_wait": [c_void_p, c_void_p, _OUT],
     "vmm_stop": [c_void_p, c_uint64],
     "vmm_kill": [c_void_p],
+    "vmm_pause": [c_void_p],
+    "vmm_resume": [c_void_p],
     "vmm_remove": [c_void_p, c_bool],
     "vmm_exec": [c_void_p, POINTER(Command), _OUT],
     "vmm_spawn": [c_void_p, POINTER(Command), _OUT],

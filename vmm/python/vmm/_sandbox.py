@@ -272,6 +272,14 @@ class Sandbox:
         kernel: Optional[Path] = None,
         command_line: Optional[str] = None,
         boot_profile: Optional[str] = None,
+        restart: Optional[str] = None,
+        health_check: Optional[str] = None,
+        health_interval: Optional[float] = None,
+        health_timeout: Optional[float] = None,
+        health_retries: Optional[int] = None,
+        health_start_period: Optional[float] = None,
+        stop_timeout: Optional[float] = None,
+        remove_at_end: Optional[bool] = None,
         base_file: Optional[Path] = None,
         base_format: Optional[str] = None,
         base_initrd: Optional[Path] = None,
@@ -303,6 +311,14 @@ class Sandbox:
             ("kernel", kernel),
             ("command_line", command_line),
             ("boot_profile", boot_profile),
+            ("restart", restart),
+            ("health_check", health_check),
+            ("health_interval", _seconds(health_interval)),
+            ("health_timeout", _seconds(health_timeout)),
+            ("health_retries", health_retries),
+            ("health_start_period", _seconds(health_start_period)),
+            ("stop_timeout", _seconds(stop_timeout)),
+            ("remove_at_end", remove_at_end),
             ("base_file", base_file),
             ("base_format", base_format),
             ("base_initrd", base_initrd),
@@ -556,6 +572,16 @@ class Sandbox:
         with self._handle as pointer:
             check(lib.vmm_kill(pointer))
 
+    def pause(self) -> None:
+        """Has its processors stand still: it keeps its memory and answers nothing until :meth:`resume`."""
+        with self._handle as pointer:
+            check(lib.vmm_pause(pointer))
+
+    def resume(self) -> None:
+        """Lets its processors go on. Its clock is right when this returns."""
+        with self._handle as pointer:
+            check(lib.vmm_resume(pointer))
+
     def remove(self, force: bool = False) -> None:
         """Removes it with its disk. One that runs is only removed with ``force``."""
         with self._handle as pointer:
@@ -591,11 +617,10 @@ def list_sandboxes(*, home: Optional[Path] = None) -> List[Dict[str, Any]]:
 
 
 def _of_start(detached, home, ready_timeout, executable, seccomp) -> List[Tuple[str, Any]]:
-    timeout = None if ready_timeout is None else f"{max(1, round(ready_timeout * 1000))}ms"
     return [
         ("detached", detached),
         ("home", home),
-        ("ready_timeout", timeout),
+        ("ready_timeout", _seconds(ready_timeout)),
         ("executable", executable),
         ("seccomp", seccomp),
     ]
@@ -606,6 +631,11 @@ def _text(name: str, value: Any) -> bytes:
     if isinstance(value, bool):
         return b"true" if value else b"false"
     return c_text(str(value) if isinstance(value, int) else value, name)
+
+
+def _seconds(span: Optional[float]) -> Optional[str]:
+    """A span of time, of which there is always something."""
+    return None if span is None else f"{max(1, round(span * 1000))}ms"
 
 
 def _size(size: Optional[Size]) -> Optional[str]:

@@ -22,7 +22,7 @@ use crate::control::Connection;
 use crate::home::{End, Home, HomeError, RestartPolicy, VmFolder, VmId, VmSpec, read_json, write_partial};
 
 /// The first argument of the executable that makes it a keeper. The VM's folder is its working folder, and the open and
-/// locked file [`LOCK`] its standard input.
+/// locked file `keeper.lock` its standard input.
 pub const ARGUMENT: &str = "keep";
 
 /// Held for as long as the keeper lives.

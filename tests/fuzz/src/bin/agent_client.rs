@@ -43,7 +43,7 @@ fuzz_target!(|bytes: &[u8]| {
         2 => {
             let limits = OutputLimits { stdout: 1 << 16, stderr: 1 << 16 };
             let started = client.start(&ProcessSpec::command(["x"]));
-            let _ = started.and_then(|process| process.collect(b"", limits, deadline));
+            let _ = started.and_then(|process| process.collect(b"", limits, deadline, None));
         }
         3 => drop(client.start_detached(&ProcessSpec::command(["x"]))),
         4 => drop(client.attach(AttachSpec::to(process)).and_then(|mut process| process.wait(deadline))),

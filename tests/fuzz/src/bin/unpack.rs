@@ -11,11 +11,18 @@ use libfuzzer_sys::fuzz_target;
 use vmm_archive::{Holds, Owner, Place, UnpackOptions, unpack};
 use vmm_fuzz::scratch;
 
+/// What the names of things end with that are not in their place yet.
+const PARTIAL: &str = ".partial";
+
 fuzz_target!(|bytes: &[u8]| {
     let Some((&choices, rest)) = bytes.split_first() else { return };
     let mut archive = rest.to_vec();
     if choices & 1 != 0 {
         archive.resize(archive.len().next_multiple_of(512) + 1024, 0);
+    }
+    // A member of that name would be taken for something that was left.
+    if archive.windows(PARTIAL.len()).any(|bytes| bytes == PARTIAL.as_bytes()) {
+        return;
     }
     let mut headers = 0;
     for header in archive.chunks_exact_mut(512).filter(|block| block[0] != 0) {
@@ -50,7 +57,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(left.iter().all(|name| ["outside", "target", "new"].contains(&name.as_str())), "{left:?}");
     assert!(!refused || !left.contains(&"new".to_owned()), "something is left of what was refused");
     assert!(names(&scene.join("outside")).is_empty(), "something went outside");
-    assert!(names(&scene.join("target")).iter().all(|name| !name.ends_with(".partial")));
+    assert!(names(&scene.join("target")).iter().all(|name| !name.ends_with(PARTIAL)));
 });
 
 /// What is in a folder.

@@ -72,7 +72,7 @@ fn completer(above: &str, command: &str, argument: &str) -> Option<ArgValueCompl
         (_, "up" | "down" | "status" | "shell" | "destroy", "vm" | "vms") => {
             ArgValueCompleter::new(candidates::machines)
         }
-        (_, "cp", "paths") => ArgValueCompleter::new(candidates::places),
+        (_, "cp", "paths") | (_, "edit", "file") => ArgValueCompleter::new(candidates::places),
         ("snapshot", "restore" | "rm", "name") => ArgValueCompleter::new(candidates::snapshots),
         (_, "run", "image") => ArgValueCompleter::new(candidates::images_and_files),
         (_, _, "vm" | "vms") => ArgValueCompleter::new(candidates::vms),
