@@ -134,7 +134,7 @@ impl Options {
             "health_interval" => self.health.interval = self.of_health(name, value, parse_duration)?,
             "health_retries" => self.health.retries = self.of_health(name, value, FromStr::from_str)?,
             "health_start_period" => {
-                self.health.start_period = self.of_health(name, value, parse_duration)?
+                self.health.start_period = self.of_health(name, value, parse_duration)?;
             }
             "health_timeout" => self.health.timeout = self.of_health(name, value, parse_duration)?,
             _ => self.builder = build(self.builder.clone(), name, value)?,
