@@ -82,6 +82,21 @@ fn a_program_in_c_is_told_what_is_wrong() {
 }
 
 #[test]
+fn a_pool_of_ten_gives_each_program_a_sandbox_of_its_own() {
+    let home = TestHome::new();
+    let mut pool = Command::new(example("pool"));
+    // Had one been there before, it would have left its file.
+    let programs: Vec<String> =
+        (0..6).map(|number| format!("ls /root; echo {number} > /root/{number}")).collect();
+    pool.args(&programs).arg("exit 3");
+    let ran = home.program(pool).run().succeeded();
+    let expected: String = programs.iter().map(|program| format!("{program}: status 0: \n")).collect();
+    assert_eq!(ran.stdout(), format!("{expected}exit 3: status 3: \n"));
+    home.wait_until_quiet();
+    assert!(home.leftovers().is_empty(), "{:?}", home.leftovers());
+}
+
+#[test]
 fn a_build_is_seen_while_it_runs_and_its_result_comes_out() {
     let home = TestHome::new();
     let project = home.path().join("project");

@@ -152,8 +152,8 @@ vmm_error *vmm_wait_until_ready(const vmm_sandbox *sandbox, const vmm_cancel *ca
 /* Waits until it has ended; how is told as JSON. `cancel` may be NULL. */
 vmm_error *vmm_wait(const vmm_sandbox *sandbox, const vmm_cancel *cancel, vmm_bytes **json);
 
-/* Shuts it down in order; a guest that takes longer is stopped at once. */
-vmm_error *vmm_stop(const vmm_sandbox *sandbox, uint64_t grace_ms);
+/* Shuts it down in order; a guest that takes longer is stopped at once. -1 is as long as its stop_timeout says. */
+vmm_error *vmm_stop(const vmm_sandbox *sandbox, int64_t grace_ms);
 /* Stops it at once. */
 vmm_error *vmm_kill(const vmm_sandbox *sandbox);
 
@@ -257,6 +257,9 @@ typedef struct vmm_copy {
                                  in the guest and ours here */
     bool set_id;              /* keeps set-user-id and set-group-id bits */
     bool devices;             /* copies devices and pipes, which are refused otherwise */
+    uint64_t max_bytes;       /* out of the guest: ends a copy of more than so many bytes, */
+    uint64_t max_entries;     /* or of more than so many files and folders; 0: of any number */
+    uint64_t patience_ms;     /* how long the guest may do nothing; 0: 2 minutes */
     const vmm_cancel *cancel; /* may be NULL */
     const void *reserved[4];  /* NULL */
 } vmm_copy;

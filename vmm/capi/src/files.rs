@@ -1,6 +1,7 @@
 //! Files into a sandbox and out of it.
 
 use std::ffi::{c_char, c_void};
+use std::time::Duration;
 
 use serde_json::json;
 use vmm::{Copied, CopyOptions, CopyOwner};
@@ -17,6 +18,9 @@ pub(crate) struct Copy {
     pub(crate) owner: *const c_char,
     pub(crate) set_id: bool,
     pub(crate) devices: bool,
+    pub(crate) max_bytes: u64,
+    pub(crate) max_entries: u64,
+    pub(crate) patience_ms: u64,
     pub(crate) cancel: *const Cancel,
     pub(crate) reserved: [*const c_void; 4],
 }
@@ -34,7 +38,16 @@ unsafe fn options(copy: *const Copy) -> Result<CopyOptions, Failure> {
         Some(b"keep") => CopyOwner::Keep,
         Some(named) => CopyOwner::Named(utf8(named, "owner")?.to_owned()),
     };
-    let options = CopyOptions::default().owner(owner).set_id(copy.set_id).devices(copy.devices);
+    let mut options = CopyOptions::default().owner(owner).set_id(copy.set_id).devices(copy.devices);
+    if copy.max_bytes > 0 {
+        options = options.max_bytes(copy.max_bytes);
+    }
+    if copy.max_entries > 0 {
+        options = options.max_entries(copy.max_entries);
+    }
+    if copy.patience_ms > 0 {
+        options = options.patience(Duration::from_millis(copy.patience_ms));
+    }
     // SAFETY: the header asks for null or a token of ours.
     match unsafe { token(copy.cancel) } {
         Some(token) => Ok(options.cancel(&token)),

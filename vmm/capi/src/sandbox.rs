@@ -177,9 +177,16 @@ pub(crate) unsafe extern "C" fn vmm_wait_until_ready(
 }
 
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn vmm_stop(sandbox: *const Sandbox, grace_ms: u64) -> *mut Error {
+pub(crate) unsafe extern "C" fn vmm_stop(sandbox: *const Sandbox, grace_ms: i64) -> *mut Error {
+    let stop = |sandbox: &vmm::Sandbox| {
+        let grace = match u64::try_from(grace_ms) {
+            Ok(grace_ms) => Duration::from_millis(grace_ms),
+            Err(_) => sandbox.stop_grace()?,
+        };
+        sandbox.stop(grace).map(drop)
+    };
     // SAFETY: the header asks for what `act` needs.
-    unsafe { act(sandbox, |sandbox| sandbox.stop(Duration::from_millis(grace_ms)).map(drop)) }
+    unsafe { act(sandbox, stop) }
 }
 
 #[unsafe(no_mangle)]

@@ -151,7 +151,7 @@ fn structures_lie_in_memory_as_the_header_says_and_it_is_plain_c() {
         output_limit cancel reserved);
     layout!(Output, "vmm_output", status signal timed_out truncated out out_length err err_length);
     layout!(Event, "vmm_event", kind status signal timed_out data length);
-    layout!(Copy, "vmm_copy", owner set_id devices cancel reserved);
+    layout!(Copy, "vmm_copy", owner set_id devices max_bytes max_entries patience_ms cancel reserved);
     // What the caller makes, the caller must know whole.
     lies("sizeof(vmm_command)".to_owned(), size_of::<Command>());
     lies("sizeof(vmm_copy)".to_owned(), size_of::<Copy>());

@@ -177,6 +177,9 @@ class InASandbox(unittest.TestCase):
             self.assertEqual(self.box.exec("cat /tmp/copied/link; readlink /tmp/copied/link").text, "hellodeep/file\n")
             self.box.copy_out("/tmp/copied", Path(folder, "back"))
             self.assertEqual(Path(folder, "back/link").read_text(), "hello")
+            with self.assertRaises(vmm.VmmError) as raised:
+                self.box.copy_out("/tmp/copied", Path(folder, "limited"), max_entries=2)
+            self.assertEqual((raised.exception.code, Path(folder, "limited").exists()), ("copy_limit", False))
             token = CancelToken()
             token.cancel()
             with self.assertRaises(vmm.Cancelled):
@@ -304,6 +307,17 @@ class Lives(unittest.TestCase):
             with self.assertRaises(vmm.NotRunning):
                 box.exec("true")
 
+    def test_one_stands_still_and_goes_on(self):
+        with sandbox(stop_timeout=5) as box:
+            box.pause()
+            with self.assertRaises(vmm.VmmError) as raised:
+                box.exec("true")
+            self.assertEqual(raised.exception.code, "paused")
+            box.resume()
+            self.assertTrue(box.exec("true").ok)
+            box.stop()
+            self.assertEqual(box.wait()["reason"], "stopped")
+
     def test_a_start_is_cancelled(self):
         token = CancelToken()
         token.cancel()
@@ -345,6 +359,9 @@ class Refused(unittest.TestCase):
             ({"image": "alpine", "name": "a\0b"}, "invalid"),
             ({"image": "alpine", "base_file": "/disk.qcow2"}, "invalid"),
             ({"image": "alpine", "base_format": "raw"}, "invalid"),
+            ({"image": "alpine", "health_retries": 3}, "invalid"),
+            ({"image": "alpine", "health_check": "true", "health_retries": 0}, "invalid"),
+            ({"image": "alpine", "restart": "sometimes"}, "invalid"),
             ({"image": "alpine", "executable": "/no/such/vmm"}, "invalid"),
             ({"image": "alpine", "disks": ["/no/such/disk.raw"]}, "system"),
         ]:

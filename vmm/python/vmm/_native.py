@@ -83,6 +83,9 @@ class Copy(Structure):
         ("owner", c_char_p),
         ("set_id", c_bool),
         ("devices", c_bool),
+        ("max_bytes", c_uint64),
+        ("max_entries", c_uint64),
+        ("patience_ms", c_uint64),
         ("cancel", c_void_p),
         ("reserved", c_void_p * 4),
     ]
@@ -111,7 +114,7 @@ _CALLS = {
     "vmm_processes": [c_void_p, _OUT],
     "vmm_wait_until_ready": [c_void_p, c_void_p],
     "vmm_wait": [c_void_p, c_void_p, _OUT],
-    "vmm_stop": [c_void_p, c_uint64],
+    "vmm_stop": [c_void_p, c_int64],
     "vmm_kill": [c_void_p],
     "vmm_pause": [c_void_p],
     "vmm_resume": [c_void_p],

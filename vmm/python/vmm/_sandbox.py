@@ -26,8 +26,6 @@ Size = Union[int, str]
 #: Who is told of the progress of a start: the step, bytes done, and bytes in all if that is known.
 OnProgress = Callable[[str, int, Optional[int]], None]
 
-_STOP_GRACE = 10.0
-
 
 @dataclass(frozen=True)
 class Result:
@@ -522,16 +520,25 @@ class Sandbox:
         owner: Optional[str] = None,
         set_id: bool = False,
         devices: bool = False,
+        max_bytes: Optional[int] = None,
+        max_entries: Optional[int] = None,
         cancel: Optional[CancelToken] = None,
     ) -> Copied:
         """Copies a file or tree out of the guest, by the same rules. Nothing that the guest sends reaches beyond the
-        target."""
-        return self._copy(lib.vmm_copy_out, source, target, owner, set_id, devices, cancel)
+        target, nor more than ``max_bytes`` and ``max_entries``."""
+        return self._copy(lib.vmm_copy_out, source, target, owner, set_id, devices, cancel, max_bytes, max_entries)
 
-    def _copy(self, function, source, target, owner, set_id, devices, cancel) -> Copied:
+    def _copy(
+        self, function, source, target, owner, set_id, devices, cancel, max_bytes=None, max_entries=None
+    ) -> Copied:
         token = cancel if cancel is not None else CancelToken()
         native = _native.Copy(set_id=set_id, devices=devices, cancel=token._pointer)
         native.owner = None if owner is None else c_text(owner, "owner")
+        for field, limit in (("max_bytes", max_bytes), ("max_entries", max_entries)):
+            if limit is not None:
+                if limit < 1:
+                    raise InvalidRequest("invalid", f"{field} is at least 1")
+                setattr(native, field, limit)
         source, target = c_text(source, "source"), c_text(target, "target")
         with self._handle as pointer:
             call = lambda: make(function, pointer, source, target, byref(native))  # noqa: E731
@@ -562,10 +569,11 @@ class Sandbox:
             ended = interruptible(lambda: make(lib.vmm_wait, pointer, token._pointer), token)
         return json.loads(take_bytes(ended))
 
-    def stop(self, grace: float = _STOP_GRACE) -> None:
-        """Shuts it down in order; a guest that takes longer than ``grace`` seconds is stopped at once."""
+    def stop(self, grace: Optional[float] = None) -> None:
+        """Shuts it down in order; a guest that takes longer than ``grace`` seconds (its ``stop_timeout``, where nothing is
+        said) is stopped at once."""
         with self._handle as pointer:
-            check(lib.vmm_stop(pointer, max(0, round(grace * 1000))))
+            check(lib.vmm_stop(pointer, -1 if grace is None else max(0, round(grace * 1000))))
 
     def kill(self) -> None:
         """Stops it at once."""
