@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use vmm::Sandbox;
 
-#[expect(clippy::disallowed_methods, reason = "what is dropped is to be skipped: that is what is tried")]
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let what = std::env::args().nth(1).unwrap_or_default();
     let sandbox = Sandbox::builder("alpine").start()?;
@@ -61,7 +60,6 @@ fn sandbox_of(sandbox: &Sandbox) -> Sandbox {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the child is to drop nothing of its parent's")]
 fn fork(child: impl FnOnce() -> i32) -> i32 {
     #[expect(unsafe_code, reason = "programs fork, whatever threads they have")]
     // SAFETY: the child does no more than this program's few lines, which take no lock that another thread could hold.

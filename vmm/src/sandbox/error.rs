@@ -245,9 +245,9 @@ impl Error {
         self.code() == "cancelled"
     }
 
-    /// Whether a time was up: a guest that does not get ready, or that does not answer.
+    /// Whether a time was up: a guest that does not get ready, or that does not answer, or a pool without a machine.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.code(), "agent_timeout" | "never_ready" | "monitor_unresponsive")
+        matches!(self.code(), "agent_timeout" | "never_ready" | "monitor_unresponsive" | "pool_timeout")
     }
 
     /// Whether there is no such VM.
