@@ -318,19 +318,30 @@ impl Sandbox {
             if !force {
                 return Err(Error::Running { name: self.name().to_owned() });
             }
-            match self.kill() {
-                Ok(_) | Err(Error::NotRunning { .. }) => {}
-                Err(error) if folder.is_held()? => return Err(error),
-                // It has ended, and how need not be recorded any more: the disk may be full.
-                Err(_) => {}
-            }
+            self.kill_for_good(&folder)?;
         }
         // How it ended need not be recorded any more, for which a full disk has no room.
-        match hold_as_it_is(&folder, self.name()) {
+        let mut held = hold_as_it_is(&folder, self.name());
+        if force && matches!(held, Err(Error::AlreadyRunning { .. })) {
+            // Its keeper had begun to start it again, and its monitor did not listen yet.
+            self.kill_for_good(&folder)?;
+            held = hold_as_it_is(&folder, self.name());
+        }
+        match held {
             Ok(held) => Ok(held.remove()?),
             // It had no name, and went when it ended.
             Err(Error::Home { source: HomeError::NoSuchVm { .. } }) => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Kills a VM of which nothing is to stay.
+    fn kill_for_good(&self, folder: &VmFolder) -> Result<(), Error> {
+        match self.kill() {
+            Ok(_) | Err(Error::NotRunning { .. }) => Ok(()),
+            Err(error) if folder.is_held()? => Err(error),
+            // It has ended, and how need not be recorded any more: the disk may be full.
+            Err(_) => Ok(()),
         }
     }
 
