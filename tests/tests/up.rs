@@ -148,10 +148,7 @@ fn a_file_that_changes_restarts_the_machine_and_says_why_first() {
     let text = "memory = \"384M\"\nhostname = \"other\"\nkernel_parameters = \"told=so\"\n[env]\nCOLOUR = \"blue\"\n";
     folder.write("vmm.toml", text);
     let dry = folder.vmm(&["up", "--dry-run"]).succeeded().stdout();
-    assert!(
-        dry.contains("default: restart, for env ") && dry.contains("memory \"256M\" → \"384M\""),
-        "{dry}"
-    );
+    assert!(dry.contains("default: restart, for env ") && dry.contains("memory 256M → 384M"), "{dry}");
     let json = folder.vmm(&["up", "--dry-run", "--json"]).succeeded().stdout();
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["machines"][0]["action"], "restart");
@@ -197,7 +194,7 @@ fn a_kernel_of_the_projects_own_comes_and_goes_and_the_disk_stays() {
     // Another content is another kernel, by whatever name.
     folder.write("vmlinux", "none");
     let up = folder.vmm(&["up"]).ended_with(125).stderr();
-    assert!(up.contains("restart, for kernel \"vmlinux (") && up.contains("cannot boot the kernel"), "{up}");
+    assert!(up.contains("restart, for kernel vmlinux (") && up.contains("cannot boot the kernel"), "{up}");
     folder.write("vmm.toml", "");
     folder.up();
     assert!(!own.exists());
@@ -214,10 +211,13 @@ fn a_disk_goes_only_when_that_is_agreed_and_the_new_image_can_be_had() {
     assert_eq!(folder.up().stdout(), "default runs already\n", "it is the same image");
 
     folder.write("vmm.toml", "managed_image = \"no-such-image\"");
+    for arguments in [&["up"][..], &["up", "--yes"]] {
+        let refusal = folder.vmm(arguments).ended_with(125).stderr();
+        assert!(refusal.contains("no-such-image"), "{refusal}");
+    }
+    folder.write("vmm.toml", "managed_image = \"alpine-cloud\"");
     let refusal = folder.vmm(&["up"]).ended_with(125).stderr();
     assert!(refusal.contains("the disk of default would be lost") && refusal.contains("--yes"), "{refusal}");
-    let refusal = folder.vmm(&["up", "--yes"]).ended_with(125).stderr();
-    assert!(refusal.contains("no-such-image"), "{refusal}");
     assert_eq!(folder.shell("cat /root/file"), "kept\n");
 
     // As if its disk had been made over another image.

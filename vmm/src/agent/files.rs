@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmm_protocol::{
     Answer, ByteString, Change, FileInfo, FileRequest, FolderEntry, GuestProcess, PieceReader, Reply,
@@ -13,6 +13,9 @@ use super::AgentError;
 use super::client::AgentClient;
 use super::error::{RefusalSnafu, UnexpectedSnafu, printable};
 use super::wire::{Cancel, Wire};
+
+/// No agent looks at what processes do for longer.
+const LONGEST_LOOK: Duration = Duration::from_secs(10);
 
 /// More processes than this are not taken from a guest.
 const MOST_PROCESSES: usize = 1 << 16;
@@ -66,7 +69,8 @@ impl AgentClient {
         loop {
             match pages.next()? {
                 Reply::Done => return Ok(()),
-                Reply::Going { .. } => {}
+                // Only a tree takes its time.
+                Reply::Going { .. } if tree => {}
                 _ => return UnexpectedSnafu { what }.fail(),
             }
         }
@@ -103,9 +107,12 @@ impl AgentClient {
         let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
         let mut pages = self.pages(what, &Request::GuestProcesses { over_ms }, None)?;
         let mut processes: Vec<GuestProcess> = Vec::new();
+        // Of all pages together: one process in each would last for days.
+        let deadline = Instant::now() + over.min(LONGEST_LOOK) + self.answer_timeout();
         loop {
             match pages.next()? {
                 Reply::Done => return Ok(processes),
+                _ if Instant::now() > deadline => return Err(AgentError::Deadline { what }),
                 Reply::GuestProcesses(page)
                     if !page.is_empty()
                         && processes.len() + page.len() <= MOST_PROCESSES

@@ -75,6 +75,9 @@ impl Monitor {
             }
             Err(message) => {
                 self.standstill.wanted = self.life.state() == VmState::Paused;
+                if let Some(health) = &self.health {
+                    health.stand_still(self.standstill.wanted);
+                }
                 self.answer_standstill(asked_by, Answer::Refused(invalid(message)));
             }
         }

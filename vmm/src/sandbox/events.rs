@@ -322,7 +322,8 @@ impl Listener {
                 None if info.state.is_live() => self.take_state(vm, info.state),
                 None => {}
             }
-            if info.state == VmState::Restarting {
+            // Or it was about to be started again, and is not any more.
+            if info.state == VmState::Restarting || vm.state == Some(VmState::Restarting) {
                 self.take_state(vm, info.state);
             }
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::keeper::{self, Keeper};
+use super::keeper;
 use super::link::{ANSWER_TIMEOUT, monitor_killed};
 use super::start::milliseconds;
 use super::{Error, RootWrites};
@@ -176,8 +176,9 @@ fn describe(
             None => (VmState::Crashed, Some(monitor_killed(folder, Some(record.clone())))),
         },
     };
-    let again = |keeper: &Keeper| end.as_ref().is_some_and(|end| spec.restart.wants(end, keeper.restarts));
-    let state = if keeper.as_ref().is_some_and(again) { VmState::Restarting } else { state };
+    // A keeper that does not want it again is gone in a moment; how often it did so already it knows best.
+    let again = keeper.is_some() && end.as_ref().is_some_and(|end| spec.restart.wants(end, 0));
+    let state = if again { VmState::Restarting } else { state };
     let unresponsive = held && matches!(&status, Err(error) if !matches!(error, ControlError::NotListening));
     let live = held.then_some(record.as_ref()).flatten().filter(|record| record.end.is_none());
     let (monitor_pid, processes) = match &status {

@@ -58,13 +58,18 @@ pub(super) fn look(folder: &VmFolder, spec: &VmSpec) -> Option<Keeper> {
     if spec.restart == RestartPolicy::No {
         return None;
     }
-    let free = FileLock::try_exclusive(&folder.path().join(LOCK)).ok()?.is_some();
+    // Together with others who look: only the keeper has it alone.
+    let free = FileLock::try_shared(&folder.path().join(LOCK)).ok()?.is_some();
     if free { None } else { read_json(&folder.path().join(RECORD)).ok().flatten() }
 }
 
 /// Ends the VM's keeper, if it has one, and returns when it is gone.
 pub(super) fn dismiss(folder: &VmFolder) -> Result<(), Error> {
-    if folder.path().join(LOCK).exists() { take_over(folder).map(drop) } else { Ok(()) }
+    if folder.path().join(LOCK).exists() {
+        let _lock = take_over(folder)?;
+        forget(&folder.path());
+    }
+    Ok(())
 }
 
 /// The same. There is no keeper while what is returned is held.
@@ -82,7 +87,7 @@ fn take_over(folder: &VmFolder) -> Result<FileLock, Error> {
         let process = keeper.map(|keeper| Process::open(keeper.pid)).transpose();
         let process = process.with_context(|_| SystemSnafu { what: what() })?.flatten();
         // The number is the keeper's only if the lock is held still: whoever holds it wrote it.
-        let held = FileLock::try_exclusive(&path).is_ok_and(|lock| lock.is_none());
+        let held = FileLock::try_shared(&path).is_ok_and(|lock| lock.is_none());
         if let Some(process) = process.filter(|_| held) {
             process.kill().with_context(|_| SystemSnafu { what: what() })?;
             process.wait(DISMISSAL_TIMEOUT).with_context(|_| SystemSnafu { what: what() })?;
@@ -155,7 +160,15 @@ pub(crate) fn run(
     keeper.pid = std::process::id();
     keeper.record(&path)?;
     let executable = keeper.executable.clone();
-    keep(&folder, &mut keeper, &|folder, options| start(&executable, folder, options))
+    let outcome = keep(&folder, &mut keeper, &|folder, options| start(&executable, folder, options));
+    forget(&path);
+    outcome
+}
+
+/// Removes what is known of a keeper that is none any more. Whoever listens to the VM looks at it by that.
+fn forget(folder: &Path) {
+    // One that stays is nobody's: the lock is free.
+    let _ = fs::remove_file(folder.join(RECORD));
 }
 
 /// The VM whose folder this is.
@@ -180,9 +193,11 @@ fn keep(
     let options =
         StartOptions::default().detached(true).seccomp(keeper.seccomp).ready_timeout(keeper.ready_timeout);
     let mut pause = FIRST_PAUSE;
+    // When it was last started; nothing while that fails, for then no run has ended.
+    let mut began = Some(Instant::now());
     loop {
-        let (end, ran) = end_of(&sandbox)?;
-        if ran >= LONG_ENOUGH {
+        let end = end_of(&sandbox)?;
+        if began.is_some_and(|began| began.elapsed() >= LONG_ENOUGH) {
             keeper.restarts = 0;
             pause = FIRST_PAUSE;
         }
@@ -195,7 +210,9 @@ fn keep(
         pause = LONGEST_PAUSE.min(pause * 2);
         keeper.restarts += 1;
         keeper.record(&folder.path())?;
-        match start(folder, &options) {
+        let started = start(folder, &options);
+        began = started.is_ok().then(Instant::now);
+        match started {
             Ok(_) => {}
             // Whoever has it meanwhile lets go of it at some time.
             Err(error) if folder.is_held()? => tracing::info!("somebody else has the VM: {error}"),
@@ -204,16 +221,13 @@ fn keep(
     }
 }
 
-/// Waits for the end of the VM, and says how long it ran.
-fn end_of(sandbox: &Sandbox) -> Result<(End, Duration), Error> {
-    let end = match sandbox.link.wait(None) {
-        Ok(end) => end,
+/// Waits for the end of the VM.
+fn end_of(sandbox: &Sandbox) -> Result<End, Error> {
+    match sandbox.link.wait(None) {
         // Its monitor was killed before we looked.
-        Err(error @ Error::NotRunning { .. }) => sandbox.info()?.end.ok_or(error)?,
-        Err(error) => return Err(error),
-    };
-    let started = sandbox.info()?.started.unwrap_or(end.at);
-    Ok((end.clone(), Duration::from_millis(end.at.0.saturating_sub(started.0))))
+        Err(error @ Error::NotRunning { .. }) => sandbox.info()?.end.ok_or(error),
+        outcome => outcome,
+    }
 }
 
 impl Keeper {

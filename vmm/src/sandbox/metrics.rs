@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use snafu::ResultExt;
 use vmm_protocol::DiskUse;
@@ -229,13 +229,16 @@ fn accept(
 /// Answers one request (RFC 9112).
 fn answer(mut stream: &UnixStream, home: &Home) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
+    // One deadline for all that it says, however slowly.
+    let deadline = Instant::now() + CLIENT_TIMEOUT;
     stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        let left = deadline.saturating_duration_since(Instant::now());
+        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         let count = stream.read(&mut buffer)?;
-        if count == 0 || request.len() + count > LONGEST_REQUEST {
+        if count == 0 || left.is_zero() || request.len() + count > LONGEST_REQUEST {
             return Ok(());
         }
         request.extend_from_slice(&buffer[..count]);

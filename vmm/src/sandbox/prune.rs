@@ -27,13 +27,17 @@ pub struct PrunedVm {
 pub fn stopped_vms(home: &Home) -> Result<Vec<PrunedVm>, Error> {
     home.clear_leftovers()?;
     let infos = info::look_at_all(home)?;
-    Ok(infos.iter().filter(|info| !info.state.is_live()).map(|info| describe(home, info)).collect())
+    Ok(infos.iter().filter(|info| is_idle(info)).map(|info| describe(home, info)).collect())
 }
 
 /// Removes these VMs with their disks, but for those that run by now. Returns those that are gone.
 pub fn prune_vms(home: &Home, vms: Vec<PrunedVm>) -> Result<Vec<PrunedVm>, Error> {
     let mut gone = Vec::new();
     for vm in vms {
+        // Its keeper may start it again by now.
+        if !info::look_at(&home.folder(&vm.id))?.is_some_and(|info| is_idle(&info)) {
+            continue;
+        }
         match Sandbox::of(home.folder(&vm.id), None).remove(false) {
             Ok(()) => gone.push(vm),
             Err(Error::Running { .. } | Error::AlreadyRunning { .. }) => {}
@@ -43,6 +47,11 @@ pub fn prune_vms(home: &Home, vms: Vec<PrunedVm>) -> Result<Vec<PrunedVm>, Error
         }
     }
     Ok(gone)
+}
+
+/// Whether a VM does nothing, and is not about to.
+fn is_idle(info: &VmInfo) -> bool {
+    !info.state.is_live() && info.state != VmState::Restarting
 }
 
 fn describe(home: &Home, info: &VmInfo) -> PrunedVm {

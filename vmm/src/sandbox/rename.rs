@@ -1,11 +1,14 @@
 //! Giving a VM another name, whether it runs or not.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::link::ANSWER_TIMEOUT;
 use super::{Error, Sandbox, hold};
 use crate::control::{Answer, ControlError, RefusalCode, Request};
 use crate::home::{HomeError, VmName};
+
+/// How long a monitor may take to see a description on the disk. Whether one that takes longer has a new name by then is not
+/// known.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Sandbox {
     /// Gives it another name; of two VMs that want one name, one gets it. One without a name gets one, and is still gone
@@ -30,7 +33,7 @@ impl Sandbox {
 
     fn ask_to_rename(&self, name: &VmName) -> Result<(), Error> {
         let mut connection = self.link.connect()?;
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let deadline = Instant::now() + WRITE_TIMEOUT;
         match connection.ask(Request::Rename { name: name.clone() }, Some(deadline), None) {
             Ok(Answer::Renamed) => Ok(()),
             Ok(_) => Err(ControlError::Malformed.into()),
