@@ -1,8 +1,8 @@
-//! The examples for those who embed vmm, in Rust and in C, as their users run them. Those in Python are in `python`, those
-//! for agents in `mcp`.
+//! The examples for those who embed vmm, in Rust and in C, as their users run them, and programs that embed it carelessly.
+//! Those in Python are in `python`, those for agents in `mcp`.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use vmm_tests::{TestHome, example, library, repository};
 
@@ -116,4 +116,42 @@ fn a_build_is_seen_while_it_runs_and_its_result_comes_out() {
     failing.arg(&project).args(["exit 9", "result"]);
     home.program(failing).run().ended_with(9);
     assert!(home.leftovers().is_empty());
+}
+
+/// A program that embeds the library and knows nothing of it.
+fn embedding_program(home: &TestHome, what: &str) -> Output {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_embedding-program"));
+    program.arg(what);
+    home.in_home(program).output().unwrap()
+}
+
+#[test]
+fn whatever_a_program_does_its_machines_end_with_it() {
+    let home = TestHome::new();
+    for (what, status, said) in [
+        ("forks", Some(0), ""),
+        ("leaves-a-child", Some(0), "gone\n"),
+        ("exits", Some(3), ""),
+        ("panics", Some(101), ""),
+    ] {
+        let output = embedding_program(&home, what);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), status, "{what}: {errors}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), said, "{what}");
+        home.wait_until_quiet();
+        assert_eq!(home.leftovers(), Vec::<String>::new(), "{what}");
+    }
+}
+
+#[test]
+fn a_program_that_closes_every_descriptor_hears_that_its_machine_has_ended() {
+    let home = TestHome::new();
+    let output = embedding_program(&home, "closes-all");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    // The command may be quicker than the end of the machine, whose lifeline was closed; then comes that.
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said.lines().count(), 2, "{said}");
+    home.wait_until_quiet();
+    assert_eq!(home.leftovers(), Vec::<String>::new());
 }

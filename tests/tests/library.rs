@@ -49,44 +49,6 @@ fn a_program_that_is_killed_takes_its_sandboxes_with_it() {
     assert_eq!(test.leftovers(), Vec::<String>::new());
 }
 
-/// A program that embeds the library and knows nothing of it.
-fn embedding_program(home: &TestHome, what: &str) -> std::process::Output {
-    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_embedding-program"));
-    program.arg(what);
-    home.in_home(program).output().unwrap()
-}
-
-#[test]
-fn whatever_a_program_does_its_machines_end_with_it() {
-    let home = TestHome::new();
-    for (what, status, said) in [
-        ("forks", Some(0), ""),
-        ("leaves-a-child", Some(0), "gone\n"),
-        ("exits", Some(3), ""),
-        ("panics", Some(101), ""),
-    ] {
-        let output = embedding_program(&home, what);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), status, "{what}: {errors}");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), said, "{what}");
-        home.wait_until_quiet();
-        assert_eq!(home.leftovers(), Vec::<String>::new(), "{what}");
-    }
-}
-
-#[test]
-fn a_program_that_closes_every_descriptor_hears_that_its_machine_has_ended() {
-    let home = TestHome::new();
-    let output = embedding_program(&home, "closes-all");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    // The command may be quicker than the end of the machine, whose lifeline was closed; then comes that.
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(said.lines().count(), 2, "{said}");
-    home.wait_until_quiet();
-    assert_eq!(home.leftovers(), Vec::<String>::new());
-}
-
 #[test]
 fn a_pool_keeps_machines_ready_and_leaves_none() {
     let test = TestHome::new();
