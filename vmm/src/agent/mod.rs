@@ -32,8 +32,8 @@ pub use spec::{AttachSpec, ProcessSpec};
 pub use transfer::{Download, Upload};
 pub use vmm_protocol::{
     AGENT_PORT, BOOT_PORT, ByteString, Change, ChangeKind, Configuration, ErrorKind, Exit, FileInfo,
-    FileKind, FolderEntry, GuestProcess, Health, Init, OnDisconnect, Outcome, ProcessId, ProcessInfo, Ready,
-    Root, ShutdownMode, Signal, SignalTarget, TerminalSize, Timings,
+    FileKind, FolderEntry, GuestProcess, Health, Init, KernelRecord, OnDisconnect, Outcome, ProcessId,
+    ProcessInfo, Ready, Root, ShutdownMode, Signal, SignalTarget, TerminalSize, Timings,
 };
 pub use wire::Cancel;
 

@@ -126,6 +126,9 @@ pub struct StartRequest {
     pub seccomp: bool,
     /// When the start was asked for, on the system's monotonic clock, in microseconds: the zero of the timings.
     pub asked_at_us: u64,
+    /// When the VM was described and its image there, on the same clock. Since 1.4.
+    #[serde(default)]
+    pub described_at_us: Option<u64>,
 }
 
 fn yes() -> bool {

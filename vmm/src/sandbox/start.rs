@@ -355,6 +355,10 @@ pub(super) fn command_line(
     for parameters in profile.command_line.iter().chain(&builder.command_line) {
         command_line.append(parameters).context(CommandLineSnafu)?;
     }
+    if builder.traced_kernel {
+        // Some three thousand lines, which nobody is to wait for on the console.
+        command_line.append("initcall_debug log_buf_len=1M").context(CommandLineSnafu)?;
+    }
     Ok(command_line)
 }
 

@@ -42,6 +42,7 @@ mod start;
 mod stats;
 mod status;
 mod stop;
+mod timings;
 mod top;
 mod up;
 mod upkeep;
@@ -50,7 +51,7 @@ mod wait;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -220,9 +221,9 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self, quiet: bool, begun: Instant) -> Result<ExitCode, Failure> {
         match self {
-            Self::Run(command) => command.run(quiet),
+            Self::Run(command) => command.run(quiet, begun),
             Self::Exec(command) => command.run(),
             Self::Processes(command) => command.run(),
             Self::Attach(command) => command.run(),

@@ -5,7 +5,9 @@ use std::time::Duration;
 use std::vec;
 
 use super::{CancelToken, Error, Failure, Sandbox, check_path, owned};
-use crate::agent::{AgentError, ByteString, Change, FileInfo, FolderEntry, GuestProcess, Listing, Watching};
+use crate::agent::{
+    AgentError, ByteString, Change, FileInfo, FolderEntry, GuestProcess, KernelRecord, Listing, Watching,
+};
 use crate::sandbox::link::Link;
 
 impl Sandbox {
@@ -133,6 +135,12 @@ impl Sandbox {
     /// All processes of its guest, whoever started them. For `over` it is looked at how busy they are, 10 s at most.
     pub fn guest_processes(&self, over: Duration) -> Result<Vec<GuestProcess>, Error> {
         self.link.agent()?.guest_processes(over).map_err(|error| self.link.explain(error, None))
+    }
+
+    /// What the guest's kernel said since its boot, as much as it keeps of that. The text is the guest's: make it printable
+    /// before you show it.
+    pub fn kernel_log(&self) -> Result<Vec<KernelRecord>, Error> {
+        self.link.agent()?.kernel_log().map_err(|error| self.link.explain(error, None))
     }
 
     /// Asks for something of a file.
