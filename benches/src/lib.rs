@@ -34,10 +34,12 @@ pub use benchmark::{Benchmark, Better, Measure};
 pub use comparison::{Changes, Verdict};
 pub use noise::Noise;
 pub use peers::names as peer_names;
-pub use peers::ours::NAME as OURSELVES;
 pub use report::Report;
 pub use suite::{Settings, run};
 pub use trouble::Trouble;
+
+/// Our own name among the subjects.
+pub const OURSELVES: &str = peers::ours::NAME;
 
 /// The rounds of a whole run, unless somebody says otherwise.
 pub const DEFAULT_ROUNDS: usize = 10;

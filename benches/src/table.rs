@@ -9,7 +9,7 @@ use crate::words;
 /// A run: a table of the medians, what can be concluded, and what went wrong.
 pub fn of(report: &Report) -> String {
     let mut text = format!(
-        "{}\nengine: {}, image: {}, {} rounds in turn{}\n",
+        "{}\nengine: {}, image: {}, rounds in turn: {}{}\n",
         report.host,
         report.engine.as_deref().unwrap_or("?"),
         report.settings.image,

@@ -72,7 +72,11 @@ pub(crate) fn sentence(report: &Report, measure: &Measure, comparison: &Comparis
             times(1.0 / ratio.high),
             times(1.0 / ratio.low)
         ),
-        verdict => format!(
+        Verdict::TooFewRounds | Verdict::TooNoisy => {
+            let why = comparison.verdict.why_none().unwrap_or_default();
+            format!("{part}no winner between vmm and {peer}: {why}")
+        }
+        verdict @ Verdict::WithinNoise => format!(
             "{part}no winner between vmm and {peer}: {} ({} to {} times {sooner})",
             verdict.why_none().unwrap_or_default(),
             times(ratio.low),

@@ -213,12 +213,13 @@ fn method(report: &Report) -> String {
         format!(" The hypervisor below took {:.1} % of the processors’ time.", steal * 100.0)
     });
     format!(
-        "<section>\n<h2>How</h2>\n<p>{} rounds of all in turn, another first in each, after a round that does not count. \
+        "<section>\n<h2>How</h2>\n<p>{} {} of all in turn, another first in each, after a round that does not count. \
          Each dot is a measurement; the box is the middle half of them, the bar their median. Machines have {} processor \
          and {} MiB; where there are many, {} MiB. The intervals of ratios hold 95 of 100 resamplings of the rounds and of \
          what is in them. A winner is named where the interval leaves out 1, five rounds or more were run, and the machine \
          was quiet: the same work, timed between the measurements, took {} to {} ms in its middle half.{}</p>\n</section>\n",
         settings.rounds,
+        crate::host::plural(settings.rounds, "round"),
         settings.cpus,
         settings.memory_mib,
         settings.many_memory_mib,
@@ -246,7 +247,8 @@ fn how(report: &Report) -> String {
         None => "engine unknown".to_owned(),
     };
     let ours = report.subjects.first().and_then(|subject| subject.version.clone()).unwrap_or_default();
-    format!("{ours} · {engine} · {} rounds in turn · {}", report.settings.rounds, day(report))
+    let rounds = report.settings.rounds;
+    format!("{ours} · {engine} · {rounds} {} · {}", crate::host::plural(rounds, "round"), day(report))
 }
 
 fn day(report: &Report) -> String {
@@ -258,7 +260,7 @@ fn title<'a>(report: &'a Report, name: &'a str) -> &'a str {
 }
 
 fn titled(metric: &Metric) -> String {
-    metric.measure.title.replace('`', "")
+    metric.measure.title.replacen('`', "“", 1).replacen('`', "”", 1)
 }
 
 /// Text that is no markup.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::escape;
 use crate::benchmark::Better;
+use crate::comparison::is_known;
 use crate::report::{Metric, Report};
 use crate::statistics::Sample;
 use crate::words;
@@ -76,7 +77,8 @@ pub(super) fn draw(report: &Report, metric: &Metric) -> (String, f64) {
 
 fn strip(scale: &Scale, title: &str, sample: &Sample, metric: &Metric, colour: usize, y: f64) -> String {
     let mut figures: Vec<String> = Vec::new();
-    for &part in &metric.measure.quantiles {
+    let known = |part: &f64| is_known(sample, *part);
+    for part in metric.measure.quantiles.iter().copied().filter(known) {
         let figure = words::spread(sample, part);
         match part {
             0.5 => figures.push(format!("{figure} {}", metric.measure.unit)),

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use vmm::arch::Arch;
 use vmm::image::{ImageRef, ImageStore};
-use vmm::{Home, Sandbox};
+use vmm::{DiskFormat, Home, Sandbox};
 
 use crate::bounded::{Limit, output};
 use crate::trouble::Trouble;
@@ -71,8 +71,8 @@ impl GuestFiles {
         let store = ImageStore::open(home.root()).map_err(|error| unclear(&error))?;
         let found = store.find(&reference, arch).map_err(|error| unclear(&error))?;
         let details = store.details(&found).map_err(|error| unclear(&error))?;
-        let layers: Vec<(PathBuf, String)> =
-            details.layers.iter().map(|layer| (layer.path.clone(), layer.format.to_string())).collect();
+        let layers: Vec<(PathBuf, DiskFormat)> =
+            details.layers.iter().map(|layer| (layer.path.clone(), layer.format)).collect();
         let root = flat_disk(&layers, folder, limit)?;
         sandbox.write_file("/tmp/vmm-bench-init", INIT.as_bytes())?;
         let collect = sandbox.command(["sh", "-c", &format!("( {COLLECT} ) < /tmp/vmm-bench-init")]);
@@ -88,7 +88,7 @@ impl GuestFiles {
 }
 
 /// One raw file of all layers of a disk, from the base up.
-fn flat_disk(layers: &[(PathBuf, String)], folder: &Path, limit: &Limit) -> Result<PathBuf, Trouble> {
+fn flat_disk(layers: &[(PathBuf, DiskFormat)], folder: &Path, limit: &Limit) -> Result<PathBuf, Trouble> {
     let chain = layers.iter().fold(Value::Null, |below, (path, format)| {
         let mut layer = json!({ "driver": format, "file": { "driver": "file", "filename": path } });
         if !below.is_null() {
