@@ -39,8 +39,8 @@ impl Noise {
         let mut objections = Vec::new();
         let sample = Sample::new(self.calibration_ms.clone());
         let spread = sample.spread();
-        // Written so that a spread that is no number, of no calibration at all, is an objection, too.
-        if !(spread <= MAX_SPREAD) {
+        // Of no calibration at all it is no number, which is an objection, too.
+        if spread.is_nan() || spread > MAX_SPREAD {
             objections.push(format!(
                 "the same work took {:.1} to {:.1} ms in the middle half of {} times: {:.0} % apart, and {:.0} % is \
                  the most that lets one conclude",

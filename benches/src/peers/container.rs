@@ -46,7 +46,7 @@ impl Container {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("vmm-bench-{}-{number}", std::process::id());
-        Ok(Named { program: self.program(context)?, name })
+        Ok(Named { program: self.program(context)?, name, gone: false })
     }
 }
 
@@ -79,14 +79,14 @@ impl Peer for Container {
     }
 
     fn run_once(&self, context: &Context, memory: u64, limit: &Limit) -> Result<Run, Trouble> {
-        let container = self.named(context)?;
+        let mut container = self.named(context)?;
         let mut run = container.command(&["run", "--rm", "--name", &container.name]);
         run.args(["--memory", &format!("{memory}m"), IMAGE, "echo", ANSWER]);
         let mut running = Running::start(run, self.name)?;
         let began = running.began();
         let answer = running.wait_for(limit, |line| (line.text == ANSWER).then_some(line.at))?;
         let end = running.finish(limit)?;
-        container.is_gone();
+        container.gone = true;
         Ok(Run { answer: milliseconds(answer - began), whole: milliseconds(end - began) })
     }
 
@@ -104,6 +104,8 @@ impl Peer for Container {
 struct Named {
     program: PathBuf,
     name: String,
+    /// There is nothing to remove any more.
+    gone: bool,
 }
 
 impl Named {
@@ -123,15 +125,13 @@ impl Named {
     fn exec_true(&self, limit: &Limit) -> Result<f64, Trouble> {
         self.timed(&["exec", &self.name, "true"], limit)
     }
-
-    /// There is nothing to remove any more.
-    fn is_gone(self) {
-        std::mem::forget(self);
-    }
 }
 
 impl Drop for Named {
     fn drop(&mut self) {
+        if self.gone {
+            return;
+        }
         // Whoever gave up wants it removed all the same.
         if let Ok(token) = CancelToken::new() {
             let _ = self.timed(&["rm", "--force", &self.name], &Limit::new(&token, REMOVAL));
