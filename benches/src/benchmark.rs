@@ -181,7 +181,7 @@ impl Plan {
             |name: &str, title: &str, unit: &str| Measure::new(benchmark, name, title, unit, Better::Higher);
         match benchmark {
             Benchmark::Start => vec![
-                lower("answer", "From the start of a process to the first answer of a command in the guest"),
+                lower("answer", "From the start of a process to the guest's first answer"),
                 lower("ready", "To a machine that stays and takes commands"),
                 lower("whole", "One command in a new machine, until everything is cleaned up"),
             ],
@@ -225,16 +225,14 @@ impl Plan {
     }
 
     fn memory_of(&self, count: usize) -> [Measure; 2] {
-        let machines = if count == 1 { "alone".to_owned() } else { format!("with {count} of them") };
+        let machines =
+            if count == 1 { "one machine".to_owned() } else { format!("each of {count} machines") };
         let measure = |name: &str, title: String| {
             Measure::new(Benchmark::Memory, &format!("{count}.{name}"), title, "MiB", Better::Lower)
         };
         [
-            measure(
-                "private",
-                format!("Private pages of a machine's processes, the guest's left out, {machines}"),
-            ),
-            measure("pss", format!("Their share of all pages (PSS), the guest's among them, {machines}")),
+            measure("private", format!("Private pages, the guest's left out, {machines}")),
+            measure("pss", format!("Share of all pages (PSS), the guest's among them, {machines}")),
         ]
     }
 }

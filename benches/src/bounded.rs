@@ -26,6 +26,9 @@ const GRACE: Duration = if cfg!(test) { Duration::from_millis(300) } else { Dura
 /// How much of what a program says of its troubles is kept, and how long a line of it may be.
 const KEPT: usize = 2000;
 
+/// How many of its last lines are told of a program that crashed.
+const LAST: usize = 3;
+
 /// Lines that a program may say before somebody listens.
 const AHEAD: usize = 4096;
 
@@ -72,6 +75,8 @@ pub(crate) struct Running {
     stdin: Option<ChildStdin>,
     lines: Receiver<Line>,
     complaints: Arc<Mutex<Vec<u8>>>,
+    /// What it said last of which nobody made anything: a guest's last words, where it is a guest's console.
+    passed_over: Vec<String>,
     /// Its end was taken note of: from then on its number may be another's.
     waited_for: bool,
     ended: bool,
@@ -103,6 +108,7 @@ impl Running {
             stdin,
             lines,
             complaints,
+            passed_over: Vec::new(),
             waited_for: false,
             ended: false,
         })
@@ -138,6 +144,10 @@ impl Running {
                 Ok(line) => {
                     if let Some(value) = wanted(&line) {
                         return Ok(value);
+                    }
+                    self.passed_over.push(line.text);
+                    if self.passed_over.len() > LAST {
+                        self.passed_over.remove(0);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -188,8 +198,9 @@ impl Running {
     fn crashed(&self, status: ExitStatus) -> Trouble {
         let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&complaints);
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default();
+        let said = self.passed_over.iter().map(String::as_str).chain(text.lines());
+        let lines: Vec<&str> = said.map(str::trim).filter(|line| !line.is_empty()).collect();
+        let last = lines.get(lines.len().saturating_sub(LAST)..).unwrap_or_default();
         Trouble::Crashed { what: self.what.clone(), how: status.to_string(), said: last.join(" | ") }
     }
 

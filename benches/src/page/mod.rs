@@ -52,7 +52,10 @@ pub fn chart(report: &Report) -> String {
         let _never_fails = write!(body, "<g transform=\"translate(16 {:.0})\">{plot}</g>", height + 26.0);
         height += taken + 44.0;
     }
-    for line in [machine(report), how(report)] {
+    let [kernel, date] = [report.host.kernel.clone(), Some(day(report))].map(Option::unwrap_or_default);
+    let lines =
+        [processor(report), format!("{kernel} · {}", engine(report)), format!("{} · {date}", ours(report))];
+    for line in lines {
         let _never_fails =
             write!(body, "<text class=\"small\" x=\"16\" y=\"{:.0}\">{}</text>", height + 6.0, escape(&line));
         height += 17.0;
@@ -229,26 +232,41 @@ fn method(report: &Report) -> String {
     )
 }
 
-fn machine(report: &Report) -> String {
+fn processor(report: &Report) -> String {
     let host = &report.host;
     let mut parts = vec![
         host.processor.clone().unwrap_or_else(|| host.arch.clone()),
         format!("{} {}", host.cores, crate::host::plural(host.cores, "core")),
     ];
     parts.extend(host.memory_mib.map(|memory| format!("{:.0} GiB", memory as f64 / 1024.0)));
-    parts.extend(host.kernel.clone());
     parts.join(" · ")
 }
 
-fn how(report: &Report) -> String {
-    let engine = match report.engine.as_deref() {
+fn machine(report: &Report) -> String {
+    [Some(processor(report)), report.host.kernel.clone()]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" · ")
+}
+
+fn engine(report: &Report) -> String {
+    match report.engine.as_deref() {
         Some("software") => "no hardware virtualization: QEMU emulates the processor".to_owned(),
         Some(engine) => format!("engine {engine}"),
         None => "engine unknown".to_owned(),
-    };
-    let ours = report.subjects.first().and_then(|subject| subject.version.clone()).unwrap_or_default();
+    }
+}
+
+/// Our version, and how often it was measured.
+fn ours(report: &Report) -> String {
+    let version = report.subjects.first().and_then(|subject| subject.version.clone()).unwrap_or_default();
     let rounds = report.settings.rounds;
-    format!("{ours} · {engine} · {rounds} {} · {}", crate::host::plural(rounds, "round"), day(report))
+    format!("{version} · {rounds} {}", crate::host::plural(rounds, "round"))
+}
+
+fn how(report: &Report) -> String {
+    format!("{} · {}", ours(report), engine(report))
 }
 
 fn day(report: &Report) -> String {
