@@ -16,6 +16,7 @@ mod freeze;
 mod guest_processes;
 mod health;
 mod image_init;
+mod kernel_log;
 mod launch;
 mod listener;
 mod refusal;

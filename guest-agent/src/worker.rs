@@ -17,7 +17,7 @@ use rustix::net::Shutdown;
 use vmm_protocol::{Answer, ByteString, ErrorKind, Reply, Request, header};
 
 use crate::refusal::Refusal;
-use crate::{files, guest_processes, transfer, users};
+use crate::{files, guest_processes, kernel_log, transfer, users};
 
 /// The argument by which the agent's program becomes this process.
 pub const ARGUMENT: &CStr = c"work";
@@ -46,6 +46,7 @@ fn serve() -> io::Result<()> {
         Request::Transfer(transfer) => transfer::serve(&client, &transfer),
         Request::File(request) => finish(&client, files::serve(&client, &request)),
         Request::GuestProcesses { over_ms } => finish(&client, guest_processes::serve(&client, over_ms)),
+        Request::KernelLog => finish(&client, kernel_log::serve(&client)),
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }
 }

@@ -29,12 +29,12 @@ pub use sandbox::{
     Console, ConsoleLog, Copied, CopyOptions, CopyOwner, DEFAULT_STOP_GRACE, DiskCheck, DiskDetails,
     DiskFile, DiskSize, DiskSpace, Error, Events, ExitStatus, ExtraDisk, FileInfo, FileKind, FolderEntries,
     FolderEntry, GuestProcess, Happened, Health, HealthCheck, HealthReport, HealthStatus, HostCosts,
-    ImagePull, LayerDetails, LogOptions, MetricsPlace, Output, PoolBuilder, Process, ProcessControl,
-    ProcessEvent, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Progress, PrunedVm,
-    PullPolicy, PulledImage, RestartPolicy, RootWrites, Sandbox, SandboxBuilder, SandboxPool, ServiceRestart,
-    ServiceScope, ServiceUnit, Signal, SnapshotInfo, StartOptions, Stdin, TerminalSize, VmDetails, VmEvent,
-    VmInfo, VmStats, Watch, error_line, image_users, prometheus_text, prune_images, prune_vms, remove_image,
-    remove_unreadable_image, serve_metrics, stopped_vms,
+    ImagePull, KernelRecord, LayerDetails, LogOptions, MetricsPlace, Moment, Output, PoolBuilder, Process,
+    ProcessControl, ProcessEvent, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Progress,
+    PrunedVm, PullPolicy, PulledImage, RestartPolicy, RootWrites, Sandbox, SandboxBuilder, SandboxPool,
+    ServiceRestart, ServiceScope, ServiceUnit, Signal, SnapshotInfo, StartOptions, Stdin, Step, TerminalSize,
+    Timeline, VmDetails, VmEvent, VmInfo, VmStats, Watch, error_line, image_users, prometheus_text,
+    prune_images, prune_vms, remove_image, remove_unreadable_image, serve_metrics, stopped_vms,
 };
 pub use vmm_disk::Format as DiskFormat;
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Change, Exit, FileInfo, FolderEntry, GuestProcess, ProcessId, ProcessInfo};
+use crate::{Change, Exit, FileInfo, FolderEntry, GuestProcess, KernelRecord, ProcessId, ProcessInfo};
 
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,8 @@ pub enum Reply {
     Changes(Vec<Change>),
     /// Some of the guest's processes, never none.
     GuestProcesses(Vec<GuestProcess>),
+    /// Some lines of the kernel's log, never none.
+    KernelLog(Vec<KernelRecord>),
 }
 
 /// Why a request was not done.

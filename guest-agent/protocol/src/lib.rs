@@ -10,6 +10,7 @@ pub mod file;
 pub mod frame;
 pub mod guest_process;
 pub mod header;
+pub mod kernel_log;
 pub mod process;
 pub mod request;
 pub mod transfer;
@@ -22,13 +23,14 @@ pub use file::{Change, ChangeKind, FileInfo, FileKind, FileRequest, FolderEntry}
 pub use frame::{FRAME_HEADER_SIZE, FrameError, FrameHeader, FrameKind, MAX_EXIT_FRAME, MAX_FRAME};
 pub use guest_process::GuestProcess;
 pub use header::{HeaderError, MAX_HEADER, Mismatch};
+pub use kernel_log::KernelRecord;
 pub use process::{Exit, Outcome, ProcessId, ProcessInfo, Signal, SignalTarget, TerminalSize};
 pub use request::{Attach, OnDisconnect, Request, Shutdown, ShutdownMode, Start};
 pub use transfer::{Holds, Pack, PieceError, PieceReader, PieceWriter, Totals, Transfer, Unpack};
 pub use version::Version;
 
 /// The version that this package speaks.
-pub const VERSION: Version = Version { major: 1, minor: 3 };
+pub const VERSION: Version = Version { major: 1, minor: 4 };
 
 /// The vsock port on which the agent listens. Privileged (below 1024), so that no guest user can take it.
 pub const AGENT_PORT: u32 = 1023;

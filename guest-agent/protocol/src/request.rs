@@ -67,6 +67,10 @@ pub enum Request {
         #[serde(default)]
         over_ms: u64,
     },
+    /// Tell what the guest's kernel said since its boot, as much as it keeps of that:
+    /// [`Reply::KernelLog`](crate::Reply::KernelLog) as often as there is more, then [`Reply::Done`](crate::Reply::Done). Since
+    /// 1.4.
+    KernelLog,
     /// Set the guest's clock, after its machine stood still: [`Reply::Done`](crate::Reply::Done). Since 1.3.
     SetClock {
         /// Nanoseconds since 1970.

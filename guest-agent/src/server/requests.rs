@@ -26,7 +26,7 @@ impl Server {
     /// Does what a client asks, and answers.
     pub(super) fn handle(&mut self, client: u64, request: Request) {
         let result = match request {
-            Request::Transfer(_) | Request::File(_) | Request::GuestProcesses { .. } => {
+            Request::Transfer(_) | Request::File(_) | Request::GuestProcesses { .. } | Request::KernelLog => {
                 return self.hand_over(client, &request);
             }
             Request::Start(start) => return self.start(client, &start),

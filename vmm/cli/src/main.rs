@@ -14,6 +14,7 @@ mod terminal;
 mod values;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 
@@ -53,6 +54,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    let begun = Instant::now();
     // The hidden processes of a VM come first: they are on the path of every start, and read no other option.
     if let Some(status) = commands::internal::run() {
         return status;
@@ -68,7 +70,7 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS };
         }
     };
-    let outcome = start_log(&cli.log_level).and_then(|()| cli.command.run(cli.quiet));
+    let outcome = start_log(&cli.log_level).and_then(|()| cli.command.run(cli.quiet, begun));
     outcome.unwrap_or_else(|failure| failure.report())
 }
 

@@ -71,6 +71,8 @@ pub struct BootReport {
     pub hello: Hello,
     /// That it is ready, and since when.
     pub ready: Ready,
+    /// When its greeting and its being ready were heard: microseconds on the host's monotonic clock.
+    pub heard_us: [u64; 2],
 }
 
 /// Tells the agent on the other end of `stream`, which it opened to [`BOOT_PORT`](vmm_protocol::BOOT_PORT), what to
@@ -90,9 +92,13 @@ pub fn configure(
         AgentMessage::Failed(failed) => return Err(told(&failed)),
         AgentMessage::Ready(_) => return OutOfOrderSnafu.fail(),
     };
+    let greeted_us = vmm_sys::clock::monotonic_us();
     header::write(&mut timed, configuration)?;
     match header::read(&mut timed)? {
-        AgentMessage::Ready(ready) => Ok(BootReport { hello, ready }),
+        AgentMessage::Ready(ready) => {
+            let heard_us = [greeted_us, vmm_sys::clock::monotonic_us()];
+            Ok(BootReport { hello, ready, heard_us })
+        }
         AgentMessage::Failed(failed) => Err(told(&failed)),
         AgentMessage::Hello(_) => OutOfOrderSnafu.fail(),
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmm_protocol::{
-    Answer, ByteString, Change, FileInfo, FileRequest, FolderEntry, GuestProcess, PieceReader, Reply,
-    Request, header,
+    Answer, ByteString, Change, FileInfo, FileRequest, FolderEntry, GuestProcess, KernelRecord, PieceReader,
+    Reply, Request, header,
 };
 
 use super::AgentError;
@@ -19,6 +19,9 @@ const LONGEST_LOOK: Duration = Duration::from_secs(10);
 
 /// More processes than this are not taken from a guest.
 const MOST_PROCESSES: usize = 1 << 16;
+
+/// A kernel that says how long each of its steps takes has some three thousand.
+const MOST_RECORDS: usize = 1 << 16;
 
 impl AgentClient {
     /// What a file is; with `follow`, what a symbolic link leads to.
@@ -119,6 +122,29 @@ impl AgentClient {
                         && page.iter().all(GuestProcess::is_sound) =>
                 {
                     processes.extend(page);
+                }
+                _ => return UnexpectedSnafu { what }.fail(),
+            }
+        }
+    }
+
+    /// What the guest's kernel said, as much as it keeps of that. Their text is as the guest gave it.
+    pub fn kernel_log(&self) -> Result<Vec<KernelRecord>, AgentError> {
+        let what = "read the log of the guest's kernel";
+        let mut pages = self.pages(what, &Request::KernelLog, None)?;
+        let mut records: Vec<KernelRecord> = Vec::new();
+        // Of all pages together.
+        let deadline = Instant::now() + self.answer_timeout();
+        loop {
+            match pages.next()? {
+                Reply::Done => return Ok(records),
+                _ if Instant::now() > deadline => return Err(AgentError::Deadline { what }),
+                Reply::KernelLog(page)
+                    if !page.is_empty()
+                        && records.len() + page.len() <= MOST_RECORDS
+                        && page.iter().all(KernelRecord::is_sound) =>
+                {
+                    records.extend(page);
                 }
                 _ => return UnexpectedSnafu { what }.fail(),
             }

@@ -17,6 +17,8 @@ mod spec;
 mod transfer;
 mod wire;
 
+use std::time::Duration;
+
 pub use binary::{AGENT_DIR_VARIABLE, BinaryError, binary};
 pub use client::AgentClient;
 pub use collect::{Collected, OutputLimits, ProcessTail};
@@ -30,10 +32,10 @@ pub use spec::{AttachSpec, ProcessSpec};
 pub use transfer::{Download, Upload};
 pub use vmm_protocol::{
     AGENT_PORT, BOOT_PORT, ByteString, Change, ChangeKind, Configuration, ErrorKind, Exit, FileInfo,
-    FileKind, FolderEntry, GuestProcess, Health, Init, OnDisconnect, Outcome, ProcessId, ProcessInfo, Ready,
-    Root, ShutdownMode, Signal, SignalTarget, TerminalSize, Timings,
+    FileKind, FolderEntry, GuestProcess, Health, Init, KernelRecord, OnDisconnect, Outcome, ProcessId,
+    ProcessInfo, Ready, Root, ShutdownMode, Signal, SignalTarget, TerminalSize, Timings,
 };
 pub use wire::Cancel;
 
 /// How long a guest to whom or from whom files go may do nothing at all, unless it is told otherwise.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);

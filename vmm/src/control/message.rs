@@ -126,6 +126,9 @@ pub struct StartRequest {
     pub seccomp: bool,
     /// When the start was asked for, on the system's monotonic clock, in microseconds: the zero of the timings.
     pub asked_at_us: u64,
+    /// When the VM was described and its image there, on the same clock. Since 1.4.
+    #[serde(default)]
+    pub described_at_us: Option<u64>,
 }
 
 fn yes() -> bool {
@@ -171,10 +174,7 @@ pub enum Answer {
         frozen_us: u64,
     },
     /// The socket is joined to the console.
-    Console {
-        /// Whether the guest gets what is typed.
-        input: bool,
-    },
+    Console,
     /// The VM's description has its new name.
     Renamed,
     /// It was not done.

@@ -25,4 +25,4 @@ pub use message::{
 use vmm_protocol::Version;
 
 /// The version of the control language that is spoken here.
-pub const VERSION: Version = Version { major: 1, minor: 3 };
+pub const VERSION: Version = Version { major: 1, minor: 4 };

@@ -381,7 +381,7 @@ fn remove_owned(home: &Home, layers: &[PathBuf], durable: bool) -> Result<(), Ho
         }
     }
     for name in layers.iter().filter_map(layer_name).filter(|name| !shared.contains(name)) {
-        let path = home.root().join(LAYERS).join(name);
+        let path = home.root().join(LAYERS).join(&name);
         if path.join(KEPT).exists() {
             continue;
         }
@@ -393,7 +393,12 @@ fn remove_owned(home: &Home, layers: &[PathBuf], durable: bool) -> Result<(), Ho
                 files::sync(&[folder])?;
             }
         }
-        remove_all(&path).context(FolderSnafu { path: &path })?;
+        // One whose maker was killed has not come to its name.
+        let mut partial = name;
+        partial.push(".partial");
+        for path in [home.root().join(LAYERS).join(partial), path] {
+            remove_all(&path).context(FolderSnafu { path: &path })?;
+        }
     }
     let folder = home.root().join(LAYERS);
     if durable && folder.exists() { files::sync(&[&folder]) } else { Ok(()) }

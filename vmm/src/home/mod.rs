@@ -37,7 +37,7 @@ pub use folder::{HeldVm, VmFolder};
 pub use name::{InvalidName, VmId, VmName};
 pub use registry::nearest_name;
 pub use spec::{DEFAULT_STOP_GRACE, Init, Snapshot, UnknownInit, VmSpec};
-pub use state::{End, EndReason, StateRecord, Timings, VmState};
+pub use state::{End, EndReason, GuestTimings, StateRecord, Timings, VmState};
 pub use time::Timestamp;
 pub(crate) use time::date_of;
 pub use upkeep::{

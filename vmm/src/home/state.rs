@@ -144,9 +144,12 @@ pub struct End {
 }
 
 /// How long each step of a start took, in microseconds after the start was asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Timings {
+    /// The VM is described and its image there: its monitor is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub described: Option<u64>,
     /// The monitor process read what to do.
     pub monitor: Option<u64>,
     /// The machine is built: disks open, devices made.
@@ -162,6 +165,60 @@ pub struct Timings {
     pub agent: Option<u64>,
     /// The agent is ready: the root is mounted, commands run.
     pub ready: Option<u64>,
+    /// The same from within, as the guest tells it: believed as far as it can be true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Box<GuestTimings>>,
+}
+
+/// When a guest came to the steps of its boot, on the same clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuestTimings {
+    /// The kernel's clock began. What it does before takes a few milliseconds.
+    pub kernel: u64,
+    /// The kernel started the agent.
+    pub agent: u64,
+    /// The agent's connection to the host stood.
+    pub connected: u64,
+    /// The modules that the root needs were loaded.
+    pub modules: u64,
+    /// The agent was told what to be.
+    pub configured: u64,
+    /// The root's device was there.
+    pub root_device: u64,
+    /// The root was mounted.
+    pub root_mounted: u64,
+    /// The agent took requests.
+    pub ready: u64,
+}
+
+impl GuestTimings {
+    /// What the guest says of its own clock, on the host's. Each of two messages tells how far the clocks are apart, less the
+    /// time that it was under way: that which was so for less is nearer to the truth. `heard` are the moments when the
+    /// agent's greeting and its being ready were heard. `None` where the order cannot be true.
+    #[must_use]
+    pub fn aligned(said: &vmm_protocol::Timings, heard: [u64; 2]) -> Option<Self> {
+        let apart = heard[0].checked_sub(said.connected_us)?.min(heard[1].checked_sub(said.ready_us)?);
+        let at = |guest: u64| guest.checked_add(apart);
+        let timings = Self {
+            kernel: apart,
+            agent: at(said.started_us)?,
+            connected: at(said.connected_us)?,
+            modules: at(said.modules_us)?,
+            configured: at(said.configured_us)?,
+            root_device: at(said.root_device_us)?,
+            root_mounted: at(said.root_mounted_us)?,
+            ready: at(said.ready_us)?,
+        };
+        timings.moments().is_sorted().then_some(timings)
+    }
+
+    /// All of them, in the order in which they come.
+    #[must_use]
+    pub fn moments(&self) -> [u64; 8] {
+        let Self { kernel, agent, connected, modules, configured, root_device, root_mounted, ready } = *self;
+        [kernel, agent, connected, modules, configured, root_device, root_mounted, ready]
+    }
 }
 
 /// What `state.json` holds. Its writer is the monitor, whoever holds the VM's lock.

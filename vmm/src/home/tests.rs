@@ -190,17 +190,20 @@ fn a_name_that_leads_nowhere_is_free() {
 fn what_a_vm_owns_goes_with_it_and_nothing_else_does() {
     let (base, home) = home();
     let layers = home.root().join("layers");
-    for folder in [layers.join("mine"), layers.join("other"), base.path().join("outside")] {
+    // Whoever made the second one was killed over it.
+    let (mine, half) = (layers.join("mine"), layers.join("half-made.partial"));
+    for folder in [&mine, &half, &layers.join("other"), &base.path().join("outside")] {
         fs::create_dir_all(folder).unwrap();
     }
     let held = home.create(None).unwrap();
-    held.will_own(&layers.join("mine")).unwrap();
+    held.will_own(&mine).unwrap();
+    held.will_own(&layers.join("half-made")).unwrap();
     held.will_own(&layers.join("never-made")).unwrap();
     for hostile in ["outside", "layers/../outside", "layers/..", "layers", "/"] {
         held.will_own(&home.root().join(hostile)).unwrap();
     }
     held.remove().unwrap();
-    assert!(!layers.join("mine").exists());
+    assert!(!mine.exists() && !half.exists());
     assert!(layers.join("other").exists() && base.path().join("outside").exists());
 }
 

@@ -27,7 +27,8 @@ use crate::agent::boot::{BootError, BootReport};
 use crate::control::{Answer, Balloon, Goal, Refusal, RefusalCode, Request, StartRequest, Status};
 use crate::engine::MachineEnd;
 use crate::home::{
-    End, HeldVm, HomeError, Snapshot, StateRecord, Timestamp, Timings, VmFolder, VmName, VmSpec, VmState,
+    End, GuestTimings, HeldVm, HomeError, Snapshot, StateRecord, Timestamp, Timings, VmFolder, VmName,
+    VmSpec, VmState,
 };
 use crate::machine::{Exits, RunExits};
 use crate::threads::{self, Role};
@@ -205,6 +206,9 @@ impl Monitor {
             _agent: None,
             finished: None,
         };
+        let asked_at_us = monitor.request.asked_at_us;
+        monitor.timings.described =
+            monitor.request.described_at_us.and_then(|described| described.checked_sub(asked_at_us));
         monitor.timings.monitor = monitor.elapsed();
         Ok(monitor)
     }
@@ -275,7 +279,7 @@ impl Monitor {
             engine: Some(self.launched.engine.clone()).filter(|engine| !engine.is_empty()),
             seccomp: threads::are_confined(),
             started: self.started,
-            timings: self.timings,
+            timings: self.timings.clone(),
             exits: RunExits { until_ready: self.exits_until_ready.clone(), in_all: self.exits() },
             health: self.health.as_ref().map(|watch| watch.report().clone()),
         }
@@ -296,7 +300,7 @@ impl Monitor {
             sockets: self.held.folder().sockets(),
             engine: status.engine,
             started: self.started,
-            timings: self.timings,
+            timings: self.timings.clone(),
             exits: status.exits,
             end,
         };
@@ -420,6 +424,8 @@ impl Monitor {
                 self._agent = Some(stream);
                 if self.life.ready() {
                     self.timings.ready = self.elapsed();
+                    let heard = report.heard_us.map(|at| at.saturating_sub(self.request.asked_at_us));
+                    self.timings.guest = GuestTimings::aligned(&report.ready.timings, heard).map(Box::new);
                     self.exits_until_ready = self.exits();
                     tracing::info!(agent = report.hello.agent, kernel = report.hello.kernel, "ready");
                     self.watch_health();
@@ -514,7 +520,7 @@ impl Monitor {
     }
 
     /// Joins a client's socket to the console; says whether the guest gets what is typed.
-    fn join_console(&mut self, files: Vec<OwnedFd>) -> Result<bool, Refusal> {
+    fn join_console(&mut self, files: Vec<OwnedFd>) -> Result<(), Refusal> {
         let Ok([socket]) = <[OwnedFd; 1]>::try_from(files) else {
             return Err(invalid("a client of the console comes with one open socket".to_owned()));
         };
@@ -522,8 +528,7 @@ impl Monitor {
             return Err(out_of_place("too many sit at the VM's console already"));
         }
         let joined = self.console_clients.add(&self.poller, socket, self.console.last());
-        joined.map_err(|error| invalid(format!("cannot wait for what is typed: {error}")))?;
-        Ok(true)
+        joined.map_err(|error| invalid(format!("cannot wait for what is typed: {error}")))
     }
 
     fn accept_client(&mut self) {
@@ -609,8 +614,8 @@ impl Monitor {
                 }
             }
             Request::Console => {
-                let joined = self.join_console(files).map(|input| Answer::Console { input });
-                client.answer(id, joined.unwrap_or_else(Answer::Refused));
+                let joined = self.join_console(files);
+                client.answer(id, joined.map_or_else(Answer::Refused, |()| Answer::Console));
             }
             Request::Rename { name } => {
                 let renamed = self.rename(&name);

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::disk::{DiskSize, ExtraDisk};
 use super::progress::Observer;
-use super::{CancelToken, Error, Progress, Sandbox, start};
+use super::{CancelToken, Error, Progress, Sandbox, Timeline, start};
 use crate::agent::ByteString;
 use crate::home::{EngineChoice, HealthCheck, Home, Init, RestartPolicy};
 use crate::image::BaseFile;
@@ -100,6 +100,7 @@ pub struct StartOptions {
     pub(super) observer: Observer,
     pub(super) executable: Option<PathBuf>,
     pub(super) seccomp: bool,
+    pub(super) timeline: Option<Timeline>,
 }
 
 /// How long a guest may take to get ready, unless it is told otherwise. A loaded host without hardware
@@ -115,6 +116,7 @@ impl Default for StartOptions {
             observer: Observer::default(),
             executable: None,
             seccomp: true,
+            timeline: None,
         }
     }
 }
@@ -162,6 +164,12 @@ impl StartOptions {
         self.seccomp = wanted;
         self
     }
+
+    /// Where it is noted when the steps of the start were done.
+    pub fn timeline(mut self, timeline: &Timeline) -> Self {
+        self.timeline = Some(timeline.clone());
+        self
+    }
 }
 
 /// A VM that is to be created and started.
@@ -198,6 +206,7 @@ pub struct SandboxBuilder {
     pub(super) disk_size: Option<DiskSize>,
     pub(super) disks: Vec<ExtraDisk>,
     pub(super) command_line: Option<String>,
+    pub(super) traced_kernel: bool,
     pub(super) health_check: Option<HealthCheck>,
     pub(super) restart: RestartPolicy,
     pub(super) pull: PullPolicy,
@@ -231,6 +240,7 @@ impl SandboxBuilder {
             disk_size: None,
             disks: Vec::new(),
             command_line: None,
+            traced_kernel: false,
             health_check: None,
             restart: RestartPolicy::default(),
             pull: PullPolicy::default(),
@@ -435,6 +445,19 @@ impl SandboxBuilder {
     /// Whether the monitor's threads are held to their system calls; see [`StartOptions::seccomp`].
     pub fn seccomp(mut self, wanted: bool) -> Self {
         self.options = self.options.seccomp(wanted);
+        self
+    }
+
+    /// Where it is noted when the steps of the start were done.
+    pub fn timeline(mut self, timeline: &Timeline) -> Self {
+        self.options = self.options.timeline(timeline);
+        self
+    }
+
+    /// Whether the guest's kernel says how long each of its own steps takes, for [`Timeline::trace`]. Its boot takes longer by
+    /// that.
+    pub fn traced_kernel(mut self, traced: bool) -> Self {
+        self.traced_kernel = traced;
         self
     }
 

@@ -215,8 +215,8 @@ fn describe(
             None => record.as_ref().map(|record| record.started),
         },
         timings: match &status {
-            Some(status) => status.timings,
-            None => record.as_ref().map(|record| record.timings).unwrap_or_default(),
+            Some(status) => status.timings.clone(),
+            None => record.as_ref().map(|record| record.timings.clone()).unwrap_or_default(),
         },
         health: status.as_ref().and_then(|status| status.health.clone()),
         restart: spec.restart,

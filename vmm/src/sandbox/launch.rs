@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::link::end_from;
 use super::program::{MonitorProgram, last_line};
+use super::start::milliseconds;
 use super::{CancelToken, Error, Progress, StartOptions};
 use crate::control::{Answer, Connection, ControlError, MonitorLine, Request, StartRequest};
-use crate::home::HeldVm;
+use crate::home::{HeldVm, Timings};
 
 /// How long a VM that is given up may take to be cleared away.
 const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -33,6 +34,7 @@ pub(crate) fn launch(
 ) -> Result<Connection, Error> {
     options.check_cancelled()?;
     options.observer.tell(&Progress::StartingMonitor);
+    let described_at_us = vmm_sys::clock::monotonic_us();
     let folder = held.folder().clone();
     let log = folder.monitor_log();
     let lost = || Error::MonitorLost { said: last_line(&log) };
@@ -46,9 +48,10 @@ pub(crate) fn launch(
         id: folder.id().clone(),
         detached: options.detached,
         fresh,
-        ready_timeout_ms: u64::try_from(options.ready_timeout.as_millis()).unwrap_or(u64::MAX),
+        ready_timeout_ms: milliseconds(options.ready_timeout),
         seccomp: options.seccomp,
         asked_at_us,
+        described_at_us: Some(described_at_us),
     };
     let sent = connection.request_with(Request::Start(request), &[held.lock_file().as_fd()]);
     let asked = match sent {
@@ -60,7 +63,10 @@ pub(crate) fn launch(
     options.observer.tell(&Progress::Booting);
     let deadline = Instant::now().checked_add(options.ready_timeout.saturating_add(MONITOR_MARGIN));
     match wait_until_ready(&mut connection, asked, deadline, options.cancel.as_ref()) {
-        Ok(()) => {
+        Ok(timings) => {
+            if let Some(timeline) = &options.timeline {
+                timeline.started(asked_at_us, &timings);
+            }
             options.observer.tell(&Progress::Ready);
             Ok(connection)
         }
@@ -73,10 +79,12 @@ fn wait_until_ready(
     asked: u64,
     deadline: Option<Instant>,
     cancel: Option<&CancelToken>,
-) -> Result<(), Error> {
+) -> Result<Timings, Error> {
     loop {
         match connection.next(deadline, cancel.map(AsFd::as_fd))? {
-            MonitorLine::Answer { id, what: Answer::Ready(_) } if id == asked => return Ok(()),
+            MonitorLine::Answer { id, what: Answer::Ready(status) } if id == asked => {
+                return Ok(status.timings);
+            }
             MonitorLine::Answer { id, what: Answer::Ended(end) } if id == asked => {
                 return Err(Error::Ended { end: Box::new(end) });
             }

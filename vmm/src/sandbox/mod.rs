@@ -34,10 +34,11 @@ mod rename;
 mod service;
 pub(crate) mod start;
 mod stats;
+mod timeline;
 
 pub use crate::agent::{
-    ByteString, Change, ChangeKind, FileInfo, FileKind, FolderEntry, GuestProcess, Health, ProcessId,
-    ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Signal, TerminalSize,
+    ByteString, Change, ChangeKind, FileInfo, FileKind, FolderEntry, GuestProcess, Health, KernelRecord,
+    ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Signal, TerminalSize,
 };
 pub use crate::control::Balloon;
 pub use crate::home::{HealthCheck, HealthReport, HealthStatus, RestartPolicy};
@@ -63,6 +64,7 @@ pub use progress::Progress;
 pub use prune::{PrunedVm, prune_vms, stopped_vms};
 pub use service::{ServiceRestart, ServiceScope, ServiceUnit};
 pub use stats::{HostCosts, VmStats};
+pub use timeline::{Moment, Step, Timeline};
 
 pub use crate::home::DEFAULT_STOP_GRACE;
 

@@ -34,7 +34,6 @@ mod ps;
 mod pull;
 mod rename;
 mod restart;
-mod resume;
 mod rm;
 mod run;
 mod service;
@@ -44,6 +43,7 @@ mod start;
 mod stats;
 mod status;
 mod stop;
+mod timings;
 mod top;
 mod up;
 mod upkeep;
@@ -52,7 +52,7 @@ mod wait;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -111,7 +111,7 @@ pub(crate) enum Command {
     /// Have the processors of VMs stand still; they keep their memory, and cost no processor time
     Pause(pause::Pause),
     /// Let VMs go on that were paused
-    Resume(resume::Resume),
+    Resume(pause::Pause),
     /// Wait until VMs have ended, or a command in one
     ///
     /// The status is 0 when they ended as they were asked to, or by themselves. With --process it is that of the command.
@@ -227,9 +227,9 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self, quiet: bool, begun: Instant) -> Result<ExitCode, Failure> {
         match self {
-            Self::Run(command) => command.run(quiet),
+            Self::Run(command) => command.run(quiet, begun),
             Self::Exec(command) => command.run(),
             Self::Processes(command) => command.run(),
             Self::Attach(command) => command.run(),
@@ -241,8 +241,8 @@ impl Command {
             Self::Start(command) => command.run(quiet),
             Self::Stop(command) => command.run(),
             Self::Restart(command) => command.run(quiet),
-            Self::Pause(command) => command.run(),
-            Self::Resume(command) => command.run(),
+            Self::Pause(command) => command.pause(),
+            Self::Resume(command) => command.resume(),
             Self::Wait(command) => command.run(),
             Self::Kill(command) => command.run(),
             Self::Rm(command) => command.run(),

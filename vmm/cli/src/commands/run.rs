@@ -4,16 +4,17 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use vmm::engine::{self, EngineOptions};
 use vmm::image::{BaseFile, Format};
 use vmm::{
     CancelToken, ConsoleKind, DiskSize, EngineChoice, ExtraDisk, Home, Init, MemorySize, RootWrites, Sandbox,
-    Signal, Stdin,
+    Signal, Stdin, Step,
 };
 
+use super::timings::Timings;
 use super::{print, print_json};
 use crate::error::Failure;
 use crate::progress;
@@ -117,6 +118,8 @@ pub(crate) struct Run {
     disks: Vec<ExtraDisk>,
     #[command(flatten)]
     upkeep: super::upkeep::Upkeep,
+    #[command(flatten)]
+    timings: Timings,
     /// For debugging: do not hold the VM's monitor to the system calls that it needs
     #[arg(long)]
     no_seccomp: bool,
@@ -128,15 +131,16 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, quiet: bool, begun: Instant) -> Result<ExitCode, Failure> {
+        let mut watch = self.timings.begin(begun)?;
         let streams = self.streams().check()?;
         let token = CancelToken::new()?;
         let signals = SignalForwarder::install(&token)?;
         let home = Home::open_default().map_err(vmm::Error::from)?;
         tell_of_engine(&home, self.engine(), quiet)?;
         let (observer, display) = progress::display(quiet);
-        let started = self
-            .builder(&home)?
+        let started = watch
+            .apply(self.builder(&home)?)
             .executable(std::env::current_exe()?)
             .cancel_token(&token)
             .progress(observer)
@@ -164,18 +168,23 @@ impl Run {
             } else {
                 print(&format!("{}\n", sandbox.name()))?;
             }
+            watch.hear(&sandbox);
+            watch.finish()?;
             return Ok(ExitCode::SUCCESS);
         }
         let stopping = CancelToken::new()?;
-        let outcome = self
-            .command(&sandbox, streams)
-            .spawn()
-            .map_err(Failure::from)
-            .and_then(|process| session::join(process, streams, &signals, false));
+        let outcome = self.command(&sandbox, streams).spawn().map_err(Failure::from).and_then(|process| {
+            watch.mark(Step::CommandStarted);
+            session::join(process, streams, &signals, false)
+        });
+        watch.mark(Step::CommandDone);
+        watch.hear(&sandbox);
         signals.cancel(&stopping);
         let ended = end(&sandbox, self.is_kept(), &stopping);
+        watch.mark(Step::Ended);
         let status = outcome?;
         ended?;
+        watch.finish()?;
         Ok(status)
     }
 

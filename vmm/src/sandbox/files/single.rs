@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::vec;
 
-use super::{CancelToken, Error, Failure, Sandbox, check_path};
+use super::{CancelToken, Error, Failure, Sandbox, check_path, owned};
 use crate::agent::{
-    AgentError, ByteString, Cancel, Change, FileInfo, FolderEntry, GuestProcess, Listing, Watching,
+    AgentError, ByteString, Change, FileInfo, FolderEntry, GuestProcess, KernelRecord, Listing, Watching,
 };
 use crate::sandbox::link::Link;
 
@@ -137,6 +137,12 @@ impl Sandbox {
         self.link.agent()?.guest_processes(over).map_err(|error| self.link.explain(error, None))
     }
 
+    /// What the guest's kernel said since its boot, as much as it keeps of that. The text is the guest's: make it printable
+    /// before you show it.
+    pub fn kernel_log(&self) -> Result<Vec<KernelRecord>, Error> {
+        self.link.agent()?.kernel_log().map_err(|error| self.link.explain(error, None))
+    }
+
     /// Asks for something of a file.
     fn of_file<T>(
         &self,
@@ -165,10 +171,6 @@ impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         Self::Vm(error)
     }
-}
-
-fn owned(cancel: Option<&CancelToken>) -> Option<Arc<dyn Cancel>> {
-    cancel.cloned().map(|token| Arc::new(token) as Arc<dyn Cancel>)
 }
 
 fn explain(link: &Link, cancel: Option<&CancelToken>, error: AgentError) -> Error {
