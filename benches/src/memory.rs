@@ -42,7 +42,10 @@ fn read(smaps: &str, guest_bytes: u64) -> Footprint {
             Some("Private_Clean:" | "Private_Dirty:") if !of_guest => sum.private += kib(words.next()),
             // A mapping begins: its addresses, and its file at the end of the line.
             Some(first) if !first.ends_with(':') => {
-                of_guest = line.contains("memfd:") || span(first).is_some_and(|span| span >= guest_bytes / 2);
+                // What QEMU translates into is as large as that, and executable: it is its own.
+                let executes = words.next().is_some_and(|permissions| permissions.contains('x'));
+                let large = span(first).is_some_and(|span| span >= guest_bytes / 2);
+                of_guest = line.contains("memfd:") || (large && !executes);
             }
             _ => {}
         }
@@ -74,9 +77,12 @@ Private_Dirty:       100 kB
 7f1000000000-7f1010000000 rw-p 00000000 00:00 0
 Pss:                1000 kB
 Private_Dirty:      1000 kB
+7f2000000000-7f2040000000 rwxp 00000000 00:00 0
+Pss:                  20 kB
+Private_Dirty:        20 kB
 ";
         let footprint = read(smaps, 256 << 20);
-        assert_eq!((footprint.private >> 10, footprint.pss >> 10), (9, 1110));
+        assert_eq!((footprint.private >> 10, footprint.pss >> 10), (29, 1130));
     }
 
     #[test]
