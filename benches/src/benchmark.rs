@@ -232,7 +232,7 @@ impl Plan {
         };
         [
             measure("private", format!("Private pages, the guest's left out, {machines}")),
-            measure("pss", format!("Share of all pages (PSS), the guest's among them, {machines}")),
+            measure("pss", format!("All pages, shared ones in part (PSS), {machines}")),
         ]
     }
 }
