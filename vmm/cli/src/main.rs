@@ -96,8 +96,8 @@ mod tests {
     }
 
     /// They print what a command in a guest writes, or text for people, or nothing.
-    const WITHOUT_JSON: [&str; 9] =
-        ["attach", "console", "cp", "shell", "completion", "man", "help", "edit", "mcp"];
+    const WITHOUT_JSON: [&str; 10] =
+        ["attach", "console", "cp", "shell", "completion", "man", "help", "edit", "mcp", "show"];
 
     #[test]
     fn every_command_that_prints_something_prints_json() {

@@ -2,6 +2,7 @@
 
 mod attach;
 mod balloon;
+mod bench;
 mod clone;
 mod commit;
 mod compact;
@@ -206,6 +207,11 @@ pub(crate) enum Command {
     /// Its tools make sandboxes, run commands in them, and read and write files there, all within the limits that are said
     /// here. The sandboxes are gone when the client is.
     Mcp(mcp::Mcp),
+    /// Measure what VMs cost on this machine, beside other people's: starts, commands, files, disks, memory
+    ///
+    /// Rounds of all that is there in turn, and a winner only where the measurements name one. Ctrl-C ends it and leaves
+    /// nothing running. The memory of many VMs and a storm of 50 starts take long without hardware virtualization.
+    Bench(bench::Bench),
     /// Say what this machine can do for vmm, and what to do about what is missing
     ///
     /// The status is 0 when some engine can run VMs.
@@ -263,6 +269,7 @@ impl Command {
             Self::Pull(command) => command.run(quiet),
             Self::Images(command) => command.run(quiet),
             Self::Mcp(command) => command.run(),
+            Self::Bench(command) => command.run(quiet),
             Self::Doctor(command) => command.run(),
             Self::Version(command) => command.run(),
             Self::Completion(command) => command.run(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vmm::{EngineChoice, Home, MemorySize, Sandbox};
 
-use crate::sample::Sample;
+use vmm_benches::statistics::Sample;
 
 /// What it may take, in milliseconds of processor time.
 const GOAL_MS: f64 = 8.0;

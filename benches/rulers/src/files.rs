@@ -15,8 +15,8 @@ use std::time::Instant;
 use serde_json::json;
 use vmm::{DiskSize, Home, MemorySize, Sandbox};
 
-use crate::host;
-use crate::sample::{Ratio, Sample};
+use vmm_benches::host;
+use vmm_benches::statistics::{Ratio, Sample};
 
 /// How much faster than `tar` through `vmm exec` a tree is to go.
 const TREE_GOAL: f64 = 1.0;
@@ -77,7 +77,7 @@ const PAIRS: [Pair; 4] = [
 
 pub(crate) fn run(comparison: &Comparison) -> Result<(), Box<dyn Error>> {
     let host = host::describe();
-    println!("{}", host::line(&host));
+    println!("{host}");
     let folder = &comparison.folder;
     fs::create_dir_all(folder)?;
     tree::make(&folder.join("tree"), comparison.files)?;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Measurement;
 use super::workload::Workload;
-use crate::sample::Sample;
+use vmm_benches::statistics::Sample;
 
 /// What the ratios are to reach, and what they must not fall below.
 const GOAL: f64 = 1.0;

@@ -29,7 +29,7 @@ use self::layers::Layers;
 use self::report::Report;
 use self::served::{Served, Server};
 use self::workload::{WORKLOADS, Workload};
-use crate::host;
+use vmm_benches::host;
 
 pub(crate) use self::serve::serve;
 
@@ -80,7 +80,7 @@ type Pair = [Served; 2];
 
 pub(crate) fn run(comparison: &Comparison) -> Result<(), Box<dyn Error>> {
     let host = host::describe();
-    println!("{}", host::line(&host));
+    println!("{host}");
     fs::create_dir_all(&comparison.folder)?;
     let layers = Layers::prepare(&comparison.folder)?;
     let system = match comparison.ruler {

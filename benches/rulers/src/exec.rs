@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use vmm::{MemorySize, Sandbox, Stdin};
 
-use crate::host;
-use crate::sample::Sample;
+use vmm_benches::host;
+use vmm_benches::statistics::Sample;
 
 /// What `true` may take in half of all cases, and in all but one of a hundred, in milliseconds.
 const EXEC_GOAL_MS: [f64; 2] = [5.0, 15.0];
@@ -20,7 +20,7 @@ const HEALTH_GOAL_MS: f64 = 1.0;
 const AT_ONCE: usize = 64;
 
 pub(crate) fn run(commands: usize) -> Result<(), Box<dyn Error>> {
-    println!("{}", host::line(&host::describe()));
+    println!("{}", host::describe());
     let sandbox = Sandbox::builder("alpine").cpus(1).memory(MemorySize::mebibytes(512)?).start()?;
     let (mut bare, mut health, mut stat, mut exec) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..commands + 20 {

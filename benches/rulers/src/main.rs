@@ -1,38 +1,28 @@
-//! Ours beside a peer, on the same machine in the same minutes: how soon a VM is ready and how soon a command in it is
-//! done, and what a disk does.
+//! The developers' rulers, sharper and narrower than the benchmarks of `vmm bench`: a disk without a guest around it, copies
+//! of files beside `tar`, commands through the library, the monitor's processor time.
 //!
-//! `cargo xtask bench` prepares everything and runs `vmm-bench compare`, `cargo xtask bench disk` runs `vmm-bench disk`, and so
-//! for `files` and `exec`.
+//! `cargo xtask bench disk` prepares what `vmm-bench disk` needs and runs it, and so for `files` and `exec`.
 
-mod compare;
 mod disk;
 mod exec;
 mod files;
-mod host;
-mod one;
-mod sample;
 mod start;
-mod subject;
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 const USAGE: &str = "\
-usage: vmm-bench compare PYTHON PEER-SCRIPT JSON-FILE ROUNDS COMMANDS
-       vmm-bench disk fio|rings FOLDER JSON-FILE ROUNDS [NAME]
+usage: vmm-bench disk fio|rings FOLDER JSON-FILE ROUNDS [NAME]
        vmm-bench exec COMMANDS
        vmm-bench files FOLDER JSON-FILE ROUNDS FILES MEBIBYTES
-       vmm-bench one COMMANDS
        vmm-bench serve-disk SOCKET BASE TOP
        vmm-bench start ROUNDS";
 
 fn main() -> ExitCode {
-    let began = Instant::now();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match run(&arguments, began) {
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vmm-bench: {error}");
@@ -41,9 +31,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &[&str], began: Instant) -> Result<(), Box<dyn Error>> {
+fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
     match arguments {
-        ["one", commands] => one::run(commands.parse()?, began),
         ["exec", commands] => exec::run(commands.parse()?),
         ["files", folder, json, rounds, files, mebibytes] => files::run(&files::Comparison {
             folder: PathBuf::from(folder),
@@ -53,13 +42,6 @@ fn run(arguments: &[&str], began: Instant) -> Result<(), Box<dyn Error>> {
             mebibytes: mebibytes.parse()?,
         }),
         ["start", rounds] => start::run(rounds.parse()?),
-        ["compare", python, script, json, rounds, commands] => compare::run(&compare::Comparison {
-            python: PathBuf::from(python),
-            script: PathBuf::from(script),
-            json: PathBuf::from(json),
-            rounds: rounds.parse()?,
-            commands: commands.parse()?,
-        }),
         ["disk", ruler, folder, json, rounds, filter @ ..] if filter.len() < 2 => {
             disk::run(&disk::Comparison {
                 ruler: ruler.parse()?,
