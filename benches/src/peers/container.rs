@@ -12,7 +12,7 @@ use crate::bounded::{Limit, Running, output};
 use crate::report::Absent;
 use crate::trouble::Trouble;
 
-const IMAGE: &str = "docker.io/library/alpine:latest";
+const IMAGE: &str = "alpine:latest";
 
 /// How long the removal of a container may take.
 const REMOVAL: Duration = Duration::from_secs(30);
@@ -20,13 +20,13 @@ const REMOVAL: Duration = Duration::from_secs(30);
 pub(crate) const DOCKER: Container = Container {
     name: "docker",
     title: "Docker",
-    install: "apt-get install docker.io && docker pull docker.io/library/alpine:latest",
+    install: "apt-get install docker.io && docker pull alpine:latest",
 };
 
 pub(crate) const PODMAN: Container = Container {
     name: "podman",
     title: "Podman",
-    install: "apt-get install podman && podman pull docker.io/library/alpine:latest",
+    install: "apt-get install podman && podman pull alpine:latest",
 };
 
 pub(crate) struct Container {
