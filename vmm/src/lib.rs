@@ -11,6 +11,7 @@ pub mod engine;
 pub mod home;
 pub mod hypervisor;
 pub mod image;
+pub mod kernels;
 #[cfg(test)]
 mod life_cycle_tests;
 pub mod machine;
