@@ -87,7 +87,7 @@ fn a_pool_of_ten_gives_each_program_a_sandbox_of_its_own() {
     let mut pool = Command::new(example("pool"));
     // Had one been there before, it would have left its file.
     let programs: Vec<String> =
-        (0..6).map(|number| format!("ls /root; echo {number} > /root/{number}")).collect();
+        (0..6).map(|number| format!("ls /srv; echo {number} > /srv/{number}")).collect();
     pool.args(&programs).arg("exit 3");
     let ran = home.program(pool).run().succeeded();
     let expected: String = programs.iter().map(|program| format!("{program}: status 0: \n")).collect();

@@ -216,10 +216,10 @@ fn a_client_that_is_killed_leaves_the_target_as_it_was() {
     assert_eq!(half.end().0, 130);
     until(&vm, "! ls -A /srv | grep -q partial");
     // Out of the guest: what is there stays, though the half of the new one lies beside it.
-    vm.shell("dd if=/dev/zero of=/root/large bs=1M count=200").succeeded();
+    vm.shell("dd if=/dev/zero of=/srv/large bs=1M count=200").succeeded();
     fs::create_dir(home.path().join("there")).unwrap();
     fs::write(home.path().join("there/large"), "as it was").unwrap();
-    let half = home.vmm(["cp", "killed:/root/large", "there"]).start();
+    let half = home.vmm(["cp", "killed:/srv/large", "there"]).start();
     let deadline = Instant::now() + PATIENCE;
     while names(&home.path().join("there")).len() < 2 {
         assert!(Instant::now() < deadline, "nothing comes");

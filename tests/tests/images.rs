@@ -55,7 +55,7 @@ fn a_pull_says_in_lines_that_nothing_had_to_be_fetched() {
 fn an_image_that_a_vm_uses_is_not_removed_nor_is_what_the_vm_stands_on() {
     let home = TestHome::new();
     let vm = home.machine("box", &["--memory", "256M"]);
-    vm.exec(&["sh", "-c", "echo kept >/root/file; sync"]).succeeded();
+    vm.exec(&["sh", "-c", "echo kept >/srv/file; sync"]).succeeded();
     let remove = || home.vmm(["images", "rm", "alpine"]).run();
     remove().refused_saying(&["is used by box", "vmm rm box"]);
     home.vmm(["stop", "box"]).run().succeeded();
@@ -64,7 +64,7 @@ fn an_image_that_a_vm_uses_is_not_removed_nor_is_what_the_vm_stands_on() {
     // Making room takes nothing from it.
     assert_eq!(home.json(&["images", "prune", "--json"])["removed"], Value::Array(Vec::new()));
     home.vmm(["start", "box"]).run().succeeded();
-    assert_eq!(vm.exec(&["cat", "/root/file"]).succeeded().stdout(), "kept\n");
+    assert_eq!(vm.exec(&["cat", "/srv/file"]).succeeded().stdout(), "kept\n");
     home.vmm(["rm", "-f", "box"]).run().succeeded();
     // When nothing uses it any more, it goes, with its layer.
     let removed = remove().succeeded().stdout();
@@ -83,7 +83,7 @@ fn a_vm_goes_on_with_another_patch_of_its_image_and_not_with_another_release() {
     let tag = |name: &str| drop(home.vmm(["images", "tag", "alpine", name]).run().succeeded());
     tag("mine:1.0");
     let [first] = folders_of(&home, "mine").try_into().unwrap();
-    home.vmm(["run", "--name", "box", "mine", "--", "sh", "-c", "echo kept >/root/file"]).run().succeeded();
+    home.vmm(["run", "--name", "box", "mine", "--", "sh", "-c", "echo kept >/srv/file"]).run().succeeded();
     let start = || home.vmm(["start", "box"]).run();
     // Given that its image is gone, by whoever's hand, and another patch is there.
     fs::remove_dir_all(first).unwrap();
@@ -95,7 +95,7 @@ fn a_vm_goes_on_with_another_patch_of_its_image_and_not_with_another_release() {
         "{}",
         started.stderr()
     );
-    let kept = home.vmm(["exec", "box", "--", "cat", "/root/file"]).run().succeeded();
+    let kept = home.vmm(["exec", "box", "--", "cat", "/srv/file"]).run().succeeded();
     assert_eq!(kept.stdout(), "kept\n");
     home.vmm(["stop", "box"]).run().succeeded();
     // Given another release only.

@@ -26,7 +26,7 @@ fn say(home: &TestHome, vm: &str, line: &str) -> String {
 /// Has a guest write without end: lines to a file, whose copies it renames.
 fn write_without_end(vm: &TestVm<'_>) {
     let lines = "i=0; while :; do i=$((i+1)); echo $i >> log; cp log copy; mv copy done; done";
-    vm.shell(&format!("cd /root && setsid sh -c '{lines}' </dev/null >/dev/null 2>&1 & sleep 1")).succeeded();
+    vm.shell(&format!("cd /srv && setsid sh -c '{lines}' </dev/null >/dev/null 2>&1 & sleep 1")).succeeded();
 }
 
 /// Whether the kernel had to mend the root when it mounted it.
@@ -37,7 +37,7 @@ fn was_mended(home: &TestHome, vm: &str) -> bool {
 }
 
 fn last_line(home: &TestHome, vm: &str) -> u64 {
-    say(home, vm, "tail -n 2 /root/log | head -n 1").trim().parse().expect("a number")
+    say(home, vm, "tail -n 2 /srv/log | head -n 1").trim().parse().expect("a number")
 }
 
 #[test]
@@ -45,16 +45,16 @@ fn what_the_guest_discards_goes_back_to_the_host() {
     let home = TestHome::new();
     let vm = home.machine("box", &[]);
     let layers = home.path().join("layers");
-    let fill = "dd if=/dev/urandom of=/root/file bs=1M count=64 2>/dev/null; sync";
+    let fill = "dd if=/dev/urandom of=/srv/file bs=1M count=64 2>/dev/null; sync";
     vm.shell(fill).succeeded();
     let full = taken(&layers);
-    vm.shell("rm /root/file; sync; fstrim /; echo x > /root/x; sync").succeeded();
+    vm.shell("rm /srv/file; sync; fstrim /; echo x > /srv/x; sync").succeeded();
     let trimmed = taken(&layers);
     assert!(trimmed + (56 << 20) < full, "{full} before, {trimmed} after");
 
     // Without a word of the guest's to its disk, it is the host's tool that gives back what is zero.
-    vm.shell("dd if=/dev/urandom of=/root/file bs=1M count=32 2>/dev/null; sync").succeeded();
-    vm.shell("dd if=/dev/zero of=/root/file bs=1M count=32 conv=notrunc 2>/dev/null; sync").succeeded();
+    vm.shell("dd if=/dev/urandom of=/srv/file bs=1M count=32 2>/dev/null; sync").succeeded();
+    vm.shell("dd if=/dev/zero of=/srv/file bs=1M count=32 conv=notrunc 2>/dev/null; sync").succeeded();
     home.vmm(["compact", "box"]).run().refused_saying(&["the VM box is running: stop it first"]);
     home.vmm(["flatten", "box"]).run().refused_saying(&["the VM box is running: stop it first"]);
     vm.stop().succeeded();
@@ -64,7 +64,7 @@ fn what_the_guest_discards_goes_back_to_the_host() {
     assert!(given_back > 28 << 20, "{space}");
     assert!(taken(&layers) + (28 << 20) < before);
     home.vmm(["start", "box"]).run().succeeded();
-    vm.shell("tr -d '\\0' < /root/file | wc -c | grep -qx 0 && cat /root/x").succeeded();
+    vm.shell("tr -d '\\0' < /srv/file | wc -c | grep -qx 0 && cat /srv/x").succeeded();
 }
 
 #[test]
@@ -95,14 +95,14 @@ fn a_vm_that_runs_is_cloned_while_it_writes() {
         assert!(!was_mended(&home, name), "{name}");
         assert!((1..=before).contains(&last_line(&home, name)), "{name}");
         // Each is its own.
-        say(&home, name, &format!("echo {name} > /root/own; sync"));
+        say(&home, name, &format!("echo {name} > /srv/own; sync"));
     }
-    assert_eq!(say(&home, "first", "cat /root/own"), "first\n");
+    assert_eq!(say(&home, "first", "cat /srv/own"), "first\n");
     home.vmm(["rm", "--force", "first", "second"]).run().succeeded();
     home.vmm(["start", "source"]).run().succeeded();
     assert!(!was_mended(&home, "source"));
     assert!(last_line(&home, "source") >= before);
-    assert_eq!(say(&home, "source", "cat /root/own 2>/dev/null || echo none"), "none\n");
+    assert_eq!(say(&home, "source", "cat /srv/own 2>/dev/null || echo none"), "none\n");
     home.vmm(["rm", "--force", "source", "third"]).run().succeeded();
     assert_eq!(home.leftovers(), Vec::<String>::new());
 }
@@ -112,10 +112,10 @@ fn a_snapshot_of_a_vm_that_runs_brings_back_that_moment() {
     let home = TestHome::new();
     let vm = home.machine("box", &[]);
     // Nobody syncs: what is in the guest's memory is written back.
-    vm.shell("echo before > /root/file").succeeded();
+    vm.shell("echo before > /srv/file").succeeded();
     let taken = home.json(&["snapshot", "create", "box", "good", "--json"]);
     assert!(taken["name"] == "good" && taken["frozen_ms"].as_f64().is_some(), "{taken}");
-    vm.shell("echo after > /root/file; sync").succeeded();
+    vm.shell("echo after > /srv/file; sync").succeeded();
     home.vmm(["snapshot", "create", "box", "good"])
         .run()
         .refused_saying(&["there is a snapshot good already"]);
@@ -125,11 +125,11 @@ fn a_snapshot_of_a_vm_that_runs_brings_back_that_moment() {
     // A VM that loses its plug keeps what it synced, in whichever layer that is.
     home.vmm(["kill", "box"]).run().succeeded();
     home.vmm(["start", "box"]).run().succeeded();
-    assert_eq!(say(&home, "box", "cat /root/file"), "after\n");
+    assert_eq!(say(&home, "box", "cat /srv/file"), "after\n");
     home.vmm(["stop", "box"]).run().succeeded();
     home.vmm(["snapshot", "restore", "box", "good"]).run().succeeded();
     home.vmm(["start", "box"]).run().succeeded();
-    assert_eq!(say(&home, "box", "cat /root/file"), "before\n");
+    assert_eq!(say(&home, "box", "cat /srv/file"), "before\n");
     assert!(!was_mended(&home, "box"));
     home.vmm(["rm", "--force", "box"]).run().succeeded();
     assert_eq!(home.leftovers(), Vec::<String>::new());

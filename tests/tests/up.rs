@@ -85,7 +85,7 @@ fn an_empty_folder_has_an_alpine_whose_disk_is_kept() {
     assert_eq!(folder.up().stdout(), "default is up\n");
     let run = folder.run("default");
     assert!(folder.shell("cat /etc/os-release").contains("ID=alpine"));
-    folder.shell("echo kept > /root/file; sync");
+    folder.shell("echo kept > /srv/file; sync");
 
     let again = folder.up();
     assert_eq!((again.stdout().as_str(), again.stderr().as_str()), ("default runs already\n", ""));
@@ -97,13 +97,13 @@ fn an_empty_folder_has_an_alpine_whose_disk_is_kept() {
     assert_eq!(folder.vmm(&["down"]).succeeded().stdout(), "");
 
     folder.up();
-    assert_eq!(folder.shell("cat /root/file"), "kept\n");
+    assert_eq!(folder.shell("cat /srv/file"), "kept\n");
     // Nothing was put into the folder.
     assert_eq!(fs::read_dir(&folder.path).unwrap().count(), 0);
 
     let other = Folder::new(&home, "second");
     other.up();
-    assert_eq!(other.shell("cat /root/file || echo none"), "none\n");
+    assert_eq!(other.shell("cat /srv/file || echo none"), "none\n");
     home.check_disks();
 
     folder.vmm(&["destroy"]).refused_saying(&["default", "--yes"]);
@@ -140,7 +140,7 @@ fn a_file_that_changes_restarts_the_machine_and_says_why_first() {
     let home = TestHome::new();
     let folder = Folder::with_file(&home, "changing", "memory = \"256M\"\n[env]\nCOLOUR = \"red $HOME\"\n");
     folder.up();
-    folder.shell("echo kept > /root/file; sync");
+    folder.shell("echo kept > /srv/file; sync");
     assert_eq!(folder.shell("echo $COLOUR"), "red $HOME\n");
     assert!(folder.shell("hostname").starts_with("changing"));
     let run = folder.run("default");
@@ -163,7 +163,7 @@ fn a_file_that_changes_restarts_the_machine_and_says_why_first() {
     let up = folder.up();
     assert!(up.stderr().contains("→ default: restart, for"), "{}", up.stderr());
     assert_ne!(folder.run("default"), run);
-    let seen = folder.shell("cat /root/file; echo $COLOUR; hostname; grep -o told=so /proc/cmdline");
+    let seen = folder.shell("cat /srv/file; echo $COLOUR; hostname; grep -o told=so /proc/cmdline");
     assert_eq!(seen, "kept\nblue\nother\ntold=so\n");
     assert_eq!(folder.machine("default")["vm"]["memory"], 384 << 20);
     assert_eq!(folder.up().stdout(), "default runs already\n");
@@ -173,7 +173,7 @@ fn a_file_that_changes_restarts_the_machine_and_says_why_first() {
     folder.write("vmm.toml", "");
     let up = folder.up();
     assert!(up.stderr().contains("→ default: start, for"), "{}", up.stderr());
-    assert_eq!(folder.shell("cat /root/file; echo \"<$COLOUR>\""), "kept\n<>\n");
+    assert_eq!(folder.shell("cat /srv/file; echo \"<$COLOUR>\""), "kept\n<>\n");
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_kernel_of_the_projects_own_comes_and_goes_and_the_disk_stays() {
     let vmlinux = image.into_iter().find(|path| path.is_file()).expect("Alpine has a kernel");
     fs::copy(&vmlinux, folder.path.join("vmlinux")).unwrap();
     folder.up();
-    folder.shell("echo kept > /root/file; sync");
+    folder.shell("echo kept > /srv/file; sync");
     let id = folder.machine("default")["vm"]["id"].as_str().unwrap().to_owned();
     let own = home.path().join("vms").join(id).join("kernel");
     assert!(own.is_file());
@@ -198,7 +198,7 @@ fn a_kernel_of_the_projects_own_comes_and_goes_and_the_disk_stays() {
     folder.write("vmm.toml", "");
     folder.up();
     assert!(!own.exists());
-    assert_eq!(folder.shell("cat /root/file"), "kept\n");
+    assert_eq!(folder.shell("cat /srv/file"), "kept\n");
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_disk_goes_only_when_that_is_agreed_and_the_new_image_can_be_had() {
     let home = TestHome::new();
     let folder = Folder::new(&home, "disk");
     folder.up();
-    folder.shell("echo kept > /root/file; sync");
+    folder.shell("echo kept > /srv/file; sync");
     folder.write("vmm.toml", "managed_image = \"alpine:3.23\"");
     assert_eq!(folder.up().stdout(), "default runs already\n", "it is the same image");
 
@@ -218,7 +218,7 @@ fn a_disk_goes_only_when_that_is_agreed_and_the_new_image_can_be_had() {
     folder.write("vmm.toml", "managed_image = \"alpine-cloud\"");
     let refusal = folder.vmm(&["up"]).ended_with(125).stderr();
     assert!(refusal.contains("the disk of default would be lost") && refusal.contains("--yes"), "{refusal}");
-    assert_eq!(folder.shell("cat /root/file"), "kept\n");
+    assert_eq!(folder.shell("cat /srv/file"), "kept\n");
 
     // As if its disk had been made over another image.
     folder.vmm(&["down"]).succeeded();
@@ -242,7 +242,7 @@ fn a_disk_goes_only_when_that_is_agreed_and_the_new_image_can_be_had() {
     terminal.sees("default is up");
     assert_eq!(terminal.ends(), 0);
     assert_ne!(folder.machine("default")["vm"]["id"], id.as_str());
-    assert_eq!(folder.shell("cat /root/file || echo none"), "none\n");
+    assert_eq!(folder.shell("cat /srv/file || echo none"), "none\n");
 }
 
 fn replace(path: &Path, from: &str, to: &str) {
@@ -294,7 +294,7 @@ fn scripts_run_once_for_a_disk_or_after_each_start() {
         name = \"set up\"
         inline = \"\"\"
             cat < /dev/stdin
-            echo once >> /root/log
+            echo once >> /srv/log
             echo visible words
             printf 'and no end'
         \"\"\"
@@ -315,7 +315,7 @@ fn scripts_run_once_for_a_disk_or_after_each_start() {
     ] {
         assert!(up.stderr().contains(words), "{words}: {}", up.stderr());
     }
-    let log = "cat /root/log; cat /tmp/log; ls /tmp | grep -c provision || true";
+    let log = "cat /srv/log; cat /tmp/log; ls /tmp | grep -c provision || true";
     assert_eq!(folder.shell(log), "once\nnobody\n0\n");
     assert_eq!(folder.up().stderr(), "");
     assert_eq!(folder.shell(log), "once\nnobody\n0\n");
@@ -324,19 +324,19 @@ fn scripts_run_once_for_a_disk_or_after_each_start() {
     folder.shell_refused();
     let up = folder.up();
     assert!(!up.stderr().contains("set up") && up.stderr().contains("start.sh"), "{}", up.stderr());
-    assert_eq!(folder.shell("cat /root/log"), "once\n");
+    assert_eq!(folder.shell("cat /srv/log"), "once\n");
 
     // A script that is another one now runs, and nothing else does.
     let run = folder.run("default");
     folder.write("vmm.toml", &text.replace("echo once", "echo twice"));
     let up = folder.up();
     assert!(up.stderr().contains("→ default: run set up"), "{}", up.stderr());
-    assert_eq!(folder.shell("cat /root/log"), "once\ntwice\n");
+    assert_eq!(folder.shell("cat /srv/log"), "once\ntwice\n");
     assert_eq!(folder.run("default"), run);
 
     folder.vmm(&["destroy", "--yes"]).succeeded();
     folder.up();
-    assert_eq!(folder.shell("cat /root/log"), "twice\n");
+    assert_eq!(folder.shell("cat /srv/log"), "twice\n");
 }
 
 impl Folder<'_> {
@@ -351,13 +351,13 @@ fn a_script_that_fails_says_what_it_wrote_and_is_tried_again() {
     let text = "
         [[provision]]
         name = \"first\"
-        inline = \"echo first >> /root/log\"
+        inline = \"echo first >> /srv/log\"
         [[provision]]
         name = \"second\"
         inline = \"echo the reason >&2; false; echo never reached\"
         [[provision]]
         name = \"third\"
-        inline = \"echo third >> /root/log\"
+        inline = \"echo third >> /srv/log\"
     ";
     let folder = Folder::with_file(&home, "failing", text);
     let failure = folder.vmm(&["up"]).ended_with(125);
@@ -371,12 +371,12 @@ fn a_script_that_fails_says_what_it_wrote_and_is_tried_again() {
     // Without progress the words come with the failure.
     let quiet = folder.vmm(&["up", "--quiet"]).ended_with(125).stderr();
     assert!(quiet.contains("  | the reason"), "{quiet}");
-    assert_eq!(folder.shell("cat /root/log"), "first\n");
+    assert_eq!(folder.shell("cat /srv/log"), "first\n");
     assert_eq!(folder.machine("default")["scripts"], serde_json::json!(["second", "third"]));
 
     folder.write("vmm.toml", &text.replace("false; ", ""));
     assert_eq!(folder.up().stdout(), "default is up\n");
-    assert_eq!(folder.shell("cat /root/log"), "first\nthird\n");
+    assert_eq!(folder.shell("cat /srv/log"), "first\nthird\n");
 
     folder.write("vmm.toml", "[[provision]]\nname = \"slow\"\ninline = \"sleep 1000\"\ntimeout = \"500ms\"");
     let failure = folder.vmm(&["up"]).ended_with(125).stderr();
@@ -493,10 +493,10 @@ fn a_folder_that_is_moved_keeps_its_machine_and_a_copy_has_its_own() {
     let home = TestHome::new();
     let mut folder = Folder::with_file(&home, "before", "memory = \"160M\"");
     folder.up();
-    folder.shell("echo kept > /root/file; sync");
+    folder.shell("echo kept > /srv/file; sync");
     let copy = Folder::with_file(&home, "copy", "memory = \"160M\"");
     copy.up();
-    assert_eq!(copy.shell("cat /root/file || echo none"), "none\n");
+    assert_eq!(copy.shell("cat /srv/file || echo none"), "none\n");
 
     let after = folder.path.with_file_name("after");
     if fs::metadata(&folder.path).unwrap().created().is_err() {
@@ -507,7 +507,7 @@ fn a_folder_that_is_moved_keeps_its_machine_and_a_copy_has_its_own() {
     let up = folder.up();
     assert_eq!(up.stdout(), "default runs already\n");
     assert!(up.stderr().contains("its VMs came along"), "{}", up.stderr());
-    assert_eq!(folder.shell("cat /root/file"), "kept\n");
+    assert_eq!(folder.shell("cat /srv/file"), "kept\n");
 
     // A folder that is gone does not take its machine out of sight.
     fs::remove_dir_all(&copy.path).unwrap();
@@ -542,16 +542,16 @@ fn an_up_that_is_killed_is_gone_on_with() {
     running.expect_error("default | begun");
     running.process().kill();
     running.end();
-    folder.write("vmm.toml", "[[provision]]\ninline = \"echo done >> /root/log\"");
+    folder.write("vmm.toml", "[[provision]]\ninline = \"echo done >> /srv/log\"");
     assert_eq!(folder.up().stdout(), "default is up\n");
-    assert_eq!(folder.shell("cat /root/log"), "done\n");
+    assert_eq!(folder.shell("cat /srv/log"), "done\n");
 
     // Somebody removes the machine behind the project's back.
     let name = folder.machine("default")["vm"]["name"].as_str().unwrap().to_owned();
     home.vmm(["rm", "-f", &name]).run().succeeded();
     assert_eq!(folder.machine("default")["vm"], Value::Null);
     folder.up();
-    assert_eq!(folder.shell("cat /root/log"), "done\n");
+    assert_eq!(folder.shell("cat /srv/log"), "done\n");
 }
 
 #[test]

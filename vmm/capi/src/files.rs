@@ -55,6 +55,26 @@ unsafe fn options(copy: *const Copy) -> Result<CopyOptions, Failure> {
     }
 }
 
+/// Copies by `call`, one way or the other: sandbox, source, target and how.
+unsafe fn copying(
+    sandbox: *const Sandbox,
+    [source, target]: [*const c_char; 2],
+    copy: *const Copy,
+    copied: *mut *mut Bytes,
+    call: impl FnOnce(&vmm::Sandbox, &[u8], &[u8], &CopyOptions) -> Result<Copied, vmm::Error>,
+) -> *mut Error {
+    guarded(|| {
+        // SAFETY: the header asks for a sandbox of ours.
+        let sandbox = unsafe { reference(sandbox, "sandbox") }?;
+        // SAFETY: the header asks for texts, and for null or a description of a copy.
+        let (source, target, options) =
+            unsafe { (raw(source, "source")?, raw(target, "target")?, options(copy)?) };
+        let done = call(&sandbox.sandbox, source, target, &options)?;
+        // SAFETY: the header asks for null or the place of a pointer.
+        unsafe { tell(&done, copied) }
+    })
+}
+
 /// What was copied, for those who want to know.
 unsafe fn tell(copied: &Copied, to: *mut *mut Bytes) -> Result<(), Failure> {
     if to.is_null() {
@@ -81,16 +101,12 @@ pub(crate) unsafe extern "C" fn vmm_copy_in(
     copy: *const Copy,
     copied: *mut *mut Bytes,
 ) -> *mut Error {
-    guarded(|| {
-        // SAFETY: the header asks for a sandbox of ours.
-        let sandbox = unsafe { reference(sandbox, "sandbox") }?;
-        // SAFETY: the header asks for texts, and for null or a description of a copy.
-        let (source, target, options) =
-            unsafe { (raw(source, "source")?, raw(target, "target")?, options(copy)?) };
-        let done = sandbox.sandbox.copy_in([path(source)], target, &options)?;
-        // SAFETY: the header asks for null or the place of a pointer.
-        unsafe { tell(&done, copied) }
-    })
+    // SAFETY: the header asks of the caller what `copying` does.
+    unsafe {
+        copying(sandbox, [source, target], copy, copied, |sandbox, source, target, options| {
+            sandbox.copy_in([path(source)], target, options)
+        })
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -101,16 +117,12 @@ pub(crate) unsafe extern "C" fn vmm_copy_out(
     copy: *const Copy,
     copied: *mut *mut Bytes,
 ) -> *mut Error {
-    guarded(|| {
-        // SAFETY: the header asks for a sandbox of ours.
-        let sandbox = unsafe { reference(sandbox, "sandbox") }?;
-        // SAFETY: the header asks for texts, and for null or a description of a copy.
-        let (source, target, options) =
-            unsafe { (raw(source, "source")?, raw(target, "target")?, options(copy)?) };
-        let done = sandbox.sandbox.copy_out([source], path(target), &options)?;
-        // SAFETY: the header asks for null or the place of a pointer.
-        unsafe { tell(&done, copied) }
-    })
+    // SAFETY: the header asks of the caller what `copying` does.
+    unsafe {
+        copying(sandbox, [source, target], copy, copied, |sandbox, source, target, options| {
+            sandbox.copy_out([source], path(target), options)
+        })
+    }
 }
 
 #[unsafe(no_mangle)]

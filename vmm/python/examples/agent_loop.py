@@ -34,12 +34,12 @@ def model(tools, said):
             return Call("create", {"memory": "256M"})
         case 1:
             mistaken = program.replace("done", "dome")
-            return Call("write_file", {**box(results), "path": "/root/primes.sh", "contents": mistaken})
+            return Call("write_file", {**box(results), "path": "/srv/primes.sh", "contents": mistaken})
         case 2 | 4:
-            return Call("exec", {**box(results), "argv": ["sh", "/root/primes.sh"], "timeout_seconds": 20})
+            return Call("exec", {**box(results), "argv": ["sh", "/srv/primes.sh"], "timeout_seconds": 20})
         case 3:
             assert results[-1]["status"] != 0, results[-1]
-            return Call("write_file", {**box(results), "path": "/root/primes.sh", "contents": program})
+            return Call("write_file", {**box(results), "path": "/srv/primes.sh", "contents": program})
         case 5:
             return Call("stop", box(results))
     return " ".join(results[4]["stdout"].split())

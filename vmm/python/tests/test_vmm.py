@@ -270,7 +270,7 @@ class Lives(unittest.TestCase):
     def test_one_with_a_name_keeps_its_disk(self):
         with sandbox(name="kept") as box:
             self.assertEqual((box.name, repr(box)), ("kept", "<Sandbox kept>"))
-            box.exec("echo stays > /root/file; sync", check=True)
+            box.exec("echo stays > /srv/file; sync", check=True)
             with self.assertRaises(vmm.VmmError) as raised:
                 sandbox(name="kept")
             self.assertEqual(raised.exception.code, "name_in_use")
@@ -280,7 +280,7 @@ class Lives(unittest.TestCase):
         with self.assertRaises(vmm.NotRunning):
             Sandbox.attach("kept").exec("true")
         with Sandbox.start("kept") as box:
-            self.assertEqual(box.read_file("/root/file"), b"stays\n")
+            self.assertEqual(box.read_file("/srv/file"), b"stays\n")
             with self.assertRaises(vmm.VmmError) as raised:
                 box.remove()
             self.assertEqual(raised.exception.code, "running")

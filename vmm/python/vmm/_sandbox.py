@@ -8,7 +8,7 @@ import os
 import threading
 from ctypes import byref, c_uint64
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 from . import _native
 from ._errors import CommandFailed, InvalidRequest, VmmError
@@ -16,6 +16,8 @@ from ._native import c_text, check, lib, make, take_bytes, texts
 from ._wait import CancelToken, interruptible
 
 __all__ = ["Copied", "Output", "Process", "Result", "Sandbox", "list_sandboxes"]
+
+T = TypeVar("T")
 
 #: A path on the host or in the guest.
 Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
@@ -133,7 +135,29 @@ class _Handle:
             self._free(pointer)
 
 
-class Process:
+class _Closing:
+    """What holds an object of the library's until it is closed."""
+
+    _handle: _Handle
+
+    def close(self) -> None:
+        """Lets go of it."""
+        self._handle.close()
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Whoever failed in making it has none.
+        handle = getattr(self, "_handle", None)
+        if handle is not None:
+            handle.close()
+
+
+class Process(_Closing):
     """A command that runs. Iterating over it gives what it writes, piece by piece, to its end::
 
         with sandbox.stream("make 2>&1") as build:
@@ -215,21 +239,10 @@ class Process:
 
     def close(self) -> None:
         """Lets go of it. A command that still runs ends by that, with everything that it started."""
-        self._handle.close()
-
-    def __enter__(self) -> "Process":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        handle = getattr(self, "_handle", None)
-        if handle is not None:
-            handle.close()
+        super().close()
 
 
-class Sandbox:
+class Sandbox(_Closing):
     """A virtual machine to run code in.
 
     ::
@@ -598,18 +611,7 @@ class Sandbox:
     def close(self) -> None:
         """Lets go of it, when calls of other threads have returned (:meth:`kill` has them return). One that was made or
         started here, and is not detached, ends by that."""
-        self._handle.close()
-
-    def __enter__(self) -> "Sandbox":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        handle = getattr(self, "_handle", None)
-        if handle is not None:
-            handle.close()
+        super().close()
 
     def __repr__(self) -> str:
         try:

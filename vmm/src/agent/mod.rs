@@ -17,6 +17,8 @@ mod spec;
 mod transfer;
 mod wire;
 
+use std::time::Duration;
+
 pub use binary::{AGENT_DIR_VARIABLE, BinaryError, binary};
 pub use client::AgentClient;
 pub use collect::{Collected, OutputLimits, ProcessTail};
@@ -36,4 +38,4 @@ pub use vmm_protocol::{
 pub use wire::Cancel;
 
 /// How long a guest to whom or from whom files go may do nothing at all, unless it is told otherwise.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);

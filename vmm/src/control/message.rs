@@ -171,10 +171,7 @@ pub enum Answer {
         frozen_us: u64,
     },
     /// The socket is joined to the console.
-    Console {
-        /// Whether the guest gets what is typed.
-        input: bool,
-    },
+    Console,
     /// The VM's description has its new name.
     Renamed,
     /// It was not done.

@@ -514,7 +514,7 @@ impl Monitor {
     }
 
     /// Joins a client's socket to the console; says whether the guest gets what is typed.
-    fn join_console(&mut self, files: Vec<OwnedFd>) -> Result<bool, Refusal> {
+    fn join_console(&mut self, files: Vec<OwnedFd>) -> Result<(), Refusal> {
         let Ok([socket]) = <[OwnedFd; 1]>::try_from(files) else {
             return Err(invalid("a client of the console comes with one open socket".to_owned()));
         };
@@ -522,8 +522,7 @@ impl Monitor {
             return Err(out_of_place("too many sit at the VM's console already"));
         }
         let joined = self.console_clients.add(&self.poller, socket, self.console.last());
-        joined.map_err(|error| invalid(format!("cannot wait for what is typed: {error}")))?;
-        Ok(true)
+        joined.map_err(|error| invalid(format!("cannot wait for what is typed: {error}")))
     }
 
     fn accept_client(&mut self) {
@@ -609,8 +608,8 @@ impl Monitor {
                 }
             }
             Request::Console => {
-                let joined = self.join_console(files).map(|input| Answer::Console { input });
-                client.answer(id, joined.unwrap_or_else(Answer::Refused));
+                let joined = self.join_console(files);
+                client.answer(id, joined.map_or_else(Answer::Refused, |()| Answer::Console));
             }
             Request::Rename { name } => {
                 let renamed = self.rename(&name);

@@ -32,7 +32,7 @@ impl Sandbox {
         let asked = connection.request_with(Request::Console, &[theirs.as_fd()])?;
         drop(theirs);
         match connection.answer(asked, Some(Instant::now() + ANSWER_TIMEOUT), None) {
-            Ok(Answer::Console { .. }) => Ok(Console { socket: Arc::new(ours) }),
+            Ok(Answer::Console) => Ok(Console { socket: Arc::new(ours) }),
             Ok(_) => Err(ControlError::Malformed.into()),
             Err(ControlError::Refused { refusal }) => Err(match refusal.code {
                 RefusalCode::Invalid | RefusalCode::OutOfPlace => Error::Invalid { message: refusal.message },

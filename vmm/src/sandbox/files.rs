@@ -263,7 +263,7 @@ fn upload(
     if options.max_bytes.is_some() || options.max_entries.is_some() {
         return Err(Failure::Invalid("limits are for what is copied out of a guest".to_owned()));
     }
-    let mut upload = client.unpack(request, options.patience, cancel_of(options))?;
+    let mut upload = client.unpack(request, options.patience, owned(options.cancel.as_ref()))?;
     let mut limits = Limits::default();
     let sent = send(&mut Watched { inner: &mut upload, bytes: 0, options, limits: &mut limits });
     let sent = match sent {
@@ -412,7 +412,7 @@ fn receive(
     mut limits: Limits,
     take: impl FnOnce(&mut dyn Read) -> Result<(), vmm_archive::Error>,
 ) -> Result<Totals, Failure> {
-    let mut archive = client.pack(request, options.patience, cancel_of(options))?;
+    let mut archive = client.pack(request, options.patience, owned(options.cancel.as_ref()))?;
     let taken = take(&mut Watched { inner: &mut archive, bytes: 0, options, limits: &mut limits });
     if let Some(message) = limits.exceeded() {
         return Err(Failure::TooMuch(message));
@@ -430,8 +430,8 @@ fn stream(source: io::Error) -> vmm_archive::Error {
     vmm_archive::Error::Stream { source }
 }
 
-fn cancel_of(options: &CopyOptions) -> Option<Arc<dyn Cancel>> {
-    options.cancel.clone().map(|token| Arc::new(token) as Arc<dyn Cancel>)
+fn owned(cancel: Option<&CancelToken>) -> Option<Arc<dyn Cancel>> {
+    cancel.cloned().map(|token| Arc::new(token) as Arc<dyn Cancel>)
 }
 
 fn is_cancelled(options: &CopyOptions) -> bool {

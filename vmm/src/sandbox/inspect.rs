@@ -134,7 +134,7 @@ impl LayerDetails {
 }
 
 /// The guest's letter for a disk, by its number.
-fn letter(number: usize) -> String {
+pub(super) fn letter(number: usize) -> String {
     let last = char::from(b'a' + u8::try_from(number % 26).unwrap_or_default());
     if number < 26 { last.to_string() } else { format!("{}{last}", letter(number / 26 - 1)) }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::link::end_from;
 use super::program::{MonitorProgram, last_line};
+use super::start::milliseconds;
 use super::{CancelToken, Error, Progress, StartOptions};
 use crate::control::{Answer, Connection, ControlError, MonitorLine, Request, StartRequest};
 use crate::home::HeldVm;
@@ -46,7 +47,7 @@ pub(crate) fn launch(
         id: folder.id().clone(),
         detached: options.detached,
         fresh,
-        ready_timeout_ms: u64::try_from(options.ready_timeout.as_millis()).unwrap_or(u64::MAX),
+        ready_timeout_ms: milliseconds(options.ready_timeout),
         seccomp: options.seccomp,
         asked_at_us,
     };

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::program::last_line;
+use super::start::milliseconds;
 use super::{CancelToken, Error};
 use crate::agent::{AgentClient, AgentError, ErrorKind};
 use crate::control::{
@@ -145,7 +146,7 @@ impl Link {
 
     /// Stops the VM and returns when everything of it is gone.
     pub(super) fn stop(&self, grace: Duration) -> Result<End, Error> {
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let grace_ms = milliseconds(grace);
         let deadline = Instant::now().checked_add(grace.saturating_add(STOP_MARGIN));
         self.until_end(Request::Stop { grace_ms }, deadline, None)
     }
@@ -177,7 +178,8 @@ impl Link {
         deadline: Option<Instant>,
         cancel: Option<&CancelToken>,
     ) -> Result<End, Error> {
-        // Whether it is known how it ended or not, it may run again. Not on the lifeline: other threads may want to hear it meanwhile.
+        // Whether it is known how it ended or not, it may run again. Not on the lifeline: other threads may want to hear it
+        // meanwhile.
         let mut connection = match self.connect() {
             Ok(connection) => connection,
             Err(error) => return self.known_end().or_else(|| self.end_of_the_dead()).ok_or(error),

@@ -1,7 +1,7 @@
 //! A VM as a service of systemd's: started at boot, stopped in order at shutdown.
 //!
 //! The unit's process is `vmm start --wait`: it starts the VM, or finds it running, and ends when the VM has ended, with a
-//! failure if that is a crash. So there is one who starts anew: the VM's own monitor where it has a policy for that, within
+//! failure if that is a crash. So there is one who starts anew: the VM's keeper where it has a policy for that, within
 //! one life of the unit, or systemd, if the unit says so.
 
 use std::fmt;
@@ -34,7 +34,7 @@ pub enum ServiceScope {
 /// When systemd starts a VM anew that has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServiceRestart {
-    /// Never: that is for the VM's own monitor.
+    /// Never: that is for the VM's keeper.
     #[default]
     No,
     /// When it has crashed.

@@ -14,6 +14,7 @@ use vmm_protocol::Overlay;
 use super::builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartOptions};
 use super::disk::{check_grows, check_whole};
 use super::error::{AgentBinarySnafu, CommandLineSnafu, KernelSnafu, NoArchSnafu, SystemSnafu};
+use super::inspect::letter;
 use super::keeper;
 use super::launch::launch;
 use super::program::MonitorProgram;
@@ -320,10 +321,10 @@ pub(super) fn root_of(
 
 /// The same place on the `number`th disk: `/dev/vda2` is `/dev/vdc2` on the third.
 fn on_disk(first: &str, number: usize) -> Result<String, Error> {
-    let letter = u8::try_from(number).ok().filter(|number| (1..=26).contains(number));
-    let letter = letter.map(|number| char::from(b'a' + number - 1));
-    match (first.strip_prefix("/dev/vda"), letter) {
-        (Some(partition), Some(letter)) => Ok(format!("/dev/vd{letter}{partition}")),
+    match first.strip_prefix("/dev/vda") {
+        Some(partition) if (1..=26).contains(&number) => {
+            Ok(format!("/dev/vd{}{partition}", letter(number - 1)))
+        }
         _ => {
             let message = "a VM whose root is read-only can have 24 other disks".to_owned();
             Err(Error::Invalid { message })

@@ -33,7 +33,6 @@ mod ps;
 mod pull;
 mod rename;
 mod restart;
-mod resume;
 mod rm;
 mod run;
 mod service;
@@ -110,7 +109,7 @@ pub(crate) enum Command {
     /// Have the processors of VMs stand still; they keep their memory, and cost no processor time
     Pause(pause::Pause),
     /// Let VMs go on that were paused
-    Resume(resume::Resume),
+    Resume(pause::Pause),
     /// Wait until VMs have ended, or a command in one
     ///
     /// The status is 0 when they ended as they were asked to, or by themselves. With --process it is that of the command.
@@ -235,8 +234,8 @@ impl Command {
             Self::Start(command) => command.run(quiet),
             Self::Stop(command) => command.run(),
             Self::Restart(command) => command.run(quiet),
-            Self::Pause(command) => command.run(),
-            Self::Resume(command) => command.run(),
+            Self::Pause(command) => command.pause(),
+            Self::Resume(command) => command.resume(),
             Self::Wait(command) => command.run(),
             Self::Kill(command) => command.run(),
             Self::Rm(command) => command.run(),

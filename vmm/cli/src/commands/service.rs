@@ -28,7 +28,7 @@ pub(crate) struct Service {
     /// For the system's systemd, as the user who asks for it (default: for your own)
     #[arg(long)]
     system: bool,
-    /// When systemd starts the VM anew: no, for that is its own monitor's, on-failure or always
+    /// When systemd starts the VM anew: no, for that is its keeper's, on-failure or always
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Restart::No)]
     restart: Restart,
     /// Print JSON

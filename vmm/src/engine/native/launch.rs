@@ -9,7 +9,6 @@ use super::board::Board;
 use super::control::Control;
 use super::exits::{Counter, Counts};
 use super::keyboard;
-
 use super::processor::Processor;
 use super::running::NativeMachine;
 use super::{

@@ -59,9 +59,7 @@ impl NativeMachine {
         self.balloon = balloon;
         self
     }
-}
 
-impl NativeMachine {
     /// With the thread that types on its serial port, if there is one.
     pub(super) fn with_keyboard(mut self, keyboard: Option<JoinHandle<()>>) -> Self {
         self.keyboard = keyboard;

@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::vec;
 
-use super::{CancelToken, Error, Failure, Sandbox, check_path};
-use crate::agent::{
-    AgentError, ByteString, Cancel, Change, FileInfo, FolderEntry, GuestProcess, Listing, Watching,
-};
+use super::{CancelToken, Error, Failure, Sandbox, check_path, owned};
+use crate::agent::{AgentError, ByteString, Change, FileInfo, FolderEntry, GuestProcess, Listing, Watching};
 use crate::sandbox::link::Link;
 
 impl Sandbox {
@@ -165,10 +163,6 @@ impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         Self::Vm(error)
     }
-}
-
-fn owned(cancel: Option<&CancelToken>) -> Option<Arc<dyn Cancel>> {
-    cancel.cloned().map(|token| Arc::new(token) as Arc<dyn Cancel>)
 }
 
 fn explain(link: &Link, cancel: Option<&CancelToken>, error: AgentError) -> Error {
