@@ -250,7 +250,7 @@ impl KernelStore {
             return Ok(None);
         }
         let path = folder.join(RECORD);
-        let damaged = |what: &str| DamagedSnafu { name: name.as_str(), path: &path, what };
+        let damaged = |what: &'static str| DamagedSnafu { name: name.as_str(), path: &path, what };
         let bytes = files::read(&path, record::LARGEST)?.with_context(|| damaged("it is missing"))?;
         let record: Record = match record::from_bytes(&bytes) {
             Ok(record) => record,

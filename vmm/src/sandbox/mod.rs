@@ -19,6 +19,7 @@ mod images;
 mod info;
 mod inspect;
 pub mod keeper;
+mod kernel;
 pub(crate) mod launch;
 mod link;
 mod log_position;
@@ -52,6 +53,7 @@ pub use disk::{
 pub use error::{Error, error_line};
 pub use events::{Events, Happened, VmEvent};
 pub use files::{Copied, CopyOptions, CopyOwner, FolderEntries, Watch};
+pub use kernel::remove_kernel;
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
 pub use inspect::{DiskDetails, LayerDetails, VmDetails};
