@@ -150,7 +150,12 @@ impl StoredKernel {
 impl KernelStore {
     /// The kernels of a home.
     pub fn of(home: &Home) -> Self {
-        Self { folder: home.root().join("kernels") }
+        Self::beneath(home.root())
+    }
+
+    /// The kernels of the home that a folder is.
+    pub(crate) fn beneath(root: &Path) -> Self {
+        Self { folder: root.join("kernels") }
     }
 
     /// All kernels, by name. Those whose record cannot be read are left out, with a warning in the log.

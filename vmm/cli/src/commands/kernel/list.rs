@@ -49,7 +49,7 @@ fn row(Listed { details, chosen_for }: &Listed) -> Vec<String> {
         details.release.clone(),
         details.arch.to_string(),
         table::bytes(details.size),
-        format!("{} ago", table::age(details.built)),
+        format!("{} ago", table::age(details.built.elapsed())),
         fragments.join(","),
         chosen_for.join(","),
     ]
