@@ -34,7 +34,8 @@ fn bad_input_is_told_in_a_line() {
     let tree = tree.display().to_string();
     let refused = home.vmm(["kernel", "build", &tree]).run().ended_with(125).stderr();
     // Where tools are missing, that is what is said.
-    let expected = refused.contains("is Linux 5.4.1: only 6.12 is known here") || refused.contains("install ");
+    let expected =
+        refused.contains("is Linux 5.4.1: only 6.12 is known here") || refused.contains("install ");
     assert!(expected && refused.trim_end().lines().count() == 1, "{refused}");
     home.vmm(["kernel", "use", "none"]).run().refused_saying(&["there is no kernel none"]);
     home.vmm(["kernel", "rm", "none"]).run().refused_saying(&["there is no kernel none"]);
@@ -51,7 +52,8 @@ fn machines_boot_a_kernel_of_ours() {
     let home = TestHome::new();
     home.vmm(["kernel", "check", &kernel, "--for", "network,shared-folders,nested"]).run().succeeded();
     let vm = home.machine("box", &["--kernel", &kernel, "--cpus", "2"]);
-    let said = vm.shell("uname -r; nproc; ls /sys/module | wc -l; cat /proc/modules | wc -l; df -T / | tail -n1");
+    let said =
+        vm.shell("uname -r; nproc; ls /sys/module | wc -l; cat /proc/modules | wc -l; df -T / | tail -n1");
     let said = said.succeeded().stdout();
     assert!(said.contains("-vmm\n2\n") && said.contains("\n0\n") && said.contains("ext4"), "{said}");
     vm.shell("echo kept > /srv/file; sync").succeeded();

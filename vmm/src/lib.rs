@@ -34,8 +34,8 @@ pub use sandbox::{
     ProcessEvent, ProcessId, ProcessInfo, ProcessOutput, ProcessStdin, ProcessTail, Progress, PrunedVm,
     PullPolicy, PulledImage, RestartPolicy, RootWrites, Sandbox, SandboxBuilder, SandboxPool, ServiceRestart,
     ServiceScope, ServiceUnit, Signal, SnapshotInfo, StartOptions, Stdin, TerminalSize, VmDetails, VmEvent,
-    VmInfo, VmStats, Watch, error_line, image_users, prometheus_text, prune_images, prune_vms, remove_image, remove_kernel,
-    remove_unreadable_image, serve_metrics, stopped_vms,
+    VmInfo, VmStats, Watch, error_line, image_users, prometheus_text, prune_images, prune_vms, remove_image,
+    remove_kernel, remove_unreadable_image, serve_metrics, stopped_vms,
 };
 pub use vmm_disk::Format as DiskFormat;
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;

@@ -32,7 +32,8 @@ impl ImageStore {
         let layers: Vec<_> = self.layers.chain(image.layer())?.iter().map(Layer::spec).collect();
         let root = RootFileSystem::open(&layers, &image.profile().root.device)?;
         let lists = [format!("{}/modules.dep", modules_of(release)), format!("{MODULES}/modules.dep")];
-        let in_folder = files::read(&image.folder.join(&lists[1]), LARGEST)?.is_some_and(|list| !list.is_empty());
+        let in_folder =
+            files::read(&image.folder.join(&lists[1]), LARGEST)?.is_some_and(|list| !list.is_empty());
         let has_modules = in_folder || root.has(&lists[0])?;
         let path = format!("/boot/config-{release}");
         let configuration = if root.has(&path)? {

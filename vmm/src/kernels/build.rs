@@ -17,7 +17,8 @@ use vmm_sys::child::die_with_parent;
 use super::check::{Modules, Subject};
 use super::configuration::Configuration;
 use super::error::{
-    BuildSnafu, CancelledSnafu, NoConfigurationSnafu, ReadSnafu, RefusedSnafu, Result, SystemSnafu, UnfitSnafu,
+    BuildSnafu, CancelledSnafu, NoConfigurationSnafu, ReadSnafu, RefusedSnafu, Result, SystemSnafu,
+    UnfitSnafu,
 };
 use super::fragments::{self, Purpose};
 use super::name::KernelName;
@@ -236,7 +237,8 @@ impl Work<'_> {
 /// What of the wanted lines a configuration does not have.
 fn refused(wanted: &[&str], configuration: &str) -> Vec<String> {
     let has = |line: &str| configuration.lines().any(|found| found == line);
-    let stands = |line: &str| match line.strip_prefix("# ").and_then(|rest| rest.strip_suffix(" is not set")) {
+    let stands = |line: &str| match line.strip_prefix("# ").and_then(|rest| rest.strip_suffix(" is not set"))
+    {
         // What cannot be set at all is not told of.
         Some(symbol) => !configuration.lines().any(|found| found.starts_with(&format!("{symbol}="))),
         None => has(line),
@@ -326,14 +328,25 @@ mod tests {
 
     fn build(source: &Path) -> Build {
         let purposes = Purpose::USUAL.to_vec();
-        Build { source: source.to_owned(), name: "fast".parse().unwrap(), arch: Arch::X86_64, purposes, jobs: None }
+        Build {
+            source: source.to_owned(),
+            name: "fast".parse().unwrap(),
+            arch: Arch::X86_64,
+            purposes,
+            jobs: None,
+        }
     }
 
     #[test]
     fn what_a_tree_does_not_take_is_named() {
         let made = "CONFIG_PVH=y\nCONFIG_KVM=m\n# CONFIG_FTRACE is not set\nCONFIG_SWAP=y\n";
-        let wanted =
-            ["CONFIG_PVH=y", "CONFIG_KVM=y", "CONFIG_NEW=y", "# CONFIG_FTRACE is not set", "# CONFIG_SWAP is not set"];
+        let wanted = [
+            "CONFIG_PVH=y",
+            "CONFIG_KVM=y",
+            "CONFIG_NEW=y",
+            "# CONFIG_FTRACE is not set",
+            "# CONFIG_SWAP is not set",
+        ];
         assert_eq!(refused(&wanted, made), ["CONFIG_KVM=y", "CONFIG_NEW=y", "# CONFIG_SWAP is not set"]);
     }
 
@@ -377,7 +390,9 @@ mod tests {
             return assert!(matches!(error, KernelsError::Tools { .. }), "{error}");
         }
         let said = error.to_string();
-        assert!(said.starts_with("cannot build the kernel: configuring the kernel failed (fork.c:1: error: no);"));
+        assert!(
+            said.starts_with("cannot build the kernel: configuring the kernel failed (fork.c:1: error: no);")
+        );
         assert!(fs::read_to_string(folder.path().join("kernels/.fast.log")).unwrap().contains("fork.c:1"));
         assert!(!folder.path().join("kernels/fast.partial").exists());
         assert!(store.list().unwrap().is_empty());

@@ -8,9 +8,9 @@ use snafu::ResultExt;
 use super::error::{Result, SystemSnafu};
 use super::name::KernelName;
 use super::store::KernelStore;
+use crate::image::ImageName;
 use crate::image::files;
 use crate::image::record;
-use crate::image::ImageName;
 
 const FILE: &str = "choices.json";
 

@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn a_configuration_tells_what_is_built_in_and_what_is_a_module() {
-        let text = "# Linux/x86 6.12\nCONFIG_X86_64=y\nCONFIG_KVM=m\n# CONFIG_PCI is not set\nCONFIG_HZ=250\n";
+        let text =
+            "# Linux/x86 6.12\nCONFIG_X86_64=y\nCONFIG_KVM=m\n# CONFIG_PCI is not set\nCONFIG_HZ=250\n";
         let found = Configuration::parse(text).unwrap();
         assert_eq!(found.arch(), Some(Arch::X86_64));
         let presence = |symbol| found.presence(symbol);

@@ -66,7 +66,9 @@ pub enum KernelsError {
         there: Vec<String>,
     },
     /// There is one of that name.
-    #[snafu(display("there is a kernel {name} already: remove it with `vmm kernel rm {name}`, or choose another --name"))]
+    #[snafu(display(
+        "there is a kernel {name} already: remove it with `vmm kernel rm {name}`, or choose another --name"
+    ))]
     Exists {
         /// The name.
         name: String,

@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn every_line_of_a_fragment_is_understood() {
-        let texts = [REQUIRED, BASE, BASE_X86_64, BASE_ARM64].into_iter().chain(Purpose::ALL.map(Purpose::text));
+        let texts =
+            [REQUIRED, BASE, BASE_X86_64, BASE_ARM64].into_iter().chain(Purpose::ALL.map(Purpose::text));
         for line in texts.flat_map(str::lines) {
             let setting = line.starts_with("CONFIG_") || line.ends_with(" is not set");
             assert_eq!(symbol_of(line).is_some(), setting, "{line}");

@@ -47,7 +47,9 @@ pub(super) fn check(path: &Path, arch: Arch) -> Result<()> {
         tools::check(arch, None)?;
         version_of(path, path)?;
         let trace = TRACES.into_iter().find(|trace| path.join(trace).exists());
-        let why = |trace| format!("{trace} is left of a build in it; run `make mrproper` there, or give the tarball");
+        let why = |trace| {
+            format!("{trace} is left of a build in it; run `make mrproper` there, or give the tarball")
+        };
         return trace.map_or(Ok(()), |trace| SourceSnafu { path, why: why(trace) }.fail());
     }
     ensure!(metadata.is_file(), SourceSnafu { path, why: "it is neither a folder nor a file" });
@@ -182,7 +184,10 @@ mod tests {
     #[test]
     fn what_is_no_source_is_refused_in_a_line() {
         let other = tree("all:\n\tcc main.c\n");
-        assert_eq!(refusal(other.path()), "TREE is no source of a kernel: its Makefile tells no version of Linux");
+        assert_eq!(
+            refusal(other.path()),
+            "TREE is no source of a kernel: its Makefile tells no version of Linux"
+        );
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(refusal(folder.path()), "TREE is no source of a kernel: it has no Makefile of Linux's");
         let file = folder.path().join("file");

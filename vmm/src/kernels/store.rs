@@ -127,7 +127,8 @@ impl StoredKernel {
 
     /// All that is known of it.
     pub fn details(&self) -> KernelDetails {
-        let size = self.record.files.iter().find(|record| record.name == KERNEL).map_or(0, |record| record.size);
+        let size =
+            self.record.files.iter().find(|record| record.name == KERNEL).map_or(0, |record| record.size);
         let Record { name, arch, version, release, purposes, source, source_sha256, built, .. } =
             self.record.clone();
         KernelDetails {
@@ -173,7 +174,8 @@ impl KernelStore {
     /// The kernel of a name, found good.
     pub fn find(&self, name: &KernelName) -> Result<StoredKernel> {
         let there = || self.names().unwrap_or_default().iter().map(KernelName::to_string).collect::<Vec<_>>();
-        let kernel = self.load(name)?.with_context(|| UnknownSnafu { name: name.as_str(), there: there() })?;
+        let kernel =
+            self.load(name)?.with_context(|| UnknownSnafu { name: name.as_str(), there: there() })?;
         match verify::verify(&kernel.folder, &kernel.record.files, Thoroughness::Remembered)? {
             Some(Damage { path, what }) => DamagedSnafu { name: name.as_str(), path, what }.fail(),
             None => Ok(kernel),
@@ -324,7 +326,10 @@ pub(super) mod tests {
         assert!(store.find(fast.name()).unwrap_err().to_string().contains("is damaged: its size is wrong"));
         fs::write(fast.kernel(), b"b kernel").unwrap();
         let error = store.find(fast.name()).unwrap_err().to_string();
-        assert!(error.contains("its contents have changed") && error.contains("vmm kernel rm fast"), "{error}");
+        assert!(
+            error.contains("its contents have changed") && error.contains("vmm kernel rm fast"),
+            "{error}"
+        );
         fs::write(fast.folder.join(RECORD), b"{}").unwrap();
         assert!(matches!(store.find(fast.name()), Err(KernelsError::Damaged { .. })));
         assert!(store.list().unwrap().is_empty());

@@ -349,7 +349,8 @@ mod tests {
                 };
                 assert!(problems[0].message.contains("leads out"), "{problems:?}");
                 let file = ProjectFile::parse(&text).unwrap();
-                gather(&project.kernels(), &project.location, &file, std::slice::from_ref(&absolute)).unwrap();
+                gather(&project.kernels(), &project.location, &file, std::slice::from_ref(&absolute))
+                    .unwrap();
             }
         }
         assert_eq!(project.outside(&provision("../project-2")).0, [base.join("project-2")]);

@@ -38,9 +38,9 @@ use std::time::Duration;
 
 use snafu::{ResultExt, ensure};
 
-use crate::kernels::KernelStore;
 use crate::home::{EngineChoice, Home, HomeError, nearest_name};
 use crate::image::Digest;
+use crate::kernels::KernelStore;
 use crate::sandbox::{self, Sandbox};
 use error::{DestructiveSnafu, ExistsSnafu, MachineSnafu, NotUpSnafu, UntrustedSnafu, WriteSnafu};
 use locate::Location;

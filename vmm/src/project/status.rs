@@ -10,8 +10,8 @@ use super::plan::{Change, LiveVm, MachinePlan};
 use super::record::ProjectRecord;
 use super::wait::Waiter;
 use super::{Project, ProjectError, guest, materials, names, vm};
-use crate::kernels::KernelStore;
 use crate::home::{Home, VmState};
+use crate::kernels::KernelStore;
 use crate::sandbox::{CancelToken, VmInfo};
 
 /// What is known of a project.

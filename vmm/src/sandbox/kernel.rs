@@ -181,7 +181,8 @@ pub fn remove_kernel(home: &Home, name: &KernelName) -> Result<(), Error> {
     let images = ImageStore::open(home.root())?.list()?;
     let images = images.iter().filter(|image| image.profile().kernel.as_deref() == Some(name.as_str()));
     users.extend(images.map(|image| format!("the image {image}")));
-    let all = |image: String| if image == "*" { "all images".to_owned() } else { format!("images called {image}") };
+    let all =
+        |image: String| if image == "*" { "all images".to_owned() } else { format!("images called {image}") };
     users.extend(store.chosen_for(name)?.into_iter().map(all));
     if !users.is_empty() {
         return Err(KernelsError::InUse { name: name.to_string(), users }.into());

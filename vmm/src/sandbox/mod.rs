@@ -53,10 +53,10 @@ pub use disk::{
 pub use error::{Error, error_line};
 pub use events::{Events, Happened, VmEvent};
 pub use files::{Copied, CopyOptions, CopyOwner, FolderEntries, Watch};
-pub use kernel::remove_kernel;
 pub use images::{image_users, prune_images, remove_image, remove_unreadable_image};
 pub use info::VmInfo;
 pub use inspect::{DiskDetails, LayerDetails, VmDetails};
+pub use kernel::remove_kernel;
 pub use logs::{ConsoleLog, LogOptions};
 pub use metrics::{MetricsPlace, prometheus_text, serve_metrics};
 pub use pool::{PoolBuilder, SandboxPool};

@@ -38,7 +38,8 @@ mod tests {
         let whole = kernel(&gzip(b"CONFIG_PVH=y\n"));
         let no_end = &whole[..whole.len() - 12];
         let bomb = kernel(&gzip(&vec![b'x'; LARGEST as usize + 1]));
-        for bytes in [b"".as_slice(), BEGIN, no_end, &kernel(b"no gzip"), &kernel(&gzip(b"\xff\xfe")), &bomb] {
+        for bytes in [b"".as_slice(), BEGIN, no_end, &kernel(b"no gzip"), &kernel(&gzip(b"\xff\xfe")), &bomb]
+        {
             assert_eq!(find(bytes), None);
         }
     }

@@ -62,7 +62,8 @@ impl Sandbox {
             Err(error) => return Err(error),
         };
         let there = store.check_commit(target, base.arch(), replace)?;
-        let commit = Commit { base: &base, target, top: &top, vm: self.name(), kernel: kernel.as_deref(), replace };
+        let commit =
+            Commit { base: &base, target, top: &top, vm: self.name(), kernel: kernel.as_deref(), replace };
         let image = store.commit(commit, progress)?;
         drop(images_stay);
         let replaced = there.into_iter().filter(|old| old.folder() != image.folder());

@@ -45,7 +45,8 @@ impl Build {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
         let (_, store) = open()?;
         let arch = self.arch.or_else(Arch::host);
-        let arch = arch.ok_or_else(|| Failure::usage("no guest has this processor").with_hint("name one with --arch"))?;
+        let arch = arch
+            .ok_or_else(|| Failure::usage("no guest has this processor").with_hint("name one with --arch"))?;
         let build = kernels::Build {
             source: self.source,
             name: self.name,

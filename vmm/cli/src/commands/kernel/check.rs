@@ -56,7 +56,8 @@ impl Check {
             return Ok(Subject::of_file(&kernels.find(&name)?.kernel())?);
         }
         let arch = self.arch.or_else(Arch::host);
-        let arch = arch.ok_or_else(|| Failure::usage("no guest has this processor").with_hint("name one with --arch"))?;
+        let arch = arch
+            .ok_or_else(|| Failure::usage("no guest has this processor").with_hint("name one with --arch"))?;
         let images = ImageStore::open(home.root())?;
         let found = self.what.parse::<ImageRef>().map_err(Failure::from);
         match found.and_then(|image| Ok(images.find(&image, arch)?)) {
