@@ -162,7 +162,7 @@ mod tests {
 
     fn commit(store: &ImageStore, base: &Image, top: &LayerId, name: &str, replace: bool) -> Result<Image> {
         let target = &name.parse().unwrap();
-        store.commit(Commit { base, target, top, vm: "box", replace }, &())
+        store.commit(Commit { base, target, top, vm: "box", kernel: None, replace }, &())
     }
 
     #[test]
