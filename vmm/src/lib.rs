@@ -11,6 +11,7 @@ pub mod engine;
 pub mod home;
 pub mod hypervisor;
 pub mod image;
+pub mod kernels;
 #[cfg(test)]
 mod life_cycle_tests;
 pub mod machine;
@@ -34,7 +35,8 @@ pub use sandbox::{
     PrunedVm, PullPolicy, PulledImage, RestartPolicy, RootWrites, Sandbox, SandboxBuilder, SandboxPool,
     ServiceRestart, ServiceScope, ServiceUnit, Signal, SnapshotInfo, StartOptions, Stdin, Step, TerminalSize,
     Timeline, VmDetails, VmEvent, VmInfo, VmStats, Watch, error_line, image_users, prometheus_text,
-    prune_images, prune_vms, remove_image, remove_unreadable_image, serve_metrics, stopped_vms,
+    prune_images, prune_vms, remove_image, remove_kernel, remove_unreadable_image, serve_metrics,
+    stopped_vms,
 };
 pub use vmm_disk::Format as DiskFormat;
 pub use vmm_protocol::VERSION as PROTOCOL_VERSION;

@@ -8,7 +8,7 @@ use super::paths::{Use, is_word};
 pub(super) const FOLDERS: [&str; 2] = ["vmm", "guest-agent"];
 
 /// Each module of the library, and the modules that it may use beside itself, `arch` and `threads`.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("arch", &[]),
     ("threads", &[]),
     ("memory", &[]),
@@ -19,6 +19,8 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("hypervisor", &["memory"]),
     // `home` has the words for what lies in it, which both write.
     ("image", &["boot", "home"]),
+    // A kernel of the store is kept and verified as an image's files are.
+    ("kernels", &["boot", "home", "image"]),
     ("virtio", &["memory", "net"]),
     ("machine", &["memory", "net", "virtio"]),
     // The folder of a VM and the words of the control socket: where `sandbox` and `monitor` meet.
@@ -27,9 +29,9 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("engine", &["boot", "devices", "hypervisor", "machine", "memory", "virtio"]),
     ("monitor", &["agent", "boot", "control", "engine", "home", "machine", "memory", "virtio"]),
     // A kernel of the user's own is read and checked before anything starts.
-    ("sandbox", &["agent", "boot", "control", "home", "image", "machine"]),
+    ("sandbox", &["agent", "boot", "control", "home", "image", "kernels", "machine"]),
     // A project's file is held to the rules of names, sizes and the kernel's command line before anything starts.
-    ("project", &["boot", "home", "image", "machine", "sandbox"]),
+    ("project", &["boot", "home", "image", "kernels", "machine", "sandbox"]),
 ];
 
 /// What every module may use.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use vmm::engine::EngineError;
 use vmm::error_line;
 use vmm::image::{ImageError, ImageRefError};
+use vmm::kernels::KernelsError;
 use vmm::project::ProjectError;
 
 use crate::sanitise;
@@ -113,6 +114,12 @@ impl From<ProjectError> for Failure {
 
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
+        vmm::Error::from(error).into()
+    }
+}
+
+impl From<KernelsError> for Failure {
+    fn from(error: KernelsError) -> Self {
         vmm::Error::from(error).into()
     }
 }

@@ -79,8 +79,13 @@ impl Display {
         }
     }
 
+    /// Shows that a step has begun that nobody can tell the length of.
+    pub(crate) fn step(&self, step: &str) {
+        self.bytes(step, 0, None);
+    }
+
     /// Changes what stands beside the spinner.
-    fn message(&self, text: &str) {
+    pub(crate) fn message(&self, text: &str) {
         if let Some(bar) = &self.lock().bar {
             bar.set_message(text.to_owned());
         }

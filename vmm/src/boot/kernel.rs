@@ -1,5 +1,6 @@
 //! Kernel files: what people have (bzImage, EFI zboot, ELF, Image) becomes what engines load (ELF, Image).
 
+mod configuration;
 pub(super) mod elf;
 mod release;
 
@@ -114,6 +115,11 @@ impl Kernel {
     /// What `uname -r` will say, where the kernel tells: the name of the folder that its modules are in.
     pub fn release(&self) -> Option<String> {
         release::find(&self.bytes)
+    }
+
+    /// What it was built with, where the kernel tells: the text of its `.config`.
+    pub fn configuration(&self) -> Option<String> {
+        configuration::find(&self.bytes)
     }
 }
 

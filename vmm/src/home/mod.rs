@@ -4,6 +4,7 @@
 //! ```text
 //! VMM_HOME/            0700
 //!   images/  layers/  downloads/   the image store's
+//!   kernels/           kernels that were built here, and which of them boots what
 //!   cache/             what can be found out again
 //!   names/<name>       symbolic link to ../vms/<id>: made atomically, so a name has one owner
 //!   projects/<id>/     what is remembered of a project: project.json  lock
@@ -82,7 +83,7 @@ impl Home {
         files::private_folder_all(
             &root,
             &["vms", "names"],
-            &["images", "layers", "downloads", "cache", "vms", "names", "projects"],
+            &["images", "layers", "downloads", "kernels", "cache", "vms", "names", "projects"],
         )?;
         let folders = ["vms", "names"].map(|folder| root.join(folder));
         let is_new = !folders.iter().all(|folder| folder.exists());

@@ -113,6 +113,9 @@ pub struct VmSpec {
     /// Its kernel is one of its user's, kept in its folder.
     #[serde(default)]
     pub own_kernel: bool,
+    /// The name of its kernel in the store, if it is one of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_kernel: Option<String>,
     /// The machine.
     pub machine: MachineSpec,
     /// How it is seen that it does what it is for.

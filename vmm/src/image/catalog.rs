@@ -184,6 +184,7 @@ const ALPINE_ARM64: ImageSpec = ImageSpec {
 fn shipped_profile() -> BootProfile {
     BootProfile {
         command_line: Vec::new(),
+        kernel: None,
         root: RootFileSystem::default(),
         // It serves another monitor over a serial port that our machines do not have.
         mask_services: vec!["quicksand-guest-agent".to_owned()],

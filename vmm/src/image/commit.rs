@@ -31,6 +31,8 @@ pub struct Commit<'a> {
     pub top: &'a LayerId,
     /// The VM whose disk that is.
     pub vm: &'a str,
+    /// The kernel of the store that boots it, if it is not the image's own.
+    pub kernel: Option<&'a str>,
     /// The name may be in use, and then means the new one.
     pub replace: bool,
 }
@@ -77,6 +79,7 @@ impl ImageStore {
         metadata.layer = top.clone();
         metadata.pulled_ms = Some(pull::now_ms());
         metadata.catalog = None;
+        metadata.profile.kernel = commit.kernel.map(str::to_owned);
         let (size, sha256) = (content.size, content.sha256);
         metadata.origin.push(FileRecord { name: format!("the disk of the VM {vm}"), size, sha256 });
         metadata.vm = Some(vm.to_owned());
@@ -159,7 +162,7 @@ mod tests {
 
     fn commit(store: &ImageStore, base: &Image, top: &LayerId, name: &str, replace: bool) -> Result<Image> {
         let target = &name.parse().unwrap();
-        store.commit(Commit { base, target, top, vm: "box", replace }, &())
+        store.commit(Commit { base, target, top, vm: "box", kernel: None, replace }, &())
     }
 
     #[test]

@@ -13,7 +13,7 @@ use vmm_sys::file::if_there;
 use super::error::{ExistsSnafu, Result, StorageSnafu, TooLargeSnafu};
 
 /// Makes a folder and those above it, for their owner alone, unless they are there.
-pub(super) fn make_folder(path: &Path) -> Result<()> {
+pub(crate) fn make_folder(path: &Path) -> Result<()> {
     step(path)
         .and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(path))
         .context(StorageSnafu { action: "make the folder", path })
@@ -27,7 +27,7 @@ pub(super) fn create(path: &Path) -> Result<File> {
 }
 
 /// Makes a file that is not there yet, with these contents, and sees them on the disk.
-pub(super) fn write_new(path: &Path, contents: &[u8]) -> Result<()> {
+pub(crate) fn write_new(path: &Path, contents: &[u8]) -> Result<()> {
     let file = create_with(path, contents)?;
     sync(&file, path)
 }
@@ -49,14 +49,14 @@ pub(super) fn sync(file: &File, path: &Path) -> Result<()> {
 }
 
 /// Sees the names in a folder on the disk.
-pub(super) fn sync_folder(path: &Path) -> Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     step(path)
         .and_then(|()| File::open(path)?.sync_all())
         .context(StorageSnafu { action: "sync the folder", path })
 }
 
 /// Gives a file or folder another name, and sees that on the disk.
-pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     rename_unsynced(from, to)?;
     to.parent().map_or(Ok(()), sync_folder)
 }
@@ -95,18 +95,18 @@ pub(super) fn share(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Removes a file, if it is there.
-pub(super) fn remove_file(path: &Path) -> Result<()> {
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
     if_there(step(path).and_then(|()| fs::remove_file(path))).context(StorageSnafu { action: "remove", path })
 }
 
 /// Removes a folder with everything in it, if it is there.
-pub(super) fn remove_folder(path: &Path) -> Result<()> {
+pub(crate) fn remove_folder(path: &Path) -> Result<()> {
     if_there(step(path).and_then(|()| fs::remove_dir_all(path)))
         .context(StorageSnafu { action: "remove", path })
 }
 
 /// Reads a whole file, if it is there and of a sane size.
-pub(super) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let storage = StorageSnafu { action: "read", path };
     let file = match File::open(path) {
         Ok(file) => file,
@@ -122,7 +122,7 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
 }
 
 /// The names in a folder, in order; none if the folder is not there. Names that are no UTF-8 are none of ours.
-pub(super) fn names_in(folder: &Path) -> Result<Vec<String>> {
+pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>> {
     let storage = StorageSnafu { action: "read the folder", path: folder };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -149,7 +149,7 @@ pub(super) fn allocated(path: &Path) -> u64 {
 }
 
 /// Where something is made before it gets its name.
-pub(super) fn partial_of(path: &Path) -> PathBuf {
+pub(crate) fn partial_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(PARTIAL);
     name.into()
@@ -164,7 +164,7 @@ pub(super) fn own_partial_of(path: &Path) -> PathBuf {
 }
 
 /// The end of the names of what is not complete.
-pub(super) const PARTIAL: &str = ".partial";
+pub(crate) const PARTIAL: &str = ".partial";
 
 /// Each step above passes here; the tests let the process "die" at any of them.
 #[cfg(not(test))]

@@ -1,16 +1,19 @@
 //! Images: the catalog of what can be had, how it is fetched and verified, and the store that keeps it.
 //!
+//! How it keeps files (`files`, `record`, `verify`) is also how `kernels` does.
+//!
 //! May depend on: `boot`, `home` (the words that both have for what lies in it), `arch`, `vmm-disk`, `vmm-sys`. Prints
 //! nothing; whoever pulls is told of the progress.
 
 mod care;
 mod catalog;
 mod commit;
+mod configuration;
 mod customise;
 mod digest;
 mod downloads;
 mod error;
-mod files;
+pub(crate) mod files;
 #[cfg(feature = "testing")]
 pub mod fuzzing;
 #[expect(clippy::module_inception, reason = "it is the image of an image store")]
@@ -23,7 +26,7 @@ mod profile;
 mod progress;
 mod pull;
 mod pull_log;
-mod record;
+pub(crate) mod record;
 mod reference;
 mod root;
 mod share;
@@ -32,12 +35,13 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod transform;
-mod verify;
+pub(crate) mod verify;
 mod version;
 mod waiting;
 
 pub use care::{CustomisationState, ImageDetails, LayerDetails, Origin, Removed, Sizes};
 pub use commit::Commit;
+pub use configuration::KernelFacts;
 pub use customise::{Customisation, Customising};
 pub use digest::{Digest, DigestError};
 pub use error::ImageError;

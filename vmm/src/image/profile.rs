@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 pub struct BootProfile {
     /// What is added to the kernel's command line.
     pub command_line: Vec<String>,
+    /// The kernel of the store that boots it instead of its own, where that is here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
     /// Where the root file system is.
     pub root: RootFileSystem,
     /// Services of the image that must not run in our machines, whichever init starts them.

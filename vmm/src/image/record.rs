@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 
 /// The size above which no record is read.
-pub(super) const LARGEST: u64 = 1 << 20;
+pub(crate) const LARGEST: u64 = 1 << 20;
 
 /// The version of the format that this program writes, and the newest that it reads.
 pub(super) const FORMAT: u32 = 1;
 
 /// What a file of the store must be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FileRecord {
+pub(crate) struct FileRecord {
     /// Its name, beneath the folder of the record.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Its length in bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// The digest of its contents.
-    pub(super) sha256: Digest,
+    pub(crate) sha256: Digest,
 }
 
 impl FileRecord {
@@ -34,7 +34,7 @@ impl FileRecord {
 
 /// What a record is refused for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// A version of this program that this one does not know wrote it.
     Newer,
     /// It is not what was written.
@@ -57,7 +57,7 @@ const NO_CHECKSUM: &str = "00000000000000000000000000000000000000000000000000000
 ///
 /// The checksum is that of the file's own bytes with zeroes in its place, so that no byte can change unnoticed, not
 /// even in fields that a later version adds.
-pub(super) fn to_bytes<T: Serialize>(record: &T) -> serde_json::Result<Vec<u8>> {
+pub(crate) fn to_bytes<T: Serialize>(record: &T) -> serde_json::Result<Vec<u8>> {
     let envelope = Envelope { format: FORMAT, checksum: NO_CHECKSUM.to_owned(), record };
     let mut text = serde_json::to_string_pretty(&envelope)?;
     text.push('\n');
@@ -66,7 +66,7 @@ pub(super) fn to_bytes<T: Serialize>(record: &T) -> serde_json::Result<Vec<u8>> 
 }
 
 /// The record that some bytes are.
-pub(super) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     let text = std::str::from_utf8(bytes).map_err(|_| Refusal::Damaged("it is no text"))?;
     let outside: Envelope<serde::de::IgnoredAny> =
         serde_json::from_str(text).map_err(|_| Refusal::Damaged("it is no record"))?;

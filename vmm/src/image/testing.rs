@@ -89,6 +89,7 @@ impl Fake {
             disk_format: Format::Raw,
             customise,
             profile: || BootProfile {
+                kernel: None,
                 command_line: vec!["fake=1".to_owned()],
                 root: RootFileSystem::default(),
                 mask_services: vec!["foreign".to_owned()],

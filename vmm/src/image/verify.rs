@@ -38,9 +38,9 @@ pub enum Thoroughness {
 
 /// A file that is not what it should be.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Damage {
-    pub(super) path: PathBuf,
-    pub(super) what: String,
+pub(crate) struct Damage {
+    pub(crate) path: PathBuf,
+    pub(crate) what: String,
 }
 
 /// The looks of a file whose contents were good.
@@ -76,7 +76,7 @@ impl Look {
 }
 
 /// Looks at files in a folder. The first that is not as its record says is told; `Ok(None)`: all are.
-pub(super) fn verify(
+pub(crate) fn verify(
     folder: &Path,
     records: &[FileRecord],
     thoroughness: Thoroughness,

@@ -144,6 +144,7 @@ impl TestHome {
                 mask_services: Vec::new(),
             },
             own_kernel: false,
+            stored_kernel: None,
             health_check: None,
             restart: RestartPolicy::No,
             snapshots: Vec::new(),

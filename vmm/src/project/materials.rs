@@ -10,6 +10,7 @@ use super::description::{HostPath, MachineDescription, Script, ScriptRun, Script
 use super::file::{Problem, ProjectFile};
 use super::locate::{self, Location};
 use crate::image::{BaseFile, Digest, Format};
+use crate::kernels::{KernelName, KernelStore};
 use crate::sandbox::{DiskSize, ExtraDisk};
 
 /// Longer scripts are not read.
@@ -23,7 +24,7 @@ const LARGEST_KERNEL: u64 = 512 << 20;
 pub(super) struct ReadyMachine {
     pub(super) name: String,
     pub(super) description: MachineDescription,
-    /// The kernel's real path.
+    /// The kernel's real path, or its name in the store.
     pub(super) kernel: Option<PathBuf>,
     /// The real path of the file that its disk is made over, and its format.
     pub(super) base: Option<BaseFile>,
@@ -82,6 +83,7 @@ pub(super) fn outside(
 /// Reads what a project's machines need from the host: what is in its folder, and what is `outside` with its user's
 /// word.
 pub(super) fn gather(
+    kernels: &KernelStore,
     location: &Location,
     file: &ProjectFile,
     outside: &[PathBuf],
@@ -94,7 +96,7 @@ pub(super) fn gather(
             // It is a table of texts and numbers.
             _ => serde_json::Map::new(),
         };
-        let kernel = machine.kernel.as_ref().and_then(|path| match kernel(&reach, path) {
+        let kernel = machine.kernel.as_ref().and_then(|path| match kernel(&reach, kernels, path) {
             Ok((real, digest)) => {
                 compared.insert("kernel".to_owned(), format!("{} ({digest})", path.path.display()).into());
                 Some(real)
@@ -236,7 +238,16 @@ impl Reach<'_> {
     }
 }
 
-fn kernel(reach: &Reach<'_>, path: &HostPath) -> io::Result<(PathBuf, Digest)> {
+/// A kernel of the store by its name, or a file.
+fn kernel(reach: &Reach<'_>, kernels: &KernelStore, path: &HostPath) -> io::Result<(PathBuf, Digest)> {
+    if path.path == Path::new(KernelName::OF_IMAGE) {
+        return Ok((path.path.clone(), Digest::of(b"")));
+    }
+    let name = path.path.to_str().and_then(|text| text.parse::<KernelName>().ok());
+    if let Some(name) = name.filter(|name| kernels.has(name)) {
+        let kernel = kernels.find(&name).map_err(io::Error::other)?;
+        return Ok((path.path.clone(), kernel.sha256()));
+    }
     let real = reach.real_path(&path.path)?;
     let file = locate::open(&real)?;
     if file.metadata()?.len() > LARGEST_KERNEL {
@@ -295,8 +306,12 @@ mod tests {
             std::os::unix::fs::symlink(target, self.location.folder.join(path)).unwrap();
         }
 
+        fn kernels(&self) -> KernelStore {
+            KernelStore::beneath(&self.location.folder.join("no home"))
+        }
+
         fn gather(&self, text: &str) -> Result<Vec<ReadyMachine>, ProjectError> {
-            gather(&self.location, &ProjectFile::parse(text).unwrap(), &[])
+            gather(&self.kernels(), &self.location, &ProjectFile::parse(text).unwrap(), &[])
         }
     }
 
@@ -334,7 +349,8 @@ mod tests {
                 };
                 assert!(problems[0].message.contains("leads out"), "{problems:?}");
                 let file = ProjectFile::parse(&text).unwrap();
-                gather(&project.location, &file, std::slice::from_ref(&absolute)).unwrap();
+                gather(&project.kernels(), &project.location, &file, std::slice::from_ref(&absolute))
+                    .unwrap();
             }
         }
         assert_eq!(project.outside(&provision("../project-2")).0, [base.join("project-2")]);

@@ -40,6 +40,7 @@ use snafu::{ResultExt, ensure};
 
 use crate::home::{EngineChoice, Home, HomeError, nearest_name};
 use crate::image::Digest;
+use crate::kernels::KernelStore;
 use crate::sandbox::{self, Sandbox};
 use error::{DestructiveSnafu, ExistsSnafu, MachineSnafu, NotUpSnafu, UntrustedSnafu, WriteSnafu};
 use locate::Location;
@@ -247,7 +248,9 @@ impl HeldProject {
         }
         let wanted = |name: &String| machines.is_empty() || machines.contains(name);
         let mut plans = Vec::new();
-        for ready in materials::gather(&description.location, &description.file, &description.outside)? {
+        let kernels = KernelStore::of(&self.home);
+        let Description { location, file, outside, .. } = description;
+        for ready in materials::gather(&kernels, location, file, outside)? {
             if !wanted(&ready.name) {
                 continue;
             }

@@ -203,7 +203,8 @@ mod tests {
 
     fn ready(text: &str) -> ReadyMachine {
         let location = Location { folder: "/".into(), file: None };
-        materials::gather(&location, &ProjectFile::parse(text).unwrap(), &[]).unwrap().remove(0)
+        let kernels = crate::kernels::KernelStore::beneath(std::path::Path::new("/nowhere"));
+        materials::gather(&kernels, &location, &ProjectFile::parse(text).unwrap(), &[]).unwrap().remove(0)
     }
 
     /// What is remembered of a machine that was made from a text and has run its scripts.

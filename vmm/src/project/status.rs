@@ -11,6 +11,7 @@ use super::record::ProjectRecord;
 use super::wait::Waiter;
 use super::{Project, ProjectError, guest, materials, names, vm};
 use crate::home::{Home, VmState};
+use crate::kernels::KernelStore;
 use crate::sandbox::{CancelToken, VmInfo};
 
 /// What is known of a project.
@@ -54,8 +55,10 @@ pub(super) fn look(project: &Project, record: &ProjectRecord) -> Result<ProjectS
     // What lies outside the project is read only by those who may start it.
     let described = project.describe().and_then(|description| {
         let trusted = description.outside.is_empty() || record.trusted == Some(description.question);
-        let ready = trusted
-            .then(|| materials::gather(&description.location, &description.file, &description.outside));
+        let kernels = KernelStore::of(&project.home);
+        let ready = trusted.then(|| {
+            materials::gather(&kernels, &description.location, &description.file, &description.outside)
+        });
         Ok((description.names(), ready.transpose()?))
     });
     let (described, ready, problem) = match described {

@@ -347,7 +347,8 @@ impl SandboxBuilder {
         self
     }
 
-    /// Boots this kernel instead of the image's.
+    /// Boots this kernel instead of the image's: a name of the store's ([`crate::kernels`]), or a file, which has a `/` in its
+    /// path or else no kernel of its name in the store; `image` is the image's own.
     pub fn kernel(mut self, kernel: impl Into<PathBuf>) -> Self {
         self.kernel = Some(kernel.into());
         self

@@ -10,6 +10,7 @@ use crate::boot::{CommandLineError, KernelError};
 use crate::control::ControlError;
 use crate::home::{End, HomeError};
 use crate::image::{ImageError, ImageRefError};
+use crate::kernels::KernelsError;
 
 /// Why something could not be done. [`Error::code`] is stable; the text is for people.
 #[derive(Debug, Snafu)]
@@ -61,6 +62,21 @@ pub enum Error {
         path: PathBuf,
         /// The cause.
         source: KernelError,
+    },
+    /// A kernel of the user's has not what every VM needs.
+    #[snafu(display("cannot boot the kernel {}: {what}", path.display()))]
+    KernelLacks {
+        /// Its file.
+        path: PathBuf,
+        /// What it has not.
+        what: String,
+    },
+    /// The kernels of the store.
+    #[snafu(context(false), display("{source}"))]
+    Kernels {
+        /// The cause.
+        #[snafu(source(from(KernelsError, Box::new)))]
+        source: Box<KernelsError>,
     },
     /// The parameters for the kernel cannot be.
     #[snafu(display("{source}"))]
@@ -279,7 +295,8 @@ impl Error {
             Self::ImageRef { .. } => "invalid_image",
             Self::NoArch => "no_arch",
             Self::AgentBinary { .. } => "no_agent",
-            Self::Kernel { .. } => "invalid_kernel",
+            Self::Kernel { .. } | Self::KernelLacks { .. } => "invalid_kernel",
+            Self::Kernels { source } => kernels_code(source),
             Self::CommandLine { .. } => "invalid_command_line",
             Self::Disk { .. } | Self::DiskFile { .. } => "disk",
             Self::Invalid { .. } => "invalid",
@@ -343,6 +360,9 @@ impl Error {
             Self::Control { source: ControlError::OtherVersion { .. } } => {
                 Some("use the vmm that started it, or restart the VM with this one".to_owned())
             }
+            Self::KernelLacks { path, .. } => {
+                Some(format!("vmm kernel check {} names all that it lacks", path.display()))
+            }
             Self::Ended { end } => end.hint.clone(),
             Self::NotRunning { name } => Some(format!("start it: vmm start {name}")),
             Self::Running { name } => {
@@ -387,6 +407,21 @@ fn image_code(error: &ImageError) -> &'static str {
         ImageError::Incompatible { .. } | ImageError::IncompatibleSystem { .. } => "image_incompatible",
         ImageError::Busy => "busy",
         _ => "image",
+    }
+}
+
+fn kernels_code(error: &KernelsError) -> &'static str {
+    match error {
+        KernelsError::Unknown { .. } => "no_such_kernel",
+        KernelsError::InUse { .. } => "kernel_in_use",
+        KernelsError::Exists { .. } => "kernel_exists",
+        KernelsError::Damaged { .. } => "kernel_damaged",
+        KernelsError::Tools { .. } => "no_tool",
+        KernelsError::Cancelled => "cancelled",
+        KernelsError::Image { source } => image_code(source),
+        KernelsError::Name { .. } | KernelsError::NotAKernel { .. } => "invalid_kernel",
+        KernelsError::Source { .. } | KernelsError::Version { .. } => "invalid_source",
+        _ => "kernel",
     }
 }
 

@@ -6,7 +6,8 @@ use snafu::ResultExt;
 
 use super::builder::{RootWrites, SandboxBuilder};
 use super::error::{AgentBinarySnafu, SystemSnafu};
-use super::start::{self, OWN_KERNEL};
+use super::kernel::{self, Given, OWN_KERNEL};
+use super::start;
 use super::{Error, hold};
 use crate::agent;
 use crate::home::{Home, HomeError, VmSpec};
@@ -30,12 +31,8 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
     let profile = start::boot_profile(builder, &image);
     let command_line = start::command_line(builder, &profile, arch)?;
     // Last of all that may fail: the old kernel is gone with it.
-    let own_kernel = builder.kernel.as_ref().filter(|_| builder.base_file.is_none());
-    if let Some(kernel) = own_kernel {
-        let (kernel, release) = start::take_kernel(kernel, arch, &folder)?;
-        files.initramfs = store.initramfs(&image, &agent, release.as_deref(), extras)?;
-        files.kernel = kernel;
-    }
+    let given = Given { home, store: &store, image: &image, agent: &agent, extras };
+    let boots = kernel::place(builder, &given, &folder, &mut files)?;
     let first = spec.machine.disks.drain(..1);
     let mut disks: Vec<_> = first.collect();
     let base = spec.machine.disks.drain(..).find(start::is_base);
@@ -56,7 +53,8 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
     spec.require_hardware = builder.require_hardware;
     spec.health_check.clone_from(&builder.health_check);
     spec.restart = builder.restart;
-    spec.own_kernel = own_kernel.is_some();
+    spec.own_kernel = boots.own_kernel;
+    spec.stored_kernel = boots.stored_kernel;
     spec.image_reference = image.reference().to_string();
     spec.image_version = image.version().to_string();
     let machine = &mut spec.machine;

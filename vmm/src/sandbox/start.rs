@@ -1,8 +1,7 @@
 //! Creating a VM from an image, and starting it or one that was there before.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -13,31 +12,27 @@ use vmm_protocol::Overlay;
 
 use super::builder::{BootProfileUse, PullPolicy, RootWrites, SandboxBuilder, StartOptions};
 use super::disk::{check_grows, check_whole};
-use super::error::{AgentBinarySnafu, CommandLineSnafu, KernelSnafu, NoArchSnafu, SystemSnafu};
+use super::error::{AgentBinarySnafu, CommandLineSnafu, NoArchSnafu, SystemSnafu};
 use super::inspect::letter;
 use super::keeper;
+use super::kernel::{self, Chosen, Given};
 use super::launch::launch;
 use super::program::MonitorProgram;
 use super::{CancelToken, Error, Progress, Sandbox, hold};
 use crate::agent;
 use crate::arch::Arch;
-use crate::boot::{CommandLine, Kernel};
+use crate::boot::CommandLine;
 use crate::control::Connection;
 use crate::home::{HeldVm, Home, HomeError, RestartPolicy, Timestamp, VmFolder, VmName, VmSpec};
 use crate::image::{
     self, BaseFile, BootFiles, BootProfile, Compatibility, Extras, Image, ImageError, ImageRef, ImageStore,
     NewLayer, PullMode,
 };
+use crate::kernels::KernelStore;
 use crate::machine::{BootSpec, ConsoleKind, DiskSpec, MachineSpec, VsockSpec};
 
 /// The guest's address. Each VM has a device of its own, so one number serves all (0 to 2 are taken).
 const GUEST_CID: u32 = 3;
-
-/// The largest kernel that is read from a file of the user's.
-const LARGEST_KERNEL: u64 = 512 << 20;
-
-/// A kernel of the user's own, in the VM's folder.
-pub(super) const OWN_KERNEL: &str = "kernel";
 
 /// Pulls tell their progress more often than anybody can read.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -186,12 +181,8 @@ fn describe(
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
     let extras = extras(builder);
     let mut files = store.prepare(image, &agent, extras)?;
-    let own_kernel = builder.kernel.as_ref().filter(|_| builder.base_file.is_none());
-    if let Some(kernel) = own_kernel {
-        let (kernel, release) = take_kernel(kernel, arch, folder)?;
-        files.initramfs = store.initramfs(image, &agent, release.as_deref(), extras)?;
-        files.kernel = kernel;
-    }
+    let given = Given { home: folder.home(), store, image, agent: &agent, extras };
+    let boots = kernel::place(builder, &given, folder, &mut files)?;
     let profile = boot_profile(builder, image);
     let command_line = command_line(builder, &profile, arch)?;
     let BootFiles { kernel, initramfs, layers } = files;
@@ -234,7 +225,8 @@ fn describe(
         engine: builder.engine,
         require_hardware: builder.require_hardware,
         configuration,
-        own_kernel: own_kernel.is_some(),
+        own_kernel: boots.own_kernel,
+        stored_kernel: boots.stored_kernel,
         machine,
         health_check: builder.health_check.clone(),
         restart: builder.restart,
@@ -381,8 +373,7 @@ pub(super) fn find_image(home: &Home, builder: &SandboxBuilder, arch: Arch) -> R
     observer.tell(&Progress::FindingImage { image: builder.image.clone() });
     let found = match &builder.base_file {
         Some(base) => {
-            let base =
-                BaseFile { kernel: builder.kernel.clone().or_else(|| base.kernel.clone()), ..base.clone() };
+            let base = base_file(home, builder, base, arch)?;
             store.refer(&base, arch, &progress)
         }
         None => match (store.find(&builder.image.parse()?, arch), builder.pull) {
@@ -400,6 +391,21 @@ pub(super) fn find_image(home: &Home, builder: &SandboxBuilder, arch: Arch) -> R
         options: &builder.options,
     };
     work.finish(image, &progress)
+}
+
+/// A disk file, with the kernel that is asked for. One of the store needs no modules of the disk's.
+fn base_file(home: &Home, builder: &SandboxBuilder, base: &BaseFile, arch: Arch) -> Result<BaseFile, Error> {
+    let asked = builder.kernel.as_ref().map(|asked| kernel::asked_for(home, asked, arch)).transpose()?;
+    Ok(match asked {
+        None | Some(Chosen::OfImage) => base.clone(),
+        Some(Chosen::File(kernel)) => BaseFile { kernel: Some(kernel), ..base.clone() },
+        Some(Chosen::Stored(stored)) => BaseFile {
+            kernel: Some(stored.kernel()),
+            modules: Some(stored.modules()),
+            initrd: None,
+            ..base.clone()
+        },
+    })
 }
 
 /// What was given up is no failure of the image's.
@@ -457,45 +463,6 @@ fn overlay_file(file: &Path) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// Reads a kernel of the user's.
-fn read_kernel(path: &Path, arch: Arch) -> Result<Kernel, Error> {
-    let read = || {
-        // What is no file may have no end, or wait for a writer.
-        if !fs::metadata(path)?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
-        }
-        let mut contents = Vec::new();
-        File::open(path)?.take(LARGEST_KERNEL + 1).read_to_end(&mut contents)?;
-        if contents.len() as u64 > LARGEST_KERNEL {
-            Err(io::ErrorKind::FileTooLarge.into())
-        } else {
-            Ok(contents)
-        }
-    };
-    let contents =
-        read().with_context(|_| SystemSnafu { what: format!("read the kernel {}", path.display()) })?;
-    Kernel::from_file_contents(&contents, arch).context(KernelSnafu { path })
-}
-
-/// Brings a kernel of the user's into the form that an engine loads, in the VM's own folder.
-pub(super) fn take_kernel(
-    path: &Path,
-    arch: Arch,
-    folder: &VmFolder,
-) -> Result<(PathBuf, Option<String>), Error> {
-    let kernel = read_kernel(path, arch)?;
-    let own = folder.path().join(OWN_KERNEL);
-    let partial = own.with_extension("partial");
-    let write = || {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        file.write_all(kernel.bytes())?;
-        file.sync_all()?;
-        fs::rename(&partial, &own)
-    };
-    write().with_context(|_| SystemSnafu { what: format!("write {}", own.display()) })?;
-    Ok((own, kernel.release()))
-}
-
 /// A VM that starts again boots what its image's kernel and this program's agent are now.
 fn refresh_boot_files(held: &HeldVm, options: &StartOptions) -> Result<(), Error> {
     let gone = || HomeError::NoSuchVm { wanted: held.folder().id().to_string(), nearest: None };
@@ -519,8 +486,12 @@ fn refresh_boot_files(held: &HeldVm, options: &StartOptions) -> Result<(), Error
     let mut fresh = boot.clone();
     if spec.own_kernel {
         // Only read: written again, it would be lost with a start that dies or finds the disk full.
-        let release = read_kernel(&boot.kernel, arch)?.release();
+        let release = kernel::read(&boot.kernel, arch)?.release();
         fresh.initramfs = store.initramfs(&image, &agent, release.as_deref(), extras)?;
+    } else if let Some(name) = &spec.stored_kernel {
+        let kernel = KernelStore::of(held.folder().home()).find(&name.parse()?)?;
+        fresh.initramfs = store.initramfs(&image, &agent, Some(kernel.release()), extras)?;
+        fresh.kernel = kernel.kernel();
     } else {
         (fresh.kernel, fresh.initramfs) = (files.kernel, files.initramfs);
     }
@@ -581,18 +552,5 @@ impl image::Progress for PullProgress<'_> {
 
     fn cancelled(&self) -> bool {
         self.cancel.is_some_and(CancelToken::is_cancelled)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_that_is_no_file_is_refused_at_once() {
-        for path in ["/dev/zero", "/tmp"] {
-            let error = read_kernel(Path::new(path), Arch::X86_64).err().unwrap();
-            assert!(matches!(error, Error::System { .. }), "{error}");
-        }
     }
 }

@@ -3,6 +3,7 @@
 
 mod boots;
 mod fuzz;
+mod kernel;
 mod kills;
 mod laboratory;
 mod operations;
@@ -42,13 +43,14 @@ trait Suite: Sync {
     fn run(&self, piece: &str) -> Outcome<String>;
 }
 
-const SUITES: [&dyn Suite; 6] = [
+const SUITES: [&dyn Suite; 7] = [
     &boots::Boots,
     &kills::Kills,
     &laboratory::Laboratory,
     &power_cut::PowerCut,
     &operations::Operations,
     &fuzz::Fuzz,
+    &kernel::Kernel,
 ];
 
 /// Says which suites there are.

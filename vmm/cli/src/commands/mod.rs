@@ -22,6 +22,7 @@ mod images;
 mod init;
 mod inspect;
 pub(crate) mod internal;
+mod kernel;
 mod kill;
 mod logs;
 mod man;
@@ -202,6 +203,9 @@ pub(crate) enum Command {
     /// List, fetch and care for images
     #[command(visible_alias = "image")]
     Images(images::Images),
+    /// Check kernels, build them, and choose which one boots what
+    #[command(visible_alias = "kernels")]
+    Kernel(kernel::Kernel),
     /// Give agents sandboxes, by the Model Context Protocol on standard input and output
     ///
     /// Its tools make sandboxes, run commands in them, and read and write files there, all within the limits that are said
@@ -268,6 +272,7 @@ impl Command {
             Self::Init(command) => command.run(),
             Self::Pull(command) => command.run(quiet),
             Self::Images(command) => command.run(quiet),
+            Self::Kernel(command) => command.run(quiet),
             Self::Mcp(command) => command.run(),
             Self::Bench(command) => command.run(quiet),
             Self::Doctor(command) => command.run(),

@@ -92,8 +92,8 @@ pub(crate) struct Run {
     /// End the command after so long, with status 124
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     timeout: Option<Duration>,
-    /// Boot this kernel instead of the image's
-    #[arg(long, value_name = "FILE")]
+    /// Boot this kernel instead of the image's: one of `vmm kernel list`, or a file; `image` is the image's own
+    #[arg(long, value_name = "NAME|FILE")]
     kernel: Option<PathBuf>,
     /// Of a disk file: take the kernel's modules from this initial file system (default: from the disk)
     #[arg(long, value_name = "FILE", conflicts_with = "modules")]

@@ -24,7 +24,7 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// Where a word is first found. It skips from one candidate for the first byte to the next.
-fn position(bytes: &[u8], word: &[u8]) -> Option<usize> {
+pub(super) fn position(bytes: &[u8], word: &[u8]) -> Option<usize> {
     let first = *word.first()?;
     let mut from = 0;
     loop {

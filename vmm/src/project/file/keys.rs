@@ -179,7 +179,7 @@ pub(super) const MACHINE: &[Key<MachineDescription>] = &[
         name: "kernel",
         kind: Kind::Text,
         effect: Effect::Restart,
-        doc: "A file with a kernel to boot instead of the image's",
+        doc: "A kernel to boot instead of the image's: a name of `vmm kernel list`, or a file",
         read: |machine, value, problems| set(&mut machine.kernel, value.path(problems).map(Some)),
     },
     Key {

@@ -40,7 +40,7 @@ impl Sandbox {
         // From before its layers are kept until the image is there: another image that stands on them, and went meanwhile,
         // would let go of them.
         let images_stay = store.hold_images(target, progress)?;
-        let (base, top, frozen) = match hold(self.link.folder(), self.name()) {
+        let (base, top, frozen, kernel) = match hold(self.link.folder(), self.name()) {
             Ok(held) => {
                 let mut spec = spec_of(&held)?;
                 let base = base_of(&store, self.link.folder(), &spec, target, replace)?;
@@ -48,7 +48,7 @@ impl Sandbox {
                 held.write_spec(&spec)?;
                 let top = top_of(&layers)?;
                 keep(self.link.folder(), &store, &top)?;
-                (base, top, None)
+                (base, top, None, spec.stored_kernel)
             }
             Err(Error::AlreadyRunning { .. }) => {
                 let live = LiveVm::of(self)?;
@@ -57,12 +57,13 @@ impl Sandbox {
                 let frozen = live.add_layer(&store, None)?;
                 let top = top_of(live.layers()?)?;
                 keep(self.link.folder(), &store, &top)?;
-                (base, top, Some(frozen))
+                (base, top, Some(frozen), live.spec.stored_kernel.clone())
             }
             Err(error) => return Err(error),
         };
         let there = store.check_commit(target, base.arch(), replace)?;
-        let commit = Commit { base: &base, target, top: &top, vm: self.name(), replace };
+        let commit =
+            Commit { base: &base, target, top: &top, vm: self.name(), kernel: kernel.as_deref(), replace };
         let image = store.commit(commit, progress)?;
         drop(images_stay);
         let replaced = there.into_iter().filter(|old| old.folder() != image.folder());

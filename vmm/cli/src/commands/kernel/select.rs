@@ -1,0 +1,31 @@
+//! `vmm kernel use`: which kernel boots what.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use vmm::image::ImageName;
+use vmm::kernels::Choice;
+
+use super::open;
+use crate::error::Failure;
+
+/// Let a kernel boot the VMs that are made from an image, or from any image
+///
+/// It counts for VMs that are created from now on, and for those that `vmm up` changes. A VM says otherwise with
+/// `vmm run --kernel`. The name `image` stands for the image's own kernel, which is what boots where nothing is chosen.
+#[derive(Args)]
+pub(super) struct Select {
+    /// A kernel of `vmm kernel list`, or `image`
+    #[arg(value_name = "NAME")]
+    kernel: String,
+    /// The name of an image, such as alpine (default: all for which nothing is chosen)
+    image: Option<ImageName>,
+}
+
+impl Select {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let (_, store) = open()?;
+        store.choose(Choice::try_from(self.kernel)?, self.image.as_ref())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
