@@ -1,6 +1,7 @@
 //! What processes take of the host's memory.
 
 use std::fs;
+use std::io::ErrorKind;
 
 use crate::trouble::Trouble;
 
@@ -18,8 +19,15 @@ pub(crate) fn footprint(pids: &[u32], guest_bytes: u64) -> Result<Footprint, Tro
     let mut sum = Footprint::default();
     let mut seen = 0;
     for pid in pids {
-        // One that has just ended has none.
-        let Ok(smaps) = fs::read_to_string(format!("/proc/{pid}/smaps")) else { continue };
+        let smaps = match fs::read_to_string(format!("/proc/{pid}/smaps")) {
+            Ok(smaps) => smaps,
+            // One that may not be looked at would be missing from the sum.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(Trouble::Failed(format!("its process {pid} cannot be looked at: {error}")));
+            }
+            // It has just ended.
+            Err(_) => continue,
+        };
         seen += 1;
         let one = read(&smaps, guest_bytes);
         sum.private += one.private;

@@ -19,6 +19,9 @@ const MAX_LOAD: f64 = 0.5;
 /// What part of the processors' time may be taken away from below.
 const MAX_STEAL: f64 = 0.02;
 
+/// How often the work is timed at least, where anything is.
+const FEWEST: usize = 3;
+
 /// Some milliseconds of work.
 const STEPS: u64 = 4_000_000;
 
@@ -39,8 +42,13 @@ impl Noise {
         let mut objections = Vec::new();
         let sample = Sample::new(self.calibration_ms.clone());
         let spread = sample.spread();
-        // Of no calibration at all it is no number, which is an objection, too.
-        if spread.is_nan() || spread > MAX_SPREAD {
+        // What has no time in it, such as memory, needs no calibration.
+        if sample.count() > 0 && (sample.count() < FEWEST || spread.is_nan()) {
+            objections.push(format!(
+                "nobody knows whether this machine was quiet: it was listened to {} times only",
+                sample.count()
+            ));
+        } else if spread > MAX_SPREAD {
             objections.push(format!(
                 "the same work took {:.1} to {:.1} ms in the middle half of {} times: {:.0} % apart, and {:.0} % is \
                  the most that lets one conclude",
@@ -151,11 +159,13 @@ mod tests {
     fn each_kind_of_noise_is_named() {
         let objections = noise(&[10.0, 14.0, 11.0, 16.0]).objections();
         assert!(objections.len() == 1 && objections[0].contains("the same work took"), "{objections:?}");
-        let busy = Noise { load_before: Some(1.7), ..noise(&[10.0]) };
+        let busy = Noise { load_before: Some(1.7), ..noise(&[10.0, 10.0, 10.0]) };
         assert!(busy.objections()[0].contains("a load of 1.70"), "{:?}", busy.objections());
-        let stolen = Noise { steal: Some(0.05), ..noise(&[10.0]) };
+        let stolen = Noise { steal: Some(0.05), ..noise(&[10.0, 10.0, 10.0]) };
         assert!(stolen.objections()[0].contains("5.0 %"), "{:?}", stolen.objections());
-        assert!(!noise(&[]).is_quiet());
+        assert!(!noise(&[10.0]).is_quiet());
+        // Of memory alone, no time is taken.
+        assert!(noise(&[]).is_quiet());
     }
 
     #[test]

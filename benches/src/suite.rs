@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -96,7 +96,7 @@ pub fn run(settings: &Settings, tell: &dyn Fn(&str)) -> Result<Report, Trouble> 
     };
     let report = Report::new(date(SystemTime::now()), host::describe(), settings_of_run);
     let listener = Listener::new();
-    let folder = Folder::make()?;
+    let folder = Folder::make(settings.home.root())?;
     let mut context = Context {
         cancel: settings.cancel.clone(),
         home: settings.home.clone(),
@@ -453,8 +453,17 @@ fn at_once<T: Send>(count: usize, thing: impl Fn() -> T + Sync) -> Vec<T> {
 struct Folder(PathBuf);
 
 impl Folder {
-    fn make() -> Result<Self, Trouble> {
-        let path = std::env::temp_dir().join(format!("vmm-bench-{}", std::process::id()));
+    /// Makes one in the home, on the disk that our own VMs use. What runs that were killed left there goes.
+    fn make(home: &Path) -> Result<Self, Trouble> {
+        const NAME: &str = ".bench-";
+        for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|name| name.strip_prefix(NAME));
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let path = home.join(format!("{NAME}{}", std::process::id()));
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -465,7 +474,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What stays lies where the system clears away by itself.
+        // What stays is cleared away by the next run.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

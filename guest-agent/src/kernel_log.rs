@@ -14,6 +14,9 @@ use crate::worker::{PAGE, Stop, tell};
 /// A record, as it is read, is no longer (`PRINTK_MESSAGE_MAX` of Linux).
 const LONGEST: usize = 8 << 10;
 
+/// A kernel keeps fewer. One that writes faster than it is read here must not fill the guest's memory.
+const MOST: usize = 1 << 16;
+
 /// Tells of all records, on the monotonic clock.
 ///
 /// The kernel stamps its lines by another clock, which begins earlier and is not to be read from here. So a line is said that
@@ -51,7 +54,7 @@ fn read() -> io::Result<(Vec<KernelRecord>, i64)> {
     let mut marked = None;
     let mut buffer = [0; LONGEST];
     // The mark is the last: what the kernel says meanwhile could go on and on.
-    while marked.is_none() {
+    while marked.is_none() && records.len() < MOST {
         match log.read(&mut buffer) {
             Ok(length) => {
                 let Some(record) = parse(&buffer[..length]) else { continue };

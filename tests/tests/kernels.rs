@@ -39,7 +39,8 @@ fn bad_input_is_told_in_a_line() {
     assert!(expected && refused.trim_end().lines().count() == 1, "{refused}");
     home.vmm(["kernel", "use", "none"]).run().refused_saying(&["there is no kernel none"]);
     home.vmm(["kernel", "rm", "none"]).run().refused_saying(&["there is no kernel none"]);
-    home.vmm(["kernel", "build", "/nowhere", "--name", "image"]).run().ended_with(125);
+    let taken = home.vmm(["kernel", "build", "--fragments", "network,nested", "/nowhere", "--name", "image"]);
+    taken.run().refused_saying(&["image"]);
     assert_eq!(home.json(&["kernel", "list", "--json"]), serde_json::json!([]));
 }
 

@@ -110,7 +110,8 @@ fn keys(report: &Report) -> String {
             };
             let _never_fails = write!(
                 text,
-                "<div class=\"key\"><b>{value}<small> {unit}</small></b><span>{what}</span></div>"
+                "<div class=\"key\"><b>{value}<small> {}</small></b><span>{what}</span></div>",
+                escape(unit)
             );
         }
     }

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::{Booted, Context, Machine, Run, milliseconds};
@@ -25,12 +26,27 @@ pub(super) struct Console {
 pub(super) struct OwnDisk(pub(super) std::path::PathBuf);
 
 impl OwnDisk {
-    /// Copies the root, without its holes.
-    pub(super) fn copy(context: &Context) -> Result<Self, Trouble> {
-        use std::sync::atomic::{AtomicUsize, Ordering};
+    /// An overlay upon the root. What QEMU makes itself with `snapshot=on` takes no flush for what it is.
+    pub(super) fn overlay(context: &Context) -> Result<Self, Trouble> {
+        let disk = Self::next(context, "qcow2");
+        let mut create = Command::new("qemu-img");
+        create
+            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+            .arg(&context.guest_files()?.root)
+            .arg(&disk.0);
+        crate::bounded::output(create, "qemu-img", &context.limit())?;
+        Ok(disk)
+    }
+
+    fn next(context: &Context, ending: &str) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let disk = Self(context.folder.join(format!("disk-{number}.raw")));
+        Self(context.folder.join(format!("disk-{number}.{ending}")))
+    }
+
+    /// Copies the root, without its holes.
+    pub(super) fn copy(context: &Context) -> Result<Self, Trouble> {
+        let disk = Self::next(context, "raw");
         let mut copy = Command::new("cp");
         copy.args(["--sparse=always", "--reflink=auto"]).arg(&context.guest_files()?.root).arg(&disk.0);
         crate::bounded::output(copy, "cp", &context.limit())?;

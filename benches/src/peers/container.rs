@@ -81,7 +81,7 @@ impl Peer for Container {
     fn run_once(&self, context: &Context, memory: u64, limit: &Limit) -> Result<Run, Trouble> {
         let mut container = self.named(context)?;
         let mut run = container.command(&["run", "--rm", "--name", &container.name]);
-        run.args(["--memory", &format!("{memory}m"), IMAGE, "echo", ANSWER]);
+        run.args(["--cpus", "1", "--memory", &format!("{memory}m"), IMAGE, "echo", ANSWER]);
         let mut running = Running::start(run, self.name)?;
         let began = running.began();
         let answer = running.wait_for(limit, |line| (line.text == ANSWER).then_some(line.at))?;
@@ -93,7 +93,7 @@ impl Peer for Container {
     fn boot(&self, context: &Context, memory: u64, limit: &Limit) -> Result<Booted, Trouble> {
         let container = self.named(context)?;
         let mut run = container.command(&["run", "--detach", "--init", "--name", &container.name]);
-        run.args(["--memory", &format!("{memory}m"), IMAGE, "sleep", "100000"]);
+        run.args(["--cpus", "1", "--memory", &format!("{memory}m"), IMAGE, "sleep", "100000"]);
         let running = Running::start(run, self.name)?;
         let began = running.began();
         let ready = running.finish(limit)?;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::console::Console;
+use super::console::{Console, OwnDisk};
 use super::{Booted, Context, Peer, Run, absent};
 use crate::bounded::{Limit, Running};
 use crate::host;
@@ -26,12 +26,12 @@ impl Qemu {
         qemu.arg("-kernel").arg(&files.kernel).arg("-initrd").arg(&files.initramfs);
         // Without the last word a kernel on a busy host takes a late timer for a broken one, and panics.
         qemu.args(["-append", "console=ttyS0 quiet reboot=t panic=-1 no_timer_check"]);
-        // What it writes goes to an overlay that nobody sees, as with us.
-        let disk = files.root.display();
-        qemu.args(["-drive", &format!("if=none,id=root,format=raw,snapshot=on,file={disk}")]);
+        // What it writes goes to an overlay of its own, as with us.
+        let disk = OwnDisk::overlay(context)?;
+        qemu.args(["-drive", &format!("if=none,id=root,format=qcow2,file={}", disk.0.display())]);
         qemu.args(["-device", "virtio-blk-device,drive=root"]);
         let running = Running::start(qemu, "QEMU")?;
-        Ok(Console { running, shutdown: "sync; reboot -f", _disk: None })
+        Ok(Console { running, shutdown: "sync; reboot -f", _disk: Some(disk) })
     }
 }
 

@@ -9,6 +9,8 @@ use vmm_protocol::{
     Reply, Request, header,
 };
 
+use snafu::ensure;
+
 use super::AgentError;
 use super::client::AgentClient;
 use super::error::{RefusalSnafu, UnexpectedSnafu, printable};
@@ -20,8 +22,11 @@ const LONGEST_LOOK: Duration = Duration::from_secs(10);
 /// More processes than this are not taken from a guest.
 const MOST_PROCESSES: usize = 1 << 16;
 
-/// A kernel that says how long each of its steps takes has some three thousand.
-const MOST_RECORDS: usize = 1 << 16;
+/// A kernel that says how long each of its steps takes keeps 1 MiB of words.
+const LONGEST_LOG: usize = 16 << 20;
+
+/// What a line of a kernel's log takes beside its words.
+const RECORD_COST: usize = 64;
 
 impl AgentClient {
     /// What a file is; with `follow`, what a symbolic link leads to.
@@ -133,17 +138,17 @@ impl AgentClient {
         let what = "read the log of the guest's kernel";
         let mut pages = self.pages(what, &Request::KernelLog, None)?;
         let mut records: Vec<KernelRecord> = Vec::new();
+        let mut bytes = 0;
         // Of all pages together.
         let deadline = Instant::now() + self.answer_timeout();
         loop {
             match pages.next()? {
                 Reply::Done => return Ok(records),
                 _ if Instant::now() > deadline => return Err(AgentError::Deadline { what }),
-                Reply::KernelLog(page)
-                    if !page.is_empty()
-                        && records.len() + page.len() <= MOST_RECORDS
-                        && page.iter().all(KernelRecord::is_sound) =>
-                {
+                Reply::KernelLog(page) if !page.is_empty() && page.iter().all(KernelRecord::is_sound) => {
+                    bytes +=
+                        page.iter().map(|record| RECORD_COST + record.text.as_bytes().len()).sum::<usize>();
+                    ensure!(bytes <= LONGEST_LOG, UnexpectedSnafu { what });
                     records.extend(page);
                 }
                 _ => return UnexpectedSnafu { what }.fail(),

@@ -195,9 +195,10 @@ pub struct GuestTimings {
 impl GuestTimings {
     /// What the guest says of its own clock, on the host's. Each of two messages tells how far the clocks are apart, less the
     /// time that it was under way: that which was so for less is nearer to the truth. `heard` are the moments when the
-    /// agent's greeting and its being ready were heard. `None` where the order cannot be true.
+    /// agent's greeting and its being ready were heard; nothing of the guest was before `earliest`. `None` where the order
+    /// cannot be true.
     #[must_use]
-    pub fn aligned(said: &vmm_protocol::Timings, heard: [u64; 2]) -> Option<Self> {
+    pub fn aligned(said: &vmm_protocol::Timings, heard: [u64; 2], earliest: u64) -> Option<Self> {
         let apart = heard[0].checked_sub(said.connected_us)?.min(heard[1].checked_sub(said.ready_us)?);
         let at = |guest: u64| guest.checked_add(apart);
         let timings = Self {
@@ -210,7 +211,7 @@ impl GuestTimings {
             root_mounted: at(said.root_mounted_us)?,
             ready: at(said.ready_us)?,
         };
-        timings.moments().is_sorted().then_some(timings)
+        (apart >= earliest && timings.moments().is_sorted()).then_some(timings)
     }
 
     /// All of them, in the order in which they come.
@@ -249,4 +250,35 @@ pub struct StateRecord {
 impl StateRecord {
     /// The version of the format that is written here.
     pub const VERSION: u32 = 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_clock_is_put_on_the_hosts_and_believed_as_far_as_it_can_be_true() {
+        let said = vmm_protocol::Timings {
+            started_us: 400,
+            connected_us: 450,
+            modules_us: 480,
+            configured_us: 490,
+            root_device_us: 500,
+            root_mounted_us: 600,
+            ready_us: 700,
+        };
+        // Heard 10 after it was said, and 3 after: the second tells more.
+        let aligned = GuestTimings::aligned(&said, [1_460, 1_703], 900).unwrap();
+        assert_eq!((aligned.kernel, aligned.agent, aligned.ready), (1_003, 1_403, 1_703));
+        // Older than its monitor, ready before it was connected, of another age, without end.
+        assert_eq!(GuestTimings::aligned(&said, [1_460, 1_703], 1_100), None);
+        assert_eq!(
+            GuestTimings::aligned(&vmm_protocol::Timings { ready_us: 1, ..said }, [1_460, 1_703], 900),
+            None
+        );
+        let old = vmm_protocol::Timings { connected_us: 5_000, ..said };
+        assert_eq!(GuestTimings::aligned(&old, [1_460, 1_703], 900), None);
+        let endless = vmm_protocol::Timings { root_mounted_us: u64::MAX, ..said };
+        assert_eq!(GuestTimings::aligned(&endless, [1_460, 1_703], 900), None);
+    }
 }

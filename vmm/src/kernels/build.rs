@@ -8,8 +8,13 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use snafu::{OptionExt, ResultExt, ensure};
 use vmm_sys::child::die_with_parent;
@@ -45,6 +50,12 @@ const IDENTITY: [(&str, &str); 8] = [
 
 /// What a build takes over from its user's environment.
 const TAKEN_OVER: [&str; 3] = ["PATH", "HOME", "TMPDIR"];
+
+/// How long a program may say nothing before it is looked whether it is still wanted.
+const SILENCE: Duration = Duration::from_millis(200);
+
+/// How many lines of a program's wait to be taken note of.
+const LINES_AHEAD: usize = 64;
 
 /// The longest line of a tool's that is told in an error.
 const LONGEST_WORDS: usize = 200;
@@ -276,12 +287,24 @@ impl Steps<'_> {
     fn follow(&mut self, command: &mut Command) -> io::Result<Ended> {
         let (reader, writer) = io::pipe()?;
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-        let mut child = die_with_parent(command).spawn()?;
+        let mut group = Group(die_with_parent(command).process_group(0).spawn()?);
         // Our ends of the pipe go with these: it ends when nobody of the build's has it open.
         command.stdout(Stdio::null()).stderr(Stdio::null());
+        let (said, heard) = mpsc::sync_channel(LINES_AHEAD);
+        let listen = move || {
+            let lines = BufReader::new(reader).split(b'\n');
+            // Whoever does not listen any more has ended those who speak.
+            lines.take_while(|line| said.send(line.as_ref().ok().cloned()).is_ok()).for_each(drop);
+        };
+        std::thread::Builder::new().name("build".to_owned()).spawn(listen)?;
         let (mut files, mut last) = (0, String::new());
-        for line in BufReader::new(reader).split(b'\n') {
-            let line = line?;
+        loop {
+            let line = match heard.recv_timeout(SILENCE) {
+                Ok(Some(line)) => line,
+                Ok(None) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if self.progress.cancelled() => break,
+                Err(RecvTimeoutError::Timeout) => continue,
+            };
             self.file.write_all(&line)?;
             self.file.write_all(b"\n")?;
             let text = String::from_utf8_lossy(&line);
@@ -292,12 +315,35 @@ impl Steps<'_> {
                 self.progress.step(BuildStep::Compiling(files));
             }
             if self.progress.cancelled() {
-                // What it started ends at its next word: nobody listens any more.
-                child.kill()?;
                 break;
             }
         }
-        Ok(Ended { success: child.wait()?.success(), last })
+        if self.progress.cancelled() {
+            group.end();
+        }
+        Ok(Ended { success: group.0.wait()?.success(), last })
+    }
+}
+
+/// A program and all that it starts, which end with this.
+struct Group(Child);
+
+impl Group {
+    fn end(&mut self) {
+        // Without a process of that group there is nothing to end.
+        if let Ok(Some(pid)) = i32::try_from(self.0.id()).map(Pid::from_raw) {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // One that was waited for has no number any more.
+        if let Ok(None) = self.0.try_wait() {
+            self.end();
+            let _ = self.0.wait();
+        }
     }
 }
 

@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use snafu::ResultExt;
+use snafu::{ResultExt, ensure};
+use vmm_sys::FileLock;
 
-use super::error::{Result, SystemSnafu};
+use super::error::{ChoicesSnafu, KernelsError, OtherArchSnafu, Result, SystemSnafu};
 use super::name::KernelName;
 use super::store::KernelStore;
+use crate::arch::Arch;
 use crate::image::ImageName;
 use crate::image::files;
-use crate::image::record;
+use crate::image::record::{self, Refusal};
 
-const FILE: &str = "choices.json";
+/// No name of a kernel begins with a dot.
+const FILE: &str = ".choices.json";
 
 /// A kernel to boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,9 +60,14 @@ impl KernelStore {
     /// there is without a choice.
     pub fn choose(&self, choice: Choice, image: Option<&ImageName>) -> Result<()> {
         if let Choice::Stored(name) = &choice {
-            self.find(name)?;
+            let kernel = self.find(name)?;
+            let (found, host) = (kernel.arch(), Arch::host());
+            ensure!(Some(found) == host, OtherArchSnafu { name: name.as_str(), found });
         }
         files::make_folder(&self.folder)?;
+        let lock = self.folder.join(".choices.lock");
+        let _lock = FileLock::exclusive(&lock)
+            .with_context(|_| SystemSnafu { what: format!("lock {}", lock.display()) })?;
         let mut choices = self.choices()?;
         match image {
             Some(image) => drop(choices.images.insert(image.as_str().to_owned(), choice)),
@@ -76,7 +84,14 @@ impl KernelStore {
 
     /// What is chosen for images of this name in particular, and what for all.
     pub fn chosen(&self, image: &ImageName) -> Result<[Option<Choice>; 2]> {
-        let mut choices = self.choices()?;
+        // A file that cannot be read is no reason to boot nothing.
+        let mut choices = self.choices().or_else(|error| match error {
+            KernelsError::Choices { .. } => {
+                tracing::warn!("{error}");
+                Ok(Choices::default())
+            }
+            error => Err(error),
+        })?;
         Ok([choices.images.remove(image.as_str()), choices.all])
     }
 
@@ -88,14 +103,14 @@ impl KernelStore {
         Ok(choices.all.iter().filter(|all| is_it(all)).map(|_| "*".to_owned()).chain(images).collect())
     }
 
-    /// A file that cannot be read is no reason to boot nothing.
     fn choices(&self) -> Result<Choices> {
         let path = self.folder.join(FILE);
         let Some(bytes) = files::read(&path, record::LARGEST)? else { return Ok(Choices::default()) };
-        Ok(record::from_bytes(&bytes).unwrap_or_else(|refusal| {
-            tracing::warn!(path = %path.display(), ?refusal, "the choice of kernels cannot be read");
-            Choices::default()
-        }))
+        match record::from_bytes(&bytes) {
+            Ok(choices) => Ok(choices),
+            Err(Refusal::Newer) => ChoicesSnafu { path, what: "a newer vmm wrote it" }.fail(),
+            Err(Refusal::Damaged(what)) => ChoicesSnafu { path, what }.fail(),
+        }
     }
 }
 
@@ -119,6 +134,18 @@ mod tests {
         assert_eq!(store.chosen_for(&"fast".parse().unwrap()).unwrap(), ["*", "alpine"]);
         store.choose(Choice::OfImage, None).unwrap();
         assert_eq!(store.chosen_for(&"fast".parse().unwrap()).unwrap(), ["alpine"]);
+    }
+
+    #[test]
+    fn choices_that_cannot_be_read_are_not_written_over_and_keep_nothing_from_booting() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let fast = add(&store, "fast", b"kernel").name().clone();
+        store.choose(Choice::Stored(fast.clone()), None).unwrap();
+        std::fs::write(store.folder.join(FILE), "{").unwrap();
+        assert_eq!(store.chosen(&"alpine".parse().unwrap()).unwrap(), [None, None]);
+        assert!(store.chosen_for(&fast).is_err());
+        assert!(store.choose(Choice::OfImage, None).is_err());
     }
 
     #[test]

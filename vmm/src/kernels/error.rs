@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use snafu::Snafu;
 
+use crate::arch::Arch;
 use crate::image::ImageError;
 
 /// Why something with a kernel failed.
@@ -91,8 +92,24 @@ pub enum KernelsError {
         /// What is wrong with it.
         what: String,
     },
+    /// What was chosen cannot be read.
+    #[snafu(display("cannot read which kernels were chosen: {}: {what}; remove it to choose anew", path.display()))]
+    Choices {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// It cannot boot the machines of this host.
+    #[snafu(display("the kernel {name} is for {found}, which is not what VMs of this machine are"))]
+    OtherArch {
+        /// The kernel.
+        name: String,
+        /// What it is for.
+        found: Arch,
+    },
     /// Another process builds it.
-    #[snafu(display("the kernel {name} is being built by another process"))]
+    #[snafu(display("the kernel {name} is being built or removed by another process"))]
     Busy {
         /// The kernel.
         name: String,

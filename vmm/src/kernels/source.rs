@@ -86,7 +86,14 @@ pub(super) fn prepare(path: &Path, folder: &Path, steps: &mut Steps<'_>) -> Resu
     fs::create_dir(folder).context(super::error::SystemSnafu { what: "make a folder for the source" })?;
     let mut tar = Command::new("tar");
     // Names that lead out of the folder tar refuses by itself.
-    tar.args(["--extract", "--strip-components=1", "--no-same-owner", "--no-same-permissions", "--file"]);
+    tar.args([
+        "--force-local",
+        "--extract",
+        "--strip-components=1",
+        "--no-same-owner",
+        "--no-same-permissions",
+        "--file",
+    ]);
     steps.run(tar.arg(path).arg("--directory").arg(folder), "unpacking the source")?;
     let version = version_of(folder, path)?;
     Ok(Source { tree: folder.to_owned(), name, version, sha256 })

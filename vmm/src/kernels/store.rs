@@ -344,6 +344,6 @@ pub(super) mod tests {
         assert!(store.list().unwrap().is_empty());
         let _lock = store.lock(&"fast".parse().unwrap()).unwrap();
         let other = store.lock(&"fast".parse().unwrap()).unwrap_err();
-        assert_eq!(other.to_string(), "the kernel fast is being built by another process");
+        assert_eq!(other.to_string(), "the kernel fast is being built or removed by another process");
     }
 }

@@ -424,8 +424,11 @@ impl Monitor {
                 self._agent = Some(stream);
                 if self.life.ready() {
                     self.timings.ready = self.elapsed();
+                    // Nothing of the guest is older than its monitor.
+                    let earliest = self.timings.monitor.unwrap_or_default();
                     let heard = report.heard_us.map(|at| at.saturating_sub(self.request.asked_at_us));
-                    self.timings.guest = GuestTimings::aligned(&report.ready.timings, heard).map(Box::new);
+                    self.timings.guest =
+                        GuestTimings::aligned(&report.ready.timings, heard, earliest).map(Box::new);
                     self.exits_until_ready = self.exits();
                     tracing::info!(agent = report.hello.agent, kernel = report.hello.kernel, "ready");
                     self.watch_health();

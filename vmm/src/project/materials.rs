@@ -244,11 +244,17 @@ fn kernel(reach: &Reach<'_>, kernels: &KernelStore, path: &HostPath) -> io::Resu
         return Ok((path.path.clone(), Digest::of(b"")));
     }
     let name = path.path.to_str().and_then(|text| text.parse::<KernelName>().ok());
-    if let Some(name) = name.filter(|name| kernels.has(name)) {
-        let kernel = kernels.find(&name).map_err(io::Error::other)?;
+    if let Some(name) = name.as_ref().filter(|name| kernels.has(name)) {
+        let kernel = kernels.find(name).map_err(io::Error::other)?;
         return Ok((path.path.clone(), kernel.sha256()));
     }
-    let real = reach.real_path(&path.path)?;
+    let real = match (reach.real_path(&path.path), name) {
+        // A name that is no file's is that of a kernel which is not here.
+        (Err(error), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(kernels.find(&name).err().map_or(error, io::Error::other));
+        }
+        (real, _) => real?,
+    };
     let file = locate::open(&real)?;
     if file.metadata()?.len() > LARGEST_KERNEL {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than any kernel"));

@@ -68,7 +68,7 @@ pub fn prune_images(home: &Home, dry_run: bool) -> Result<Vec<Removed>, Error> {
 }
 
 /// A home in which no VM is being made, for as long as this lives.
-struct Quiet {
+pub(super) struct Quiet {
     /// The layers that there were before those of the VMs were looked for.
     there: BTreeSet<LayerId>,
     /// The layers that the VMs need.
@@ -77,7 +77,7 @@ struct Quiet {
 }
 
 impl Quiet {
-    fn wait_for(home: &Home) -> Result<Self, Error> {
+    pub(super) fn wait_for(home: &Home) -> Result<Self, Error> {
         home.clear_leftovers()?;
         let lock = home.lock()?;
         let store = ImageStore::open(home.root())?;

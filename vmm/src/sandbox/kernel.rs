@@ -9,6 +9,7 @@ use snafu::{ResultExt, ensure};
 
 use super::builder::{BootProfileUse, SandboxBuilder};
 use super::error::{KernelLacksSnafu, KernelSnafu, SystemSnafu};
+use super::images::Quiet;
 use super::{Error, Progress};
 use crate::arch::Arch;
 use crate::boot::Kernel;
@@ -48,9 +49,9 @@ pub(super) fn asked_for(home: &Home, asked: &Path, arch: Arch) -> Result<Chosen,
     }
     let store = KernelStore::of(home);
     match text.parse::<KernelName>() {
-        Ok(name) if store.has(&name) => stored(&store, &name, arch).map(Chosen::Stored),
-        _ if asked.exists() => Ok(Chosen::File(asked.to_owned())),
-        Ok(name) => Err(store.find(&name).err().map_or(Error::Cancelled, Error::from)),
+        Err(_) if asked.exists() => Ok(Chosen::File(asked.to_owned())),
+        Ok(name) if !store.has(&name) && asked.exists() => Ok(Chosen::File(asked.to_owned())),
+        Ok(name) => stored(&store, &name, arch).map(Chosen::Stored),
         Err(error) => Err(error.into()),
     }
 }
@@ -170,8 +171,9 @@ fn keep(kernel: &Kernel, folder: &VmFolder) -> Result<PathBuf, Error> {
     Ok(own)
 }
 
-/// Removes a kernel of the store that nothing boots.
+/// Removes a kernel of the store that nothing boots, or that nothing can boot.
 pub fn remove_kernel(home: &Home, name: &KernelName) -> Result<(), Error> {
+    let _quiet = Quiet::wait_for(home)?;
     let store = KernelStore::of(home);
     let mut users = Vec::new();
     for folder in home.folders()? {
@@ -184,7 +186,8 @@ pub fn remove_kernel(home: &Home, name: &KernelName) -> Result<(), Error> {
     let all =
         |image: String| if image == "*" { "all images".to_owned() } else { format!("images called {image}") };
     users.extend(store.chosen_for(name)?.into_iter().map(all));
-    if !users.is_empty() {
+    let damaged = matches!(store.find(name), Err(KernelsError::Damaged { .. }));
+    if !users.is_empty() && !damaged {
         return Err(KernelsError::InUse { name: name.to_string(), users }.into());
     }
     Ok(store.remove(name)?)

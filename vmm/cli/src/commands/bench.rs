@@ -131,13 +131,14 @@ impl Measure {
             Err(Trouble::Cancelled) => return Ok(run::cancelled(&signals)),
             report => report.map_err(|trouble| Failure::usage(trouble.to_string()))?,
         };
+        // First: what cannot be written must not lose what was measured.
+        print(&sanitise::text(&table::of(&report)))?;
         if let Some(file) = &self.json {
             write(file, &report.to_json())?;
         }
         if let Some(file) = &self.html {
             write(file, &page::of(&report))?;
         }
-        print(&sanitise::text(&table::of(&report)))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Build {
     #[arg(long, value_name = "NAME", default_value = "fast")]
     name: KernelName,
     /// What it is good for: fast, network, shared-folders, containers, nested (default: all but containers)
-    #[arg(long, value_name = "FRAGMENTS", value_delimiter = ',', num_args = 0..)]
+    #[arg(long, value_name = "FRAGMENTS", value_delimiter = ',')]
     fragments: Option<Vec<Purpose>>,
     /// The architecture: x86_64 or arm64 (default: this machine's)
     #[arg(long)]

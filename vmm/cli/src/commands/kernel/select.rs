@@ -6,7 +6,7 @@ use clap::Args;
 use vmm::image::ImageName;
 use vmm::kernels::Choice;
 
-use super::open;
+use super::{open, print_json};
 use crate::error::Failure;
 
 /// Let a kernel boot the VMs that are made from an image, or from any image
@@ -20,12 +20,19 @@ pub(super) struct Select {
     kernel: String,
     /// The name of an image, such as alpine (default: all for which nothing is chosen)
     image: Option<ImageName>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Select {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let (_, store) = open()?;
-        store.choose(Choice::try_from(self.kernel)?, self.image.as_ref())?;
+        store.choose(Choice::try_from(self.kernel.clone())?, self.image.as_ref())?;
+        if self.json {
+            let image = self.image.as_ref().map(ImageName::as_str);
+            print_json(&serde_json::json!({ "kernel": self.kernel, "image": image }))?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
