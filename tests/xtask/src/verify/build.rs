@@ -29,11 +29,12 @@ impl TestBinary {
     /// Whether its tests are about what each engine does in its own way, and are run with each. The others are about the
     /// software engine itself, the sources, or what lies in front of every engine: images, disks, projects, refusals.
     pub(crate) fn is_for_every_engine(&self) -> bool {
-        const OTHERS: [&str; 25] = [
+        const OTHERS: [&str; 27] = [
             "tests::agent_killed",
             "tests::bad_input",
             "tests::bad_luck",
             "tests::base_file",
+            "tests::bench",
             "tests::comfort",
             "tests::commands",
             "tests::customised",
@@ -46,6 +47,7 @@ impl TestBinary {
             "tests::first_run",
             "tests::images",
             "tests::import",
+            "tests::kernels",
             "tests::kills",
             "tests::mcp",
             "tests::nested",
