@@ -2,10 +2,9 @@
 
 use std::process::Command;
 
-use super::console::{Console, OwnDisk};
-use super::{Booted, Context, Peer, Run, absent, needs_hardware};
+use super::console::{Console, OwnDisk, WITH_A_COPY, look_for_monitor};
+use super::{Booted, Context, Peer, Run};
 use crate::bounded::{Limit, Running};
-use crate::host;
 use crate::report::Absent;
 use crate::trouble::Trouble;
 
@@ -41,17 +40,11 @@ impl Peer for CloudHypervisor {
     }
 
     fn note(&self) -> &'static str {
-        "Our kernel and root, an initramfs with a shell on the serial console; its disk is copied before its time begins."
+        WITH_A_COPY
     }
 
     fn look(&self, context: &Context) -> Result<String, Absent> {
-        let program = context.program(self.name(), &["cloud-hypervisor"]);
-        let program = program.ok_or_else(|| absent("there is no cloud-hypervisor", GET))?;
-        needs_hardware(context)?;
-        let said = host::said(&program.to_string_lossy(), &["--version"]);
-        let said = said.ok_or_else(|| absent(format!("{} does not run", program.display()), GET))?;
-        context.guest_files.as_ref().map_err(|why| absent(why.clone(), "apt-get install qemu-utils"))?;
-        Ok(said)
+        look_for_monitor(context, self.name(), GET)
     }
 
     fn run_once(&self, context: &Context, memory: u64, limit: &Limit) -> Result<Run, Trouble> {

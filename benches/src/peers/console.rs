@@ -6,12 +6,28 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::{Booted, Context, Machine, Run, milliseconds};
+use super::{Booted, Context, Machine, Run, absent, milliseconds, needs_hardware};
 use crate::bounded::{Limit, Line, Running};
+use crate::host;
+use crate::report::Absent;
 use crate::trouble::Trouble;
 
 const READY: &str = "vmm-bench-ready";
 const DONE: &str = "vmm-bench-done";
+
+/// What is to be known of a monitor that has no overlays.
+pub(super) const WITH_A_COPY: &str = "Our kernel and root, an initramfs with a shell on the serial console; its disk is copied before its time begins.";
+
+/// What a monitor that needs hardware virtualization says of itself, or why it is not measured. `get` is how to have it.
+pub(super) fn look_for_monitor(context: &Context, name: &str, get: &'static str) -> Result<String, Absent> {
+    let program = context.program(name, &[name]);
+    let program = program.ok_or_else(|| absent(format!("there is no {name}"), get))?;
+    needs_hardware(context)?;
+    let said = host::said(&program.to_string_lossy(), &["--version"]);
+    let said = said.ok_or_else(|| absent(format!("{} does not run", program.display()), get))?;
+    context.guest_files.as_ref().map_err(|why| absent(why.clone(), "apt-get install qemu-utils"))?;
+    Ok(said)
+}
 
 /// A monitor, started with its console on its standard streams.
 pub(super) struct Console {

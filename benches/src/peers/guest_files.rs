@@ -28,7 +28,7 @@ const MAX_INITRAMFS: usize = 64 << 20;
 
 /// Run in a VM of the image: collects its shell and the modules of its kernel that lie below the root.
 const COLLECT: &str = r#"set -e
-rm -rf /tmp/bench; mkdir -p /tmp/bench/bin /tmp/bench/lib /tmp/bench/m /tmp/bench/dev /tmp/bench/root; cd /tmp/bench
+rm -rf /tmp/bench; mkdir -p /tmp/bench/bin /tmp/bench/lib /tmp/bench/m /tmp/bench/dev /tmp/bench/new; cd /tmp/bench
 cp /bin/busybox bin/; cp /lib/ld-musl-*.so.1 lib/
 for name in crc16 mbcache jbd2 ext4 virtio_blk; do
     file=$(find /lib/modules/$(uname -r) -name "$name.ko*" | head -n 1)
@@ -46,9 +46,9 @@ for name in crc16 mbcache jbd2 ext4 virtio_blk; do
     if [ -f /m/$name.ko ]; then busybox insmod /m/$name.ko; fi
 done
 while ! [ -b /dev/vda ]; do busybox usleep 1000; done
-busybox mount -t ext4 /dev/vda /root
-busybox mount -o move /dev /root/dev
-exec busybox switch_root -c /dev/console /root /bin/sh -c '
+busybox mount -t ext4 /dev/vda /new
+busybox mount -o move /dev /new/dev
+exec busybox switch_root -c /dev/console /new /bin/sh -c '
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc; mount -t tmpfs tmpfs /dev/shm 2>/dev/null || { mkdir -p /dev/shm; mount -t tmpfs tmpfs /dev/shm; }
 stty -echo; echo vmm-bench-ready

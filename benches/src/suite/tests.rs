@@ -91,6 +91,20 @@ fn run(benchmarks: &[Benchmark], scripts: &[(&'static str, &'static str)], patie
     run_until(benchmarks, scripts, patience, &token).unwrap()
 }
 
+fn context(folder: &Path, cancel: &CancelToken, patience: Duration) -> Context {
+    Context {
+        cancel: cancel.clone(),
+        home: Home::open(folder.join("home")).unwrap(),
+        vmm: "vmm".into(),
+        image: "alpine".to_owned(),
+        folder: folder.to_owned(),
+        programs: BTreeMap::new(),
+        hardware: false,
+        guest_files: Err("none".to_owned()),
+        patience,
+    }
+}
+
 fn run_until(
     benchmarks: &[Benchmark],
     scripts: &[(&'static str, &'static str)],
@@ -98,17 +112,7 @@ fn run_until(
     cancel: &CancelToken,
 ) -> Result<Report, Trouble> {
     let folder = tempfile::tempdir().unwrap();
-    let context = Context {
-        cancel: cancel.clone(),
-        home: Home::open(folder.path().join("home")).unwrap(),
-        vmm: "vmm".into(),
-        image: "alpine".to_owned(),
-        folder: folder.path().to_owned(),
-        programs: BTreeMap::new(),
-        hardware: false,
-        guest_files: Err("none".to_owned()),
-        patience,
-    };
+    let context = context(folder.path(), cancel, patience);
     let settings = RunSettings {
         rounds: 3,
         quick: true,
@@ -205,17 +209,7 @@ fn whoever_cancels_gets_no_report_and_leaves_nothing() {
 #[test]
 fn a_host_with_little_memory_has_fewer_machines_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let context = Context {
-        cancel: CancelToken::new().unwrap(),
-        home: Home::open(folder.path()).unwrap(),
-        vmm: "vmm".into(),
-        image: "alpine".to_owned(),
-        folder: folder.path().to_owned(),
-        programs: BTreeMap::new(),
-        hardware: false,
-        guest_files: Err("none".to_owned()),
-        patience: PATIENCE,
-    };
+    let context = context(folder.path(), &CancelToken::new().unwrap(), PATIENCE);
     let settings = RunSettings {
         rounds: 1,
         quick: false,
