@@ -57,6 +57,9 @@ pub struct RunSettings {
     pub quick: bool,
     /// The image of our VMs.
     pub image: String,
+    /// The kernel with which our VMs were measured again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
     /// The processors of each machine.
     pub cpus: u8,
     /// The memory of a machine that is alone, in MiB.
@@ -213,6 +216,7 @@ pub(crate) mod tests {
             rounds: ours.len(),
             quick: false,
             image: "alpine".to_owned(),
+            kernel: None,
             cpus: 1,
             memory_mib: 512,
             many_memory_mib: 256,

@@ -46,6 +46,8 @@ pub struct Settings {
     pub quick: bool,
     /// The image of our VMs.
     pub image: String,
+    /// A kernel, with which our VMs are measured again.
+    pub kernel: Option<String>,
     /// The peers that are wanted; without a list, all.
     pub peers: Option<Vec<String>>,
     /// Programs of peers, by the peer's name, where they are not on the path.
@@ -66,6 +68,7 @@ impl Settings {
             rounds: crate::DEFAULT_ROUNDS,
             quick: false,
             image: "alpine".to_owned(),
+            kernel: None,
             peers: None,
             programs: BTreeMap::new(),
             vmm,
@@ -75,7 +78,7 @@ impl Settings {
     }
 
     fn wants(&self, peer: &str) -> bool {
-        peer == ours::NAME || self.peers.as_ref().is_none_or(|wanted| wanted.iter().any(|name| name == peer))
+        self.peers.as_ref().is_none_or(|wanted| wanted.iter().any(|name| name == peer))
     }
 }
 
@@ -89,6 +92,7 @@ pub fn run(settings: &Settings, tell: &dyn Fn(&str)) -> Result<Report, Trouble> 
         rounds: settings.rounds,
         quick: settings.quick,
         image: settings.image.clone(),
+        kernel: settings.kernel.clone(),
         cpus: 1,
         memory_mib: MEMORY,
         many_memory_mib: MANY_MEMORY,
@@ -110,7 +114,8 @@ pub fn run(settings: &Settings, tell: &dyn Fn(&str)) -> Result<Report, Trouble> 
     };
     tell("a first VM, which tells what there is");
     let engine = prepare(&mut context, settings)?;
-    let peers = peers::all().into_iter().filter(|peer| settings.wants(peer.name())).collect();
+    let others = peers::others().into_iter().filter(|peer| settings.wants(peer.name()));
+    let peers = peers::ourselves(settings.kernel.as_deref()).into_iter().chain(others).collect();
     let mut suite = Suite::new(&context, Plan::new(settings.quick), report, peers, tell, listener);
     suite.report.engine = engine;
     suite.measure()
@@ -119,7 +124,7 @@ pub fn run(settings: &Settings, tell: &dyn Fn(&str)) -> Result<Report, Trouble> 
 /// Starts a VM of ours: its engine, and what monitors get that bring no guest.
 fn prepare(context: &mut Context, settings: &Settings) -> Result<Option<String>, Trouble> {
     let limit = context.limit();
-    let (machine, _) = OurMachine::boot(context, MEMORY, &limit)?;
+    let (machine, _) = OurMachine::boot(context, None, MEMORY, &limit)?;
     let engine = machine.sandbox()?.info()?.engine;
     context.hardware = engine.as_deref().is_some_and(|engine| engine != "software");
     if ["qemu-microvm", "firecracker", "cloud-hypervisor"].iter().any(|peer| settings.wants(peer)) {

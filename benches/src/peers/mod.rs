@@ -128,10 +128,15 @@ pub(crate) trait Machine: Send {
     fn stop(self: Box<Self>, limit: &Limit) -> Result<f64, Trouble>;
 }
 
-/// All that we know, ourselves first.
-pub(crate) fn all() -> Vec<Box<dyn Peer>> {
+/// Ourselves, with the image's kernel and with that which is named.
+pub(crate) fn ourselves(kernel: Option<&str>) -> Vec<Box<dyn Peer>> {
+    let own = |kernel| Box::new(ours::Ours { kernel }) as Box<dyn Peer>;
+    [None].into_iter().chain(kernel.map(|kernel| Some(kernel.to_owned()))).map(own).collect()
+}
+
+/// All others that we know.
+pub(crate) fn others() -> Vec<Box<dyn Peer>> {
     vec![
-        Box::new(ours::Ours),
         Box::new(quicksand::Quicksand),
         Box::new(qemu::Qemu),
         Box::new(firecracker::Firecracker),
@@ -143,7 +148,7 @@ pub(crate) fn all() -> Vec<Box<dyn Peer>> {
 
 /// The names of all peers, ourselves not among them.
 pub fn names() -> Vec<&'static str> {
-    all().iter().skip(1).map(|peer| peer.name()).collect()
+    others().iter().map(|peer| peer.name()).collect()
 }
 
 /// Does a thing so many times, so many of them at once; how many milliseconds all of it took.

@@ -13,20 +13,28 @@ use crate::report::Absent;
 use crate::trouble::Trouble;
 
 pub(crate) const NAME: &str = "vmm";
+pub(crate) const NAME_WITH_KERNEL: &str = "vmm-kernel";
 
-pub(crate) struct Ours;
+pub(crate) struct Ours {
+    /// The kernel of its VMs, if it is not the image's.
+    pub(crate) kernel: Option<String>,
+}
 
 impl Peer for Ours {
     fn name(&self) -> &'static str {
-        NAME
+        if self.kernel.is_some() { NAME_WITH_KERNEL } else { NAME }
     }
 
     fn title(&self) -> &'static str {
-        "vmm"
+        if self.kernel.is_some() { "vmm --kernel" } else { "vmm" }
     }
 
     fn note(&self) -> &'static str {
-        "Starts are whole processes, from the exec of `vmm`; commands and files in a VM that runs go through the library."
+        if self.kernel.is_some() {
+            "The same with the kernel that was named, in place of the image's."
+        } else {
+            "Starts are whole processes, from the exec of `vmm`; commands and files in a VM that runs go through the library."
+        }
     }
 
     fn look(&self, context: &Context) -> Result<String, Absent> {
@@ -40,7 +48,7 @@ impl Peer for Ours {
     }
 
     fn run_once(&self, context: &Context, memory: u64, limit: &Limit) -> Result<Run, Trouble> {
-        let mut run = command(context, memory);
+        let mut run = command(context, self.kernel.as_deref(), memory);
         // The first answer is a word on its standard output; `true` has none.
         run.args([&context.image, "--", "echo", ANSWER]);
         let mut running = Running::start(run, "vmm run")?;
@@ -51,14 +59,15 @@ impl Peer for Ours {
     }
 
     fn boot(&self, context: &Context, memory: u64, limit: &Limit) -> Result<Booted, Trouble> {
-        let (machine, ready) = OurMachine::boot(context, memory, limit)?;
+        let (machine, ready) = OurMachine::boot(context, self.kernel.as_deref(), memory, limit)?;
         Ok((Box::new(machine), ready))
     }
 }
 
-fn command(context: &Context, memory: u64) -> Command {
+fn command(context: &Context, kernel: Option<&str>, memory: u64) -> Command {
     let mut command = Command::new(&context.vmm);
     command.args(["--quiet", "run", "--cpus", "1", "--memory"]).arg(format!("{memory}M"));
+    command.args(kernel.iter().flat_map(|kernel| ["--kernel", kernel]));
     command.env("VMM_HOME", context.home.root());
     command
 }
@@ -72,13 +81,18 @@ pub(crate) struct OurMachine {
 
 impl OurMachine {
     /// Starts one, and says how many milliseconds that took.
-    pub(crate) fn boot(context: &Context, memory: u64, limit: &Limit) -> Result<(Self, f64), Trouble> {
+    pub(crate) fn boot(
+        context: &Context,
+        kernel: Option<&str>,
+        memory: u64,
+        limit: &Limit,
+    ) -> Result<(Self, f64), Trouble> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("bench-{}-{number}", std::process::id());
         // From here on it is removed, however far it comes.
         let mut machine = Self { home: context.home.clone(), name, sandbox: None };
-        let mut run = command(context, memory);
+        let mut run = command(context, kernel, memory);
         run.args(["--detach", "--name", &machine.name, &context.image]);
         let running = Running::start(run, "vmm run --detach")?;
         let began = running.began();

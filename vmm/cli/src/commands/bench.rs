@@ -62,6 +62,9 @@ struct Measure {
     /// The image of our VMs
     #[arg(long, value_name = "IMAGE", default_value = "alpine")]
     image: String,
+    /// Measure our VMs once more with this kernel: a file, or one of `vmm kernel list`
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Option<String>,
     /// Do less of everything
     #[arg(long)]
     quick: bool,
@@ -118,6 +121,7 @@ impl Measure {
             rounds,
             quick: self.quick,
             image: self.image,
+            kernel: self.kernel,
             peers: self.peers.as_deref().map(peers).transpose()?,
             programs: programs(&self.programs)?,
             ..Settings::new(std::env::current_exe()?, home, token)
