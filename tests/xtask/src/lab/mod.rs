@@ -28,9 +28,9 @@ use vmm_sys::FileLock;
 use crate::failure::{Failure, Outcome};
 use crate::{project, setup};
 use alpine::Alpine;
-use emulator::Parts;
+use emulator::{Emulator, Parts, Start};
 use initramfs::Initramfs;
-use kept::{make_folder, touch};
+use kept::{make_folder, remove_if_there, touch};
 use session::Session;
 pub(crate) use suite::{SELF_TEST, run_test, run_tests};
 use terminal::RawTerminal;
@@ -46,6 +46,9 @@ The laboratory, a machine in which /dev/kvm is real:
 Options of run:
   --limit SECONDS   end the command after this time (300)
   --with FILE       take a program along, to be found on the path; as often as there are programs
+  --instruction-clock
+                    in a laboratory whose time is the number of its one processor's instructions, a nanosecond each;
+                    it may hang, since one in some does
   --verbose         say how long it took, and what the laboratory's kernel said
 ";
 
@@ -55,6 +58,9 @@ pub(crate) const IS_POSSIBLE: bool = cfg!(all(target_os = "linux", target_arch =
 /// How long a command may take where nothing else is said.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// How long a laboratory on the instruction clock may take to be up.
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
+
 /// How long someone may look around.
 const SHELL_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -63,6 +69,7 @@ const SHELL_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 struct Options<'a> {
     limit: Duration,
     with: Vec<&'a str>,
+    instruction_clock: bool,
     verbose: bool,
     command: &'a [&'a str],
 }
@@ -86,7 +93,8 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome<ExitCode> {
 }
 
 fn options<'a>(mut words: &'a [&'a str]) -> Outcome<Options<'a>> {
-    let mut options = Options { limit: LIMIT, with: Vec::new(), verbose: false, command: &[] };
+    let mut options =
+        Options { limit: LIMIT, with: Vec::new(), instruction_clock: false, verbose: false, command: &[] };
     loop {
         words = match words {
             ["--limit", seconds, rest @ ..] => {
@@ -96,6 +104,10 @@ fn options<'a>(mut words: &'a [&'a str]) -> Outcome<Options<'a>> {
             }
             ["--with", file, rest @ ..] => {
                 options.with.push(file);
+                rest
+            }
+            ["--instruction-clock", rest @ ..] => {
+                options.instruction_clock = true;
                 rest
             }
             ["--verbose", rest @ ..] => {
@@ -117,10 +129,19 @@ fn run_command(options: &Options<'_>) -> Outcome<ExitCode> {
         (PathBuf::from(path.file_name().unwrap_or_default()), path)
     });
     let locked = lock()?;
-    let laboratory = Laboratory::prepare(with)?;
-    drop(locked);
-    let began = Instant::now();
-    let mut session = laboratory.start()?;
+    let mut session;
+    let began;
+    if options.instruction_clock {
+        let ingredients = Ingredients::prepare(with)?;
+        drop(locked);
+        began = Instant::now();
+        session = ingredients.start_on_instruction_clock()?;
+    } else {
+        let laboratory = Laboratory::prepare(with)?;
+        drop(locked);
+        began = Instant::now();
+        session = laboratory.start()?;
+    }
     let started = began.elapsed();
     let outcome = session.run_as_ours(&order::with_pipes(options.command), options.limit);
     if options.verbose {
@@ -186,6 +207,20 @@ impl Ingredients {
         let parts = Parts { kernel: alpine.kernel(), root: alpine.root_disk(), programs };
         let initramfs = Initramfs::new(built.init, built.vmm, &alpine)?;
         Ok(Self { parts, initramfs, alpine })
+    }
+
+    /// One that boots now, on the instruction clock, and waits for its command.
+    fn start_on_instruction_clock(&self) -> Outcome<Session> {
+        let folder = folder()?;
+        let file = folder.join(format!("initramfs-{}", std::process::id()));
+        self.initramfs.write(&file)?;
+        let start = Start::Measure { initramfs: &file, folder: &folder };
+        let session =
+            Emulator::start(&self.parts, &start).and_then(|emulator| Session::boot(emulator, BOOT_LIMIT));
+        // It has it in its memory by now, or never will.
+        remove_if_there(&file)
+            .map_err(|error| Failure::new(format!("cannot remove {}: {error}", file.display())))?;
+        session
     }
 }
 

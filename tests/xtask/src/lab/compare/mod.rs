@@ -3,15 +3,11 @@
 mod measured;
 mod subject;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use laboratory::PROGRAMS;
 
-use super::emulator::{Emulator, Start};
-use super::kept::{make_folder, remove_if_there};
-use super::session::Session;
+use super::kept::make_folder;
 use super::{Ingredients, build, folder, lock, order};
 use crate::failure::{Failure, Outcome};
 use measured::{Measured, Run};
@@ -32,9 +28,6 @@ Options:
 
 /// How many boots of each are counted.
 const RUNS: u32 = 5;
-
-/// How long a laboratory may take to be up.
-const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
 /// How often a subject's laboratory is started anew before it is given up.
 const MOST_RESTARTS: u32 = 12;
@@ -60,7 +53,7 @@ pub(super) fn run(words: &[&str]) -> Outcome<ExitCode> {
     drop(locked);
     let kernel = ingredients.alpine.kernel_in(laboratory::IMAGES.as_ref());
     let subjects = subject::all(&options.peers, &kernel);
-    let ruler = Ruler { ingredients, folder };
+    let ruler = Ruler { ingredients };
     let mut all = Vec::new();
     for subject in &subjects {
         let (runs, restarts) = ruler.measure(subject, options.runs)?;
@@ -107,7 +100,6 @@ fn options<'a>(mut words: &[&'a str]) -> Outcome<Options<'a>> {
 /// Laboratories on the instruction clock.
 struct Ruler {
     ingredients: Ingredients,
-    folder: PathBuf,
 }
 
 impl Ruler {
@@ -131,13 +123,7 @@ impl Ruler {
 
     /// The runs of one laboratory, and why there are not more.
     fn try_measure(&self, subject: &Subject, count: u32) -> Outcome<(Vec<Run>, Option<Failure>)> {
-        let file = self.folder.join("initramfs");
-        remove_if_there(&file)
-            .map_err(|error| Failure::new(format!("cannot replace {}: {error}", file.display())))?;
-        self.ingredients.initramfs.write(&file)?;
-        let start = Start::Measure { initramfs: &file, folder: &self.folder };
-        let emulator = Emulator::start(&self.ingredients.parts, &start)?;
-        let mut session = match Session::boot(emulator, BOOT_LIMIT) {
+        let mut session = match self.ingredients.start_on_instruction_clock() {
             Ok(session) => session,
             Err(failure) => return Ok((Vec::new(), Some(failure))),
         };
