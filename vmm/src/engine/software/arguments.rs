@@ -16,6 +16,8 @@ pub(super) enum Board {
         kilohertz: u64,
         /// The kernel's tick rate, where it is known: spares each further processor a measurement.
         tick_rate: Option<u32>,
+        /// QEMU has qboot, which does no more than starting a kernel, and has done so when SeaBIOS begins to look around.
+        has_qboot: bool,
     },
     /// A PC, for hosts whose counter is no clock.
     Q35,
@@ -45,12 +47,16 @@ impl Board {
     /// The firmware files that QEMU looks for with it.
     pub(super) fn firmware(&self) -> &'static [&'static str] {
         match self {
+            Self::Microvm { has_qboot: true, .. } => &[QBOOT],
             Self::Microvm { .. } => &["bios-microvm.bin", "pvh.bin", "linuxboot_dma.bin"],
             Self::Q35 => &["bios-256k.bin", "pvh.bin", "linuxboot_dma.bin", "kvmvapic.bin"],
             Self::Virt => &[],
         }
     }
 }
+
+/// The file of the firmware that is quicker than QEMU's own choice for the microvm.
+pub(super) const QBOOT: &str = "qboot.rom";
 
 /// The microvm board's first transport hangs on the first pin of the second IOAPIC, and QEMU's IOAPIC takes a first pin
 /// for that of the timer and raises the third instead: what is plugged in there never interrupts.
@@ -104,6 +110,9 @@ pub(super) fn arguments(machine: &MachineShape<'_>) -> Vec<String> {
         arguments.option("-sandbox", filter);
     }
     arguments.option("-machine", &board_option(&machine.board, machine.nested));
+    if matches!(machine.board, Board::Microvm { has_qboot: true, .. }) {
+        arguments.option("-bios", QBOOT);
+    }
     arguments.option("-accel", "tcg,thread=multi");
     arguments.option("-cpu", processor(machine.arch, machine.nested));
     arguments.option("-smp", &processors(machine.cpus));
@@ -195,7 +204,7 @@ fn device_option(machine: &MachineShape<'_>, index: usize, device: &DeviceShape,
 /// The board's parameters first: the machine's own come after and prevail.
 fn command_line(machine: &MachineShape<'_>) -> String {
     let mut parameters = Vec::new();
-    if let Board::Microvm { kilohertz, tick_rate } = &machine.board {
+    if let Board::Microvm { kilohertz, tick_rate, .. } = &machine.board {
         parameters.push(format!("tsc_early_khz={kilohertz} tsc=reliable no_timer_check"));
         if let Some(rate) = tick_rate.filter(|&rate| rate > 0) {
             parameters.push(format!("lpj={}", kilohertz * 1000 / u64::from(rate)));
@@ -254,11 +263,11 @@ mod tests {
 
     #[test]
     fn the_microvm_is_started_as_it_was_measured() {
-        let board = Board::Microvm { kilohertz: 2_596_096, tick_rate: Some(1000) };
+        let board = Board::Microvm { kilohertz: 2_596_096, tick_rate: Some(1000), has_qboot: true };
         let expected = "-nodefaults -no-user-config -display none \
             -action reboot=shutdown,shutdown=poweroff \
             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny \
-            -machine microvm,pit=off,pic=off,rtc=on,memory-backend=memory -accel tcg,thread=multi \
+            -machine microvm,pit=off,pic=off,rtc=on,memory-backend=memory -bios qboot.rom -accel tcg,thread=multi \
             -cpu max,erms=off,fsrm=off,fsrs=off,svm=off -smp cpus=2,maxcpus=2,sockets=1,cores=2,threads=1 -m 512M \
             -object memory-backend-memfd,id=memory,size=536870912,share=on,seal=on \
             -chardev socket,id=control,fd=100 -mon chardev=control,mode=control \
@@ -300,7 +309,8 @@ mod tests {
 
     #[test]
     fn only_a_guest_that_may_nest_has_a_processor_for_it() {
-        for board in [Board::Microvm { kilohertz: 2_000_000, tick_rate: None }, Board::Q35] {
+        for board in [Board::Microvm { kilohertz: 2_000_000, tick_rate: None, has_qboot: false }, Board::Q35]
+        {
             let plain = machine(board);
             let nested = MachineShape { nested: true, ..plain.clone() };
             assert_eq!(values(&arguments(&plain), "-cpu"), ["max,erms=off,fsrm=off,fsrs=off,svm=off"]);
@@ -323,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_kernel_whose_tick_rate_is_unknown_measures_it() {
-        let board = Board::Microvm { kilohertz: 2_000_000, tick_rate: None };
+        let board = Board::Microvm { kilohertz: 2_000_000, tick_rate: None, has_qboot: false };
         assert!(!values(&arguments(&machine(board)), "-append")[0].contains("lpj"));
     }
 
@@ -335,14 +345,18 @@ mod tests {
 
     #[test]
     fn what_the_machine_says_prevails_over_what_the_board_says() {
-        let board = Board::Microvm { kilohertz: 2_000_000, tick_rate: None };
+        let board = Board::Microvm { kilohertz: 2_000_000, tick_rate: None, has_qboot: false };
         let shape = MachineShape { command_line: "tsc=unstable", ..machine(board) };
         assert!(values(&arguments(&shape), "-append")[0].ends_with("no_timer_check tsc=unstable"));
     }
 
     #[test]
     fn no_argument_names_a_file_of_the_host() {
-        for board in [Board::Microvm { kilohertz: 1_000_000, tick_rate: None }, Board::Q35, Board::Virt] {
+        for board in [
+            Board::Microvm { kilohertz: 1_000_000, tick_rate: None, has_qboot: false },
+            Board::Q35,
+            Board::Virt,
+        ] {
             assert!(arguments(&machine(board)).iter().all(|argument| !argument.contains('/')));
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use snafu::{ResultExt, ensure};
 
-use super::arguments::{Board, DeviceShape, MachineShape, arguments};
+use super::arguments::{Board, DeviceShape, MachineShape, QBOOT, arguments};
 use super::clock::CounterRate;
 use super::plan::{Plan, Reading, Report, ReportReader, send_plan};
 use super::qemu::Qemu;
@@ -112,7 +112,8 @@ impl SoftwareEngine {
             (Arch::X86_64, CounterRate::Known { kilohertz }) if self.qemu.has_machine("microvm") => {
                 let several = machine.cpus > 1;
                 let tick_rate = several.then(|| tick_rate(&machine.kernel).ok().flatten()).flatten();
-                Board::Microvm { kilohertz: *kilohertz, tick_rate }
+                let has_qboot = find_firmware(&self.qemu, QBOOT).is_some();
+                Board::Microvm { kilohertz: *kilohertz, tick_rate, has_qboot }
             }
             (Arch::X86_64, _) => Board::Q35,
         }
@@ -123,7 +124,13 @@ impl SoftwareEngine {
             program: self.qemu.path.clone(),
             libraries: self.qemu.libraries.clone(),
             is_static: self.qemu.is_static,
-            firmware: find_firmware(&self.qemu, &shape.board),
+            // What is not there QEMU does not need.
+            firmware: shape
+                .board
+                .firmware()
+                .iter()
+                .filter_map(|name| find_firmware(&self.qemu, name))
+                .collect(),
             arguments: arguments(shape),
             files: vec!["-kernel".to_owned(), "-initrd".to_owned()],
             own_filter: shape.own_filter,
@@ -148,12 +155,9 @@ fn serve(devices: Vec<Box<dyn VirtioDevice>>) -> io::Result<(Vec<VhostUserServer
     Ok((servers, sockets))
 }
 
-/// The board's firmware, where QEMU itself would look for it. What is not there it does not need.
-fn find_firmware(qemu: &Qemu, board: &Board) -> Vec<PathBuf> {
-    let find = |name: &&str| {
-        qemu.firmware_folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file())
-    };
-    board.firmware().iter().filter_map(find).collect()
+/// A file of firmware, where QEMU itself would look for it.
+fn find_firmware(qemu: &Qemu, name: &str) -> Option<PathBuf> {
+    qemu.firmware_folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// Starts a supervisor with this plan and waits until QEMU runs in its jail.
