@@ -24,6 +24,9 @@ pub struct FilePiece<'a> {
     pub address: u64,
     /// Its length.
     pub length: u64,
+    /// Whether the guest leaves much of it as it is, so that machines share its pages. What a guest reads once, to write to
+    /// the memory that it frees, would cost three faults of each page.
+    pub stays: bool,
 }
 
 /// Where the first processor begins, and what it is told.
@@ -82,7 +85,8 @@ impl<'a> LoadPlan<'a> {
         self.entry
     }
 
-    /// Takes from the plan what can be mapped from its file: whole pages that lie alike in the file and in memory.
+    /// Takes from the plan what is to be mapped from its file, and can be: whole pages that lie alike in the file and in
+    /// memory.
     ///
     /// The caller maps them privately, so that machines share the pages that they do not change. Whoever makes such a
     /// file shorter kills the machine, so it must be one that is replaced and never changed.
@@ -94,7 +98,7 @@ impl<'a> LoadPlan<'a> {
             let start = piece.address.next_multiple_of(page_size) - piece.address;
             let end = (piece_end - piece_end % page_size).saturating_sub(piece.address);
             let alike = piece.offset % page_size == piece.address % page_size;
-            if alike && start < end {
+            if piece.stays && alike && start < end {
                 mappable.push(piece.part(start, end));
                 rest.extend([piece.part(0, start), piece.part(end, piece.length)]);
             } else {
@@ -104,6 +108,11 @@ impl<'a> LoadPlan<'a> {
         rest.retain(|piece| piece.length > 0);
         self.files = rest;
         mappable
+    }
+
+    /// Where parts of files will be copied to.
+    pub fn copied(&self) -> impl Iterator<Item = std::ops::Range<u64>> {
+        self.files.iter().map(|piece| piece.address..piece.address + piece.length)
     }
 
     /// Copies what is in the plan into memory, which is fresh, or has mapped what was taken from the plan.

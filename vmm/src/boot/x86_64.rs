@@ -109,6 +109,7 @@ impl<'a> X86Boot<'a> {
             offset: segment.offset,
             address: segment.address,
             length: segment.file_length,
+            stays: true,
         });
         let initramfs_piece = FilePiece {
             file: self.initramfs,
@@ -116,6 +117,7 @@ impl<'a> X86Boot<'a> {
             offset: 0,
             address: initramfs.start,
             length: initramfs.end - initramfs.start,
+            stays: false,
         };
         let files = file_pieces.chain([initramfs_piece]).filter(|piece| piece.length > 0).collect();
         let data = BootData {

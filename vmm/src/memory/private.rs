@@ -43,6 +43,27 @@ pub fn make_huge(memory: &Regions) -> io::Result<()> {
     })
 }
 
+/// Has the host back a part of memory that is about to be filled by huge pages, if it gives any: one is cleared and found
+/// much sooner than 512 small ones. A part that is much smaller than a huge page is left alone.
+pub fn ask_for_huge(memory: &Regions, part: &Range<u64>) {
+    let Some(region) = memory.find_region(GuestAddress(part.start)) else { return };
+    let whole = region.start_addr().0..region.start_addr().0 + region.len();
+    // Up to the end of the last one: what is not filled is memory like any other.
+    let (start, end) = (part.start.next_multiple_of(HUGE), part.end.next_multiple_of(HUGE).min(whole.end));
+    let Some(length) = end.checked_sub(start).filter(|_| part.end - part.start >= HUGE) else { return };
+    let (Ok(length), Ok(place)) = (usize::try_from(length), memory.get_host_address(GuestAddress(start)))
+    else {
+        return;
+    };
+    // SAFETY: from `start` to `end` lies within one region, a mapping that lives as long as `memory` is borrowed, and
+    // both are multiples of a page.
+    #[expect(unsafe_code, reason = "advice about some pages of the mapping")]
+    let asked = unsafe { vmm_sys::pages::make_huge(place, length) };
+    if let Err(error) = asked {
+        tracing::debug!(%error, "no huge pages for what the guest boots from");
+    }
+}
+
 /// Puts `length` bytes of a file into memory at `address`, without reading them: pages that the guest does not change
 /// are shared by all machines that have them. Everything is to be aligned to the host's pages.
 pub fn map_file(memory: &Regions, address: u64, file: &File, offset: u64, length: u64) -> io::Result<()> {

@@ -23,7 +23,7 @@ use crate::boot::{EntryPoint, LoadPlan, X86Boot};
 use crate::engine::{LaunchReport, MachineEnd};
 use crate::hypervisor::{Vcpu, VcpuSetup, Vm};
 use crate::machine::Machine;
-use crate::memory::{GuestMemory, Regions, fresh_regions, make_huge, map_file};
+use crate::memory::{GuestMemory, Regions, ask_for_huge, fresh_regions, make_huge, map_file};
 use crate::threads::{self, Role};
 
 /// What all processors begin with.
@@ -103,6 +103,9 @@ fn fill(memory: &Regions, mut plan: LoadPlan<'_>, huge_pages: bool) -> Result<En
     if !huge_pages {
         for piece in plan.take_mappable(rustix::param::page_size() as u64) {
             map_file(memory, piece.address, piece.file, piece.offset, piece.length).context(PrepareSnafu)?;
+        }
+        for range in plan.copied() {
+            ask_for_huge(memory, &range);
         }
     }
     plan.load(memory).context(LoadSnafu)?;
