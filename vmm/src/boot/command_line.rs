@@ -74,6 +74,12 @@ impl CommandLine {
         Self { text: text.to_owned() }
     }
 
+    /// Whether some parameter makes the kernel refuse modules without a signature.
+    pub fn wants_signed_modules(text: &str) -> bool {
+        let names = text.split(' ').map(|parameter| parameter.split('=').next().unwrap_or_default());
+        names.into_iter().any(|name| ["module.sig_enforce", "lockdown", "lsm"].contains(&name))
+    }
+
     /// Adds what a user or an image wrote: one or more parameters with spaces between them.
     pub fn append(&mut self, parameters: &str) -> Result<(), CommandLineError> {
         let parameters = parameters.trim();
@@ -140,6 +146,16 @@ mod tests {
         assert!(matches!(line.append(&"x".repeat(2000)), Err(CommandLineError::TooLong { .. })));
         assert_eq!(line, before);
         line.append("a=\"b c\" --x").unwrap();
+    }
+
+    #[test]
+    fn what_forbids_modules_without_a_signature_is_seen() {
+        for text in
+            ["quiet module.sig_enforce", "module.sig_enforce=1 x", "lockdown=integrity", "lsm=lockdown,yama"]
+        {
+            assert!(CommandLine::wants_signed_modules(text), "{text}");
+        }
+        assert!(!CommandLine::wants_signed_modules("quiet nolockdown x.lsm=1 root=lockdown"));
     }
 
     proptest! {

@@ -21,5 +21,8 @@ pub use compression::Compression;
 pub use initramfs::{Initramfs, InitramfsError, Stage};
 pub use kernel::{Kernel, KernelError};
 pub use load_plan::{EntryPoint, FilePiece, LoadError, LoadPlan};
-pub use modules::{ModuleError, ModuleIndex, ModulePlan, PlannedModule, Want, check_release};
+pub use modules::{
+    ModuleError, ModuleIndex, ModulePlan, PlannedModule, Want, check_release, takes_unsigned,
+    without_signature,
+};
 pub use x86_64::{X86Boot, X86BootError};

@@ -195,6 +195,29 @@ pub fn check_release(file_name: &str, module: &[u8], release: &str) -> Result<()
     Ok(())
 }
 
+/// A module without the signature at its end (Linux, `include/linux/module_signature.h`). To check one, the kernel reads all of
+/// the module and computes with a key of 4096 bits; what it says of modules without is no more than that they have none.
+pub fn without_signature(module: &[u8]) -> &[u8] {
+    const MARK: &[u8] = b"~Module signature appended~\n";
+    // Of three kinds, the lengths of two names, padding; then the signature's length.
+    let parts = module.strip_suffix(MARK).and_then(|rest| rest.split_last_chunk::<12>());
+    let Some((rest, [_, _, _, 0, 0, _, _, _, length @ ..])) = parts else { return module };
+    let end =
+        usize::try_from(u32::from_be_bytes(*length)).ok().and_then(|length| rest.len().checked_sub(length));
+    end.and_then(|end| rest.get(..end)).unwrap_or(module)
+}
+
+/// Whether a kernel with this configuration takes modules without a signature, as long as its command line does not say
+/// otherwise.
+pub fn takes_unsigned(configuration: &str) -> bool {
+    let has = |line: &str| configuration.lines().any(|other| other == line);
+    // What loads modules and says nothing of signatures is no configuration.
+    has("CONFIG_MODULES=y")
+        && !has("CONFIG_MODULE_SIG_FORCE=y")
+        && !has("CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY=y")
+        && !has("CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY=y")
+}
+
 /// Lines with their numbers, without comments and empty ones.
 fn lines<'a>(file: &'static str, text: &'a str) -> Result<impl Iterator<Item = (usize, &'a str)>> {
     ensure!(text.lines().count() <= MOST_MODULES, TooManySnafu { file });
@@ -324,6 +347,35 @@ kernel/fs/jbd2/jbd2.ko.gz:
             error.to_string(),
             "the module a.ko is for the kernel 6.18.56-0-virt, not for 6.18.57-0-virt"
         );
+    }
+
+    #[test]
+    fn a_signature_is_taken_off_and_nothing_else() {
+        let signed = |names: [u8; 2], length: u32| {
+            let header = [&[0, 0, 2, names[0], names[1], 0, 0, 0][..], &length.to_be_bytes()].concat();
+            [b"module", &b"signature"[..], &header, b"~Module signature appended~\n"].concat()
+        };
+        assert_eq!(without_signature(&signed([0, 0], 9)), b"module");
+        assert_eq!(without_signature(&signed([0, 0], 15)), b"");
+        // Longer than the file, and one with names, as none has been for years.
+        for odd in [signed([0, 0], 16), signed([0, 0], u32::MAX), signed([1, 0], 9), signed([0, 1], 9)] {
+            assert_eq!(without_signature(&odd), odd);
+        }
+        for plain in
+            [&b""[..], b"module", b"~Module signature appended~\n", b"short~Module signature appended~\n"]
+        {
+            assert_eq!(without_signature(plain), plain);
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_may_ask_for_signatures_keeps_them() {
+        let usual = "CONFIG_MODULES=y\nCONFIG_MODULE_SIG=y\n# CONFIG_MODULE_SIG_FORCE is not set\n";
+        assert!(takes_unsigned(usual));
+        for strict in ["CONFIG_MODULE_SIG_FORCE=y", "CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY=y"] {
+            assert!(!takes_unsigned(&format!("{usual}{strict}\n")), "{strict}");
+        }
+        assert!(!takes_unsigned("") && !takes_unsigned("no configuration"));
     }
 
     proptest! {

@@ -12,13 +12,19 @@ use super::files;
 use super::image::{Image, MODULES};
 use super::record::FileRecord;
 use super::root::RootFileSystem;
-use crate::boot::{Initramfs, ModuleIndex, ModulePlan, PlannedModule, Stage, Want, check_release};
+use crate::boot::{
+    Initramfs, ModuleIndex, ModulePlan, PlannedModule, Stage, Want, check_release, takes_unsigned,
+    without_signature,
+};
 
 /// `depmod`'s files; a distribution's largest kernel has 2 MiB of them.
 const LARGEST_LIST: u64 = 8 << 20;
 
 /// A module, unpacked. The largest that there are are drivers for graphics, which nobody needs here.
 const LARGEST_MODULE: u64 = 64 << 20;
+
+/// The configuration of a distribution's kernel has 300 KiB.
+const LARGEST_CONFIGURATION: u64 = 4 << 20;
 
 const LISTS: [&str; 2] = ["modules.dep", "modules.builtin"];
 
@@ -31,11 +37,13 @@ pub struct Extras {
     pub balloon: bool,
     /// What is written to its root goes elsewhere.
     pub overlay: bool,
+    /// Its kernel is told to refuse modules without a signature.
+    pub signed: bool,
 }
 
 impl Extras {
     /// Everything that a machine may have.
-    pub(super) const ALL: Self = Self { nested: true, balloon: true, overlay: true };
+    pub(super) const ALL: Self = Self { nested: true, balloon: true, overlay: true, signed: false };
 }
 
 /// What a machine loads, in order. The transports come first, where they are no part of the kernel: devices are found
@@ -188,6 +196,7 @@ fn key(image: &Image, agent: &[u8], extras: Option<Extras>) -> String {
     if let Some(extras) = extras {
         // The plan follows from the lists and from what this program wants.
         hasher.update(format!("{:?}", wanted(extras, &image.metadata.profile.root.file_system)).as_bytes());
+        hasher.update(&[u8::from(extras.signed)]);
     }
     hasher.finish().0.short()
 }
@@ -249,8 +258,12 @@ fn add_modules(
     };
     let usual = plan(Extras::default())?;
     let is_usual = |module: &PlannedModule| usual.modules().iter().any(|usual| usual.path == module.path);
-    let mut opened = None;
-    for module in plan(extras)?.modules() {
+    let planned = plan(extras)?;
+    // Signatures stay where it cannot be seen that nobody asks for them.
+    let mut opened = if extras.signed { None } else { root().ok() };
+    let drops_signatures =
+        opened.as_ref().is_some_and(|root| takes_unsigned(&configuration(root, image.kernel_release())));
+    for module in planned.modules() {
         let path = folder.join(&module.file_name);
         let contents = match files::read(&path, LARGEST_MODULE)? {
             Some(contents) => Some(contents),
@@ -265,13 +278,22 @@ fn add_modules(
                 from_root(root, image, module)?
             }
         };
-        if let Some(contents) = contents {
+        if let Some(mut contents) = contents {
+            if drops_signatures {
+                contents.truncate(without_signature(&contents).len());
+            }
             initramfs
                 .add_module(module.stage, &module.file_name, contents)
                 .context(InitramfsSnafu { image: &name })?;
         }
     }
     Ok(())
+}
+
+/// What the image's kernel was built with, if its `/boot` says so.
+fn configuration(root: &RootFileSystem, release: &str) -> String {
+    let text = root.read(&format!("/boot/config-{release}"), LARGEST_CONFIGURATION);
+    String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
 }
 
 /// A module that a machine does without, where the image has it: it may have been made smaller without telling its

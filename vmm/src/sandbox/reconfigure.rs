@@ -26,10 +26,10 @@ pub(super) fn reconfigure(home: &Home, name: &str, builder: &SandboxBuilder) -> 
     let image = image_for(builder, home, &spec, image)?;
     check_writes(builder, &spec)?;
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
-    let extras = start::extras(builder);
-    let mut files = store.prepare(&image, &agent, extras)?;
     let profile = start::boot_profile(builder, &image);
     let command_line = start::command_line(builder, &profile, arch)?;
+    let extras = start::extras(builder, &command_line);
+    let mut files = store.prepare(&image, &agent, extras)?;
     // Last of all that may fail: the old kernel is gone with it.
     let given = Given { home, store: &store, image: &image, agent: &agent, extras };
     let boots = kernel::place(builder, &given, &folder, &mut files)?;

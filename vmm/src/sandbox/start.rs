@@ -163,9 +163,10 @@ pub(super) fn check(builder: &SandboxBuilder) -> Result<(), Error> {
 }
 
 /// What a VM's kernel needs beside what every VM's does.
-pub(super) fn extras(builder: &SandboxBuilder) -> Extras {
+pub(super) fn extras(builder: &SandboxBuilder, command_line: &CommandLine) -> Extras {
     let overlay = builder.root_writes != RootWrites::Root;
-    Extras { nested: builder.nested, balloon: builder.balloon, overlay }
+    let signed = CommandLine::wants_signed_modules(&command_line.to_string());
+    Extras { nested: builder.nested, balloon: builder.balloon, overlay, signed }
 }
 
 /// Makes everything that a new VM is. `disks` gets the image's layers.
@@ -179,12 +180,12 @@ fn describe(
 ) -> Result<(), Error> {
     let (folder, arch) = (held.folder(), image.arch());
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
-    let extras = extras(builder);
+    let profile = boot_profile(builder, image);
+    let command_line = command_line(builder, &profile, arch)?;
+    let extras = extras(builder, &command_line);
     let mut files = store.prepare(image, &agent, extras)?;
     let given = Given { home: folder.home(), store, image, agent: &agent, extras };
     let boots = kernel::place(builder, &given, folder, &mut files)?;
-    let profile = boot_profile(builder, image);
-    let command_line = command_line(builder, &profile, arch)?;
     let BootFiles { kernel, initramfs, layers } = files;
     if builder.disk_size.is_some() {
         check_whole(&profile.root.device)?;
@@ -477,7 +478,8 @@ fn refresh_boot_files(held: &HeldVm, options: &StartOptions) -> Result<(), Error
     }
     let agent = agent::binary(arch).context(AgentBinarySnafu)?;
     let overlay = spec.configuration.root.overlay.is_some();
-    let extras = Extras { nested: spec.machine.nested, balloon: spec.machine.balloon, overlay };
+    let signed = CommandLine::wants_signed_modules(&spec.machine.boot.command_line);
+    let extras = Extras { nested: spec.machine.nested, balloon: spec.machine.balloon, overlay, signed };
     for disk in &spec.machine.disks {
         store.verify_disk(&disk.layers)?;
     }
