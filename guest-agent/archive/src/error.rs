@@ -11,7 +11,7 @@ use snafu::Snafu;
 #[derive(Debug, Snafu)]
 pub enum Error {
     /// A file or folder cannot be read, written or made.
-    #[snafu(display("cannot {what} {}", path.display()))]
+    #[snafu(display("cannot {what} {}", in_a_line(path)))]
     File {
         /// What was tried.
         what: &'static str,
@@ -21,7 +21,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file is not of a kind that can be dealt with, or stands in the way.
-    #[snafu(display("{} {why}", path.display()))]
+    #[snafu(display("{} {why}", in_a_line(path)))]
     Unfit {
         /// The file.
         path: PathBuf,
@@ -106,6 +106,11 @@ impl Error {
     }
 }
 
+/// A path as it is shown: a name may have line feeds in it, and an error is one line.
+fn in_a_line(path: &Path) -> String {
+    path.display().to_string().replace(char::is_control, "\u{fffd}")
+}
+
 /// For `map_err`: what was tried, and on what.
 pub(crate) fn trying<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
     move |error| Error::File { what, path: path.to_owned(), source: error.into() }
@@ -113,4 +118,18 @@ pub(crate) fn trying<E: Into<io::Error>>(what: &'static str, path: &Path) -> imp
 
 pub(crate) fn damaged<T>(what: &'static str) -> Result<T, Error> {
     Err(Error::Damaged { what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_whatever_the_name() {
+        let path = PathBuf::from("new\nline\u{1b}[31m");
+        let error = Error::Unfit { path: path.clone(), why: "is a folder" };
+        assert_eq!(error.to_string(), "new\u{fffd}line\u{fffd}[31m is a folder");
+        let error = trying("read", &path)(io::Error::from_raw_os_error(2));
+        assert_eq!(error.line(), "cannot read new\u{fffd}line\u{fffd}[31m: No such file or directory");
+    }
 }

@@ -4,7 +4,7 @@ mod header;
 mod source;
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -57,6 +57,9 @@ pub fn root_name(path: &Path) -> Vec<u8> {
 /// How much of a file is moved at once. A file that is no longer is read before its header is written, which then says
 /// how long it really is: what the kernel makes up tells no length or a wrong one.
 const BUFFER: usize = 128 * 1024;
+
+/// Of a path that is too long so many bytes are shown.
+const SHOWN: usize = 200;
 
 /// A file that tells no length is not longer than this.
 const LONGEST_MADE_UP: u64 = 16 << 20;
@@ -374,7 +377,13 @@ impl<W: Write> Packer<W> {
     fn header(&mut self, header: &Header<'_>, path: &Path) -> Result<(), Error> {
         let unfit = |why| Err(Error::Unfit { path: path.to_owned(), why });
         if header.name.len() > LONGEST_NAME || header.link.len() > LONGEST_NAME {
-            return unfit("has a path that is too long");
+            // The whole of it would hide what is wrong.
+            let shown = path.as_os_str().as_bytes();
+            let shown = OsStr::from_bytes(&shown[..shown.len().min(SHOWN)]);
+            return Err(Error::Unfit {
+                path: Path::new(shown).join("…"),
+                why: "has a path that is too long",
+            });
         }
         let note = header.note();
         if note.len() as u64 > LONGEST_NOTE {

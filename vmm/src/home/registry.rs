@@ -210,18 +210,25 @@ pub fn nearest_name<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) 
     (changes <= 1 + wanted.chars().count() / 4).then_some(name)
 }
 
-/// Levenshtein's distance.
+/// How many characters are added, removed, replaced, or changed places with their neighbour.
 fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (removed, from) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = removed + 1;
-        for (index, to) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[index + 1];
-            row[index + 1] = replaced.min(diagonal + 1).min(row[index] + 1);
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    // Of the beginnings of both, so many characters long.
+    let mut table = vec![vec![0; to.len() + 1]; from.len() + 1];
+    for i in 0..=from.len() {
+        for j in 0..=to.len() {
+            table[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let replaced = table[i - 1][j - 1] + usize::from(from[i - 1] != to[j - 1]);
+                let swapped = if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
+                    table[i - 2][j - 2] + 1
+                } else {
+                    usize::MAX
+                };
+                replaced.min(swapped).min(table[i - 1][j] + 1).min(table[i][j - 1] + 1)
+            };
         }
     }
-    row[to.len()]
+    table[from.len()][to.len()]
 }

@@ -156,6 +156,9 @@ fn a_vm_is_found_by_name_by_id_and_by_the_beginning_of_its_id() {
     }
     let error = home.find("web-sever").unwrap_err().to_string();
     assert_eq!(error, "there is no VM \"web-sever\": did you mean web-server?");
+    // In a short name, too, two characters change places easily.
+    assert_eq!(super::nearest_name("bxo", ["web", "box"]), Some("box"));
+    assert_eq!(super::nearest_name("bxy", ["web", "box"]), None);
     for wanted in ["", "..", "../vms", "nothing-like-it", "/etc/passwd"] {
         let error = home.find(wanted).unwrap_err();
         assert!(matches!(error, HomeError::NoSuchVm { nearest: None, .. }), "{wanted}: {error}");

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -11,8 +11,8 @@ use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
-use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
-use vmm_archive::{Holds, PackOptions, UnpackOptions};
+use rustix::fs::{Mode, OFlags, XattrFlags, fgetxattr, fsetxattr, mkdirat, openat};
+use vmm_archive::{Holds, PackOptions, Packer, UnpackOptions};
 
 use crate::{listing, names, packed, packed_with, unpacked};
 
@@ -28,6 +28,21 @@ fn set_time(path: &Path, nanoseconds_since_1970: i64) {
     let distance = Duration::from_nanos(nanoseconds_since_1970.unsigned_abs());
     let time = if nanoseconds_since_1970 < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance };
     file.set_modified(time).unwrap();
+}
+
+#[test]
+fn a_path_that_is_too_long_is_named_by_its_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = "n".repeat(250);
+    let mut deepest = File::open(folder.path()).unwrap();
+    for _ in 0..20 {
+        mkdirat(&deepest, &name, Mode::RWXU).unwrap();
+        deepest = openat(&deepest, &name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap().into();
+    }
+    let error = Packer::new(io::sink(), PackOptions::default()).add(folder.path(), b"tree").unwrap_err();
+    let line = error.line();
+    assert!(line.ends_with("/… has a path that is too long") && line.len() < 300, "{line}");
+    assert!(line.starts_with(folder.path().to_str().unwrap()), "{line}");
 }
 
 #[test]

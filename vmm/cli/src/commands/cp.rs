@@ -34,15 +34,18 @@ pub(crate) struct Cp {
     /// Copy devices and pipes too
     #[arg(long)]
     devices: bool,
-    /// End a copy out of a VM that is more than so many bytes
+    /// End a copy out of a VM that is more than that, such as 500K or 2G
     #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
     max_size: Option<u64>,
     /// End a copy out of a VM that is more than so many files and folders
     #[arg(long, value_name = "N")]
     max_entries: Option<u64>,
-    /// What to copy, and at last where to: one side is VM:PATH, the other a path here, or - for a tar archive
-    #[arg(value_name = "SRC... DST", required = true, num_args = 2..)]
-    paths: Vec<OsString>,
+    /// What to copy: VM:PATH, or a path here, or - for a tar archive from standard input
+    #[arg(value_name = "SRC", required = true)]
+    sources: Vec<OsString>,
+    /// Where to: a path here, or - for a tar archive on standard output, or VM:PATH
+    #[arg(value_name = "DST", required = true)]
+    target: OsString,
 }
 
 /// One of the paths.
@@ -80,11 +83,10 @@ enum Copy {
 }
 
 impl Copy {
-    fn of(paths: &[OsString]) -> Result<Self, Failure> {
+    fn of(sources: &[OsString], target: &OsStr) -> Result<Self, Failure> {
         const SIDES: &str = "one side is VM:PATH, the other a path here, or - for a tar archive";
-        let mut places: Vec<Place> = paths.iter().map(|path| Place::of(path)).collect();
-        let Some(target) = places.pop() else { return Err(Failure::usage(SIDES)) };
-        match target {
+        let places: Vec<Place> = sources.iter().map(|path| Place::of(path)).collect();
+        match Place::of(target) {
             Place::Guest { vm, path: target } => {
                 if places == [Place::Stream] {
                     return Ok(Self::Unpack { vm, target });
@@ -130,7 +132,7 @@ impl Copy {
 
 impl Cp {
     pub(super) fn run(self, quiet: bool) -> Result<ExitCode, Failure> {
-        let copy = Copy::of(&self.paths)?;
+        let copy = Copy::of(&self.sources, &self.target)?;
         if matches!(copy, Copy::Pack { .. }) && io::stdout().is_terminal() {
             return Err(Failure::usage("a tar archive is not for a terminal")
                 .with_hint("redirect standard output to a file or into a program"));
@@ -208,8 +210,9 @@ mod tests {
     use super::*;
 
     fn copy(paths: &[&str]) -> Result<Copy, String> {
-        let paths: Vec<OsString> = paths.iter().map(OsString::from).collect();
-        Copy::of(&paths).map_err(|failure| failure.to_string())
+        let (target, sources) = paths.split_last().unwrap();
+        let sources: Vec<OsString> = sources.iter().map(OsString::from).collect();
+        Copy::of(&sources, OsStr::new(target)).map_err(|failure| failure.to_string())
     }
 
     #[test]

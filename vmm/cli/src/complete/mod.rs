@@ -72,7 +72,7 @@ fn completer(above: &str, command: &str, argument: &str) -> Option<ArgValueCompl
         (_, "up" | "down" | "status" | "shell" | "destroy", "vm" | "vms") => {
             ArgValueCompleter::new(candidates::machines)
         }
-        (_, "cp", "paths") | (_, "edit", "file") => ArgValueCompleter::new(candidates::places),
+        (_, "cp", "sources" | "target") | (_, "edit", "file") => ArgValueCompleter::new(candidates::places),
         ("snapshot", "restore" | "rm", "name") => ArgValueCompleter::new(candidates::snapshots),
         (_, "run", "image") => ArgValueCompleter::new(candidates::images_and_files),
         (_, _, "vm" | "vms") => ArgValueCompleter::new(candidates::vms),
@@ -92,7 +92,8 @@ mod tests {
         let mut command = command();
         for (above, below, argument) in [
             ("stop", None, "vms"),
-            ("cp", None, "paths"),
+            ("cp", None, "sources"),
+            ("cp", None, "target"),
             ("snapshot", Some("restore"), "name"),
             ("logs", None, "process"),
         ] {
