@@ -97,29 +97,19 @@ type Result<T, E = X86BootError> = std::result::Result<T, E>;
 /// The initial file system begins at such an address, so that it takes as few large pages of the host as it can.
 const INITRAMFS_ALIGNMENT: u64 = 2 << 20;
 
-/// How much of the kernel's code is copied. As it boots, a kernel writes to nearly every page of it, to suit it to the
-/// processor, which is three page faults for each that is mapped. Copying all of it would hasten a boot more; this much
-/// fits into the processor time that a launch may take.
-const COPIED_CODE: u64 = 6 << 20;
-
 impl<'a> X86Boot<'a> {
     /// Finds a place for everything. Nothing is read but the kernel's headers.
     pub fn plan(&self) -> Result<LoadPlan<'a>> {
         let layout = elf::layout(self.kernel).context(KernelSnafu)?;
         let kernel_end = self.check_places(&layout.segments)?;
         let initramfs = self.initramfs_place(kernel_end)?;
-        // The kernel's code comes first (its `vmlinux.lds.S`).
-        let copied = layout.segments.first().map_or(0, |code| code.file_length.min(COPIED_CODE));
-        let kernel_pieces = layout.segments.iter().enumerate().flat_map(|(index, segment)| {
-            let cut = if index == 0 { copied } else { 0 };
-            [(0..cut, false), (cut..segment.file_length, true)].map(|(part, stays)| FilePiece {
-                file: self.kernel,
-                what: "kernel",
-                offset: segment.offset + part.start,
-                address: segment.address + part.start,
-                length: part.end - part.start,
-                stays,
-            })
+        let file_pieces = layout.segments.iter().map(|segment| FilePiece {
+            file: self.kernel,
+            what: "kernel",
+            offset: segment.offset,
+            address: segment.address,
+            length: segment.file_length,
+            stays: true,
         });
         let initramfs_piece = FilePiece {
             file: self.initramfs,
@@ -129,7 +119,7 @@ impl<'a> X86Boot<'a> {
             length: initramfs.end - initramfs.start,
             stays: false,
         };
-        let files = kernel_pieces.chain([initramfs_piece]).filter(|piece| piece.length > 0).collect();
+        let files = file_pieces.chain([initramfs_piece]).filter(|piece| piece.length > 0).collect();
         let data = BootData {
             memory: self.memory,
             cpus: self.cpus,
