@@ -22,9 +22,6 @@ const END_LOCKED: &str = ".locked.partial";
 /// The digits before that.
 const DIGITS: usize = 16;
 
-/// In a folder of more entries than this, not all are looked at: a copy into it must not take longer for that.
-const MOST_LOOKED_AT: usize = 1 << 14;
-
 /// A name that nothing has, beside a name.
 pub(crate) fn temporary_name(name: &[u8]) -> Vec<u8> {
     ending_in(name, END)
@@ -50,7 +47,7 @@ fn is_locked(name: &[u8]) -> bool {
 /// left that were killed. False if somebody has the lock for himself: nobody is waited for.
 fn lock(folder: BorrowedFd<'_>) -> bool {
     if flock(folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
-        for entry in Dir::read_from(folder).into_iter().flatten().flatten().take(MOST_LOOKED_AT) {
+        for entry in Dir::read_from(folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_bytes();
             if is_locked(name) {
                 remove(folder, name);
