@@ -20,8 +20,7 @@ pub mod trial_code;
 
 pub use boot_data::{BootData, BootDataError, Placed};
 pub use cpuid::{
-    CPUID_SIGNIFICANT_INDEX, CpuidEntry, CpuidPolicy, Virtualization, hide_fast_strings,
-    physical_address_bits, virtualization,
+    CPUID_SIGNIFICANT_INDEX, CpuidEntry, CpuidPolicy, Virtualization, physical_address_bits, virtualization,
 };
 pub use devices::{
     DeviceWindow, IO_APIC_PINS, MOST_DEVICES, POWER_CONTROL_PORT, POWER_OFF, POWER_STATUS_PORT, RESET,

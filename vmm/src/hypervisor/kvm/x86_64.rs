@@ -1,6 +1,5 @@
 //! What KVM needs on x86_64 only.
 
-use std::arch::x86_64::__cpuid;
 use std::fmt::Write;
 
 use kvm_bindings::{
@@ -13,7 +12,7 @@ use snafu::ResultExt;
 use super::{Kvm, system};
 use crate::arch::x86_64::{
     CpuidEntry, DescriptorTable, IDENTITY_MAP_PAGE, ModelSpecificRegister, ProcessorState, Registers,
-    Segment, SpecialRegisters, TASK_STATE_PAGES, hide_fast_strings,
+    Segment, SpecialRegisters, TASK_STATE_PAGES,
 };
 use crate::hypervisor::{HypervisorError, RefusedSnafu, VcpuSetup, X86_64Host};
 
@@ -21,20 +20,8 @@ impl X86_64Host for Kvm {
     fn supported_cpuid(&self) -> Result<Vec<CpuidEntry>, HypervisorError> {
         let table = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(system);
         let table = table.context(RefusedSnafu { step: "tell what its processor offers" })?;
-        let mut table: Vec<_> = table.as_slice().iter().map(from_kvm).collect();
-        if is_emulated() {
-            hide_fast_strings(&mut table);
-        }
-        Ok(table)
+        Ok(table.as_slice().iter().map(from_kvm).collect())
     }
-}
-
-/// Whether this host's own processor is one that QEMU computes, as in a VM of the software engine with `--nested`.
-fn is_emulated() -> bool {
-    const IN_MACHINE: u32 = 1 << 31;
-    let signature = __cpuid(0x4000_0000);
-    let name = [signature.ebx, signature.ecx, signature.edx].map(u32::to_le_bytes).concat();
-    __cpuid(0x1).ecx & IN_MACHINE != 0 && name == b"TCGTCGTCGTCG"
 }
 
 fn from_kvm(entry: &kvm_cpuid_entry2) -> CpuidEntry {

@@ -82,10 +82,6 @@ const HIDDEN: [(u32, u32, Register, &[u32]); 13] = [
 const ALL_BUT_ARAT: [u32; 31] = all_but(2);
 const ALL_BUT_INVARIANT_COUNTER: [u32; 31] = all_but(8);
 
-/// Moving and filling strings of bytes fast: ERMS; FSRM; FZRM, FSRS, FSRC.
-const FAST_STRINGS: [(u32, u32, Register, &[u32]); 3] =
-    [(0x7, 0, Ebx, &[9]), (0x7, 0, Edx, &[4]), (0x7, 1, Eax, &[10, 11, 12])];
-
 /// What the machine has whatever the list says: older versions of KVM list neither the timer's deadline mode nor the
 /// x2APIC, which their local APICs have all the same; and a guest is told that it is one.
 const SHOWN: [(u32, Register, u32); 3] = [(0x1, Ecx, 21), (0x1, Ecx, 24), (0x1, Ecx, 31)];
@@ -117,8 +113,11 @@ pub(super) fn offers(host: &[CpuidEntry], extension: Virtualization) -> bool {
 
 /// Takes from an entry what a guest does not see, and adds what it always has.
 pub(super) fn restrict(entry: &mut CpuidEntry, nested: bool) {
-    let function = entry.function;
-    hide(entry, &HIDDEN);
+    let (function, index) = (entry.function, entry.index);
+    for (_, _, register, bits) in HIDDEN.iter().filter(|hidden| (hidden.0, hidden.1) == (function, index)) {
+        let mask = bits.iter().fold(0, |mask, bit| mask | 1 << bit);
+        *field(entry, *register) &= !mask;
+    }
     for (_, register, bit) in VIRTUALIZATION.iter().filter(|bit| bit.0 == function && !nested) {
         *field(entry, *register) &= !(1 << bit);
     }
@@ -150,20 +149,6 @@ pub(super) fn measure_state(table: &mut [CpuidEntry]) {
     };
     for whole in table.iter_mut().filter(is_whole) {
         whole.ecx = largest;
-    }
-}
-
-/// Takes from a table that strings of bytes are moved fast, for a host whose processor is emulated: there, each byte is an
-/// instruction of its own, and who believes the promise copies and clears memory that way.
-pub fn hide_fast_strings(table: &mut [CpuidEntry]) {
-    table.iter_mut().for_each(|entry| hide(entry, &FAST_STRINGS));
-}
-
-fn hide(entry: &mut CpuidEntry, abilities: &[(u32, u32, Register, &[u32])]) {
-    let place = (entry.function, entry.index);
-    for (_, _, register, bits) in abilities.iter().filter(|hidden| (hidden.0, hidden.1) == place) {
-        let mask = bits.iter().fold(0, |mask, bit| mask | 1 << bit);
-        *field(entry, *register) &= !mask;
     }
 }
 

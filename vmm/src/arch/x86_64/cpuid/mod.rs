@@ -7,8 +7,6 @@ mod hypervisor;
 mod tests;
 mod topology;
 
-pub use features::hide_fast_strings;
-
 /// In [`CpuidEntry::flags`]: the entry is for its index only. The value is KVM's.
 pub const CPUID_SIGNIFICANT_INDEX: u32 = 1 << 0;
 

@@ -197,14 +197,6 @@ fn what_a_machine_does_not_have_is_not_seen() {
 }
 
 #[test]
-fn a_host_that_is_emulated_moves_no_strings_fast() {
-    let mut table = [leaf(0x1, [ALL; 4]), part(0x7, 0, [ALL; 4]), part(0x7, 1, [ALL; 4])];
-    hide_fast_strings(&mut table);
-    let hidden = [part(0x7, 0, [ALL, !(1 << 9), ALL, !(1 << 4)]), part(0x7, 1, [!(7 << 10), ALL, ALL, ALL])];
-    assert_eq!(table, [leaf(0x1, [ALL; 4]), hidden[0], hidden[1]]);
-}
-
-#[test]
 fn a_guest_that_may_nest_sees_how() {
     let nested = |host: &[CpuidEntry]| CpuidPolicy { nested: true, ..policy(0, 1) }.apply(host);
     assert_eq!(bits(at(&nested(&intel()), 1, 0).ecx, 5..6), 1);
