@@ -13,6 +13,8 @@ use crate::arch::Arch;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
     text: String,
+    /// Somebody wants to trace in the guest.
+    traces: bool,
 }
 
 /// Why something cannot stand on a command line.
@@ -71,17 +73,17 @@ impl CommandLine {
     /// A triple fault (`reboot=t`) is the reset that every engine sees. Of the other parameters that are said to hasten
     /// a boot, only the search for fewer serial ports does, and [`Self::NO_TRACE_NAMES`].
     fn with_console(text: &str) -> Self {
-        Self { text: format!("{text} {}", Self::NO_TRACE_NAMES) }
+        Self { text: text.to_owned(), traces: false }
     }
 
     /// A kernel with tracing looks through all its events for each name of a number in them, a tenth of its whole boot, so
     /// that tools which read the events' formats see numbers. Only tools that trace in the guest miss it.
     const NO_TRACE_NAMES: &str = "initcall_blacklist=trace_eval_init";
 
-    /// Whether some parameter makes the kernel refuse modules without a signature.
+    /// Whether some parameter of a line may make the kernel refuse modules without a signature, or end for one.
     pub fn wants_signed_modules(text: &str) -> bool {
-        let names = text.split(' ').map(|parameter| parameter.split('=').next().unwrap_or_default());
-        names.into_iter().any(|name| ["module.sig_enforce", "lockdown", "lsm"].contains(&name))
+        names(text)
+            .any(|name| ["module.sig_enforce", "lockdown", "lsm", "panic_on_taint"].contains(&name.as_str()))
     }
 
     /// Adds what a user or an image wrote: one or more parameters with spaces between them.
@@ -96,21 +98,27 @@ impl CommandLine {
         if parameters.is_empty() {
             return Ok(());
         }
-        let traces = |word: &str| ["trace", "ftrace", "tp_printk"].iter().any(|name| word.starts_with(name));
-        if parameters.split(' ').any(traces) {
-            self.text = self.text.replacen(&format!(" {}", Self::NO_TRACE_NAMES), "", 1);
-        }
-        let length = self.text.len() + 1 + parameters.len();
+        let length = self.text.len() + 1 + parameters.len() + 1 + Self::NO_TRACE_NAMES.len();
         ensure!(length <= Self::LIMIT, TooLongSnafu { length });
+        self.traces |= names(parameters).any(|name| {
+            ["trace", "ftrace", "tp_printk", "kprobe_event"].iter().any(|tracing| name.starts_with(tracing))
+        });
         self.text.push(' ');
         self.text.push_str(parameters);
         Ok(())
     }
 }
 
+/// The names of a line's parameters. Kernels take `-` for `_` in them, and the quotes around a parameter away.
+fn names(text: &str) -> impl Iterator<Item = String> {
+    let names = text.split(' ').map(|word| word.split('=').next().unwrap_or_default());
+    names.map(|name| name.trim_matches('"').replace('-', "_"))
+}
+
 impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.text)?;
+        if self.traces { Ok(()) } else { write!(f, " {}", Self::NO_TRACE_NAMES) }
     }
 }
 
@@ -126,7 +134,7 @@ mod tests {
         line.append("").unwrap();
         let text = line.to_string();
         assert!(text.starts_with("console=ttyS0 quiet "), "{text}");
-        assert!(text.ends_with(" loglevel=7  debug"), "{text}");
+        assert!(text.contains(" loglevel=7  debug "), "{text}");
     }
 
     #[test]
@@ -154,6 +162,10 @@ mod tests {
         line.append("debug trace_event=sched:*").unwrap();
         assert!(!line.to_string().contains("trace_eval_init"), "{line}");
         assert!(line.to_string().ends_with(" debug trace_event=sched:*"), "{line}");
+        // Refused as a whole.
+        let mut line = CommandLine::new(Arch::X86_64);
+        line.append(&format!("trace_event={}", "x".repeat(2000))).unwrap_err();
+        assert_eq!(line, CommandLine::new(Arch::X86_64));
     }
 
     #[test]
@@ -171,9 +183,13 @@ mod tests {
 
     #[test]
     fn what_forbids_modules_without_a_signature_is_seen() {
-        for text in
-            ["quiet module.sig_enforce", "module.sig_enforce=1 x", "lockdown=integrity", "lsm=lockdown,yama"]
-        {
+        for text in [
+            "quiet module.sig_enforce",
+            "module.sig-enforce=1 x",
+            "\"lockdown=integrity\"",
+            "lsm=lockdown,yama",
+            "panic_on_taint=0x2000",
+        ] {
             assert!(CommandLine::wants_signed_modules(text), "{text}");
         }
         assert!(!CommandLine::wants_signed_modules("quiet nolockdown x.lsm=1 root=lockdown"));

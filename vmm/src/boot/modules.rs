@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use snafu::{OptionExt, Snafu, ensure};
 
+use super::command_line::CommandLine;
 use super::initramfs::Stage;
 
 /// More lines than any distribution's kernel has modules.
@@ -211,11 +212,13 @@ pub fn without_signature(module: &[u8]) -> &[u8] {
 /// otherwise.
 pub fn takes_unsigned(configuration: &str) -> bool {
     let has = |line: &str| configuration.lines().any(|other| other == line);
+    let own_line = configuration.lines().find_map(|line| line.strip_prefix("CONFIG_CMDLINE="));
     // What loads modules and says nothing of signatures is no configuration.
     has("CONFIG_MODULES=y")
         && !has("CONFIG_MODULE_SIG_FORCE=y")
         && !has("CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY=y")
         && !has("CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY=y")
+        && !own_line.is_some_and(CommandLine::wants_signed_modules)
 }
 
 /// Lines with their numbers, without comments and empty ones.
@@ -372,7 +375,11 @@ kernel/fs/jbd2/jbd2.ko.gz:
     fn a_kernel_that_may_ask_for_signatures_keeps_them() {
         let usual = "CONFIG_MODULES=y\nCONFIG_MODULE_SIG=y\n# CONFIG_MODULE_SIG_FORCE is not set\n";
         assert!(takes_unsigned(usual));
-        for strict in ["CONFIG_MODULE_SIG_FORCE=y", "CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY=y"] {
+        for strict in [
+            "CONFIG_MODULE_SIG_FORCE=y",
+            "CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY=y",
+            "CONFIG_CMDLINE=\"quiet module.sig_enforce=1\"",
+        ] {
             assert!(!takes_unsigned(&format!("{usual}{strict}\n")), "{strict}");
         }
         assert!(!takes_unsigned("") && !takes_unsigned("no configuration"));

@@ -7,7 +7,7 @@ use snafu::ResultExt;
 use twox_hash::XxHash64;
 
 use super::digest::{Digest, Hasher};
-use super::error::{DamagedSnafu, InitramfsSnafu, ModulesSnafu, Result, RootContentsSnafu, StorageSnafu};
+use super::error::{DamagedSnafu, ImageError, InitramfsSnafu, ModulesSnafu, Result, RootContentsSnafu, StorageSnafu};
 use super::files;
 use super::image::{Image, MODULES};
 use super::record::FileRecord;
@@ -28,7 +28,7 @@ const LARGEST_CONFIGURATION: u64 = 4 << 20;
 
 const LISTS: [&str; 2] = ["modules.dep", "modules.builtin"];
 
-/// What a machine has beside what every machine has, and loads modules for.
+/// What a machine has beside what every machine has, as far as it decides on its modules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
     /// The guest may run virtual machines itself.
@@ -260,7 +260,9 @@ fn add_modules(
     let is_usual = |module: &PlannedModule| usual.modules().iter().any(|usual| usual.path == module.path);
     let planned = plan(extras)?;
     // Signatures stay where it cannot be seen that nobody asks for them.
-    let mut opened = if extras.signed { None } else { root().ok() };
+    let cannot_tell =
+        |error: &ImageError| tracing::warn!(%image, %error, "kernel modules keep their signatures");
+    let mut opened = if extras.signed { None } else { root().inspect_err(cannot_tell).ok() };
     let drops_signatures =
         opened.as_ref().is_some_and(|root| takes_unsigned(&configuration(root, image.kernel_release())));
     for module in planned.modules() {

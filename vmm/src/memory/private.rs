@@ -44,7 +44,7 @@ pub fn make_huge(memory: &Regions) -> io::Result<()> {
 }
 
 /// Has the host back a part of memory that is about to be filled by huge pages, if it gives any: one is cleared and found
-/// much sooner than 512 small ones. A part that is much smaller than a huge page is left alone.
+/// much sooner than 512 small ones. A part that is smaller than a huge page is left alone.
 pub fn ask_for_huge(memory: &Regions, part: &Range<u64>) {
     let Some(region) = memory.find_region(GuestAddress(part.start)) else { return };
     let whole = region.start_addr().0..region.start_addr().0 + region.len();

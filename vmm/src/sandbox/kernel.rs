@@ -130,6 +130,8 @@ pub(super) fn place(
             if let Some(what) = kernels::obstacle(&kernel, modules) {
                 return KernelLacksSnafu { path, what }.fail();
             }
+            // What its image's kernel was built with tells nothing of it.
+            let extras = Extras { signed: true, ..extras };
             files.initramfs = store.initramfs(image, agent, release.as_deref(), extras)?;
             files.kernel = keep(&kernel, folder)?;
             Ok(Boots { own_kernel: true, ..Boots::default() })

@@ -489,6 +489,7 @@ fn refresh_boot_files(held: &HeldVm, options: &StartOptions) -> Result<(), Error
     if spec.own_kernel {
         // Only read: written again, it would be lost with a start that dies or finds the disk full.
         let release = kernel::read(&boot.kernel, arch)?.release();
+        let extras = Extras { signed: true, ..extras };
         fresh.initramfs = store.initramfs(&image, &agent, release.as_deref(), extras)?;
     } else if let Some(name) = &spec.stored_kernel {
         let kernel = KernelStore::of(held.folder().home()).find(&name.parse()?)?;

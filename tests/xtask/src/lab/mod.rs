@@ -129,19 +129,15 @@ fn run_command(options: &Options<'_>) -> Outcome<ExitCode> {
         (PathBuf::from(path.file_name().unwrap_or_default()), path)
     });
     let locked = lock()?;
-    let mut session;
-    let began;
-    if options.instruction_clock {
+    let (began, mut session) = if options.instruction_clock {
         let ingredients = Ingredients::prepare(with)?;
         drop(locked);
-        began = Instant::now();
-        session = ingredients.start_on_instruction_clock()?;
+        (Instant::now(), ingredients.start_on_instruction_clock()?)
     } else {
         let laboratory = Laboratory::prepare(with)?;
         drop(locked);
-        began = Instant::now();
-        session = laboratory.start()?;
-    }
+        (Instant::now(), laboratory.start()?)
+    };
     let started = began.elapsed();
     let outcome = session.run_as_ours(&order::with_pipes(options.command), options.limit);
     if options.verbose {
@@ -212,15 +208,12 @@ impl Ingredients {
     /// One that boots now, on the instruction clock, and waits for its command.
     fn start_on_instruction_clock(&self) -> Outcome<Session> {
         let folder = folder()?;
-        let file = folder.join(format!("initramfs-{}", std::process::id()));
+        let file = folder.join("initramfs-of-clock");
+        let failed = |error| Failure::new(format!("cannot replace {}: {error}", file.display()));
+        remove_if_there(&file).map_err(failed)?;
         self.initramfs.write(&file)?;
         let start = Start::Measure { initramfs: &file, folder: &folder };
-        let session =
-            Emulator::start(&self.parts, &start).and_then(|emulator| Session::boot(emulator, BOOT_LIMIT));
-        // It has it in its memory by now, or never will.
-        remove_if_there(&file)
-            .map_err(|error| Failure::new(format!("cannot remove {}: {error}", file.display())))?;
-        session
+        Session::boot(Emulator::start(&self.parts, &start)?, BOOT_LIMIT)
     }
 }
 

@@ -140,7 +140,9 @@ pub(super) fn arguments(machine: &MachineShape<'_>) -> Vec<String> {
 fn board_option(board: &Board, nested: bool) -> String {
     let options = match board {
         // With the PIC on, its first unprogrammed tick is a divide error before there is a console; without the
-        // clock chip the kernel waits more than a second for it.
+        // clock chip the kernel waits more than a second for it. The option ROM, which QEMU would look for, has SeaBIOS
+        // start a kernel; qboot does that itself.
+        Board::Microvm { has_qboot: true, .. } => "pit=off,pic=off,rtc=on,x-option-roms=off",
         Board::Microvm { .. } => "pit=off,pic=off,rtc=on",
         Board::Q35 => "usb=off,vmport=off,smbus=off,sata=off",
         // The kernel then begins in EL2, where a hypervisor belongs.
@@ -267,7 +269,7 @@ mod tests {
         let expected = "-nodefaults -no-user-config -display none \
             -action reboot=shutdown,shutdown=poweroff \
             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny \
-            -machine microvm,pit=off,pic=off,rtc=on,memory-backend=memory -bios qboot.rom -accel tcg,thread=multi \
+            -machine microvm,pit=off,pic=off,rtc=on,x-option-roms=off,memory-backend=memory -bios qboot.rom -accel tcg,thread=multi \
             -cpu max,erms=off,fsrm=off,fsrs=off,svm=off -smp cpus=2,maxcpus=2,sockets=1,cores=2,threads=1 -m 512M \
             -object memory-backend-memfd,id=memory,size=536870912,share=on,seal=on \
             -chardev socket,id=control,fd=100 -mon chardev=control,mode=control \
