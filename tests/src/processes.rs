@@ -8,6 +8,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, set_child_subreaper};
 
+use crate::PATIENCE;
+
 /// A process that lives, or lived when it was looked for.
 #[derive(Debug)]
 pub struct Process {
@@ -78,7 +80,11 @@ pub fn descendants() -> Vec<Process> {
             found.push(Process::open(*pid));
         }
     }
-    found.retain(|process| !process.has_ended());
+    // One whose memory is gone already has no command any more: nothing can keep it from its end, which may take a moment.
+    found.retain(|process| {
+        let is_ending = process.command.is_empty();
+        !process.ends_within(if is_ending { PATIENCE } else { Duration::ZERO })
+    });
     found
 }
 

@@ -7,7 +7,9 @@ use snafu::ResultExt;
 use twox_hash::XxHash64;
 
 use super::digest::{Digest, Hasher};
-use super::error::{DamagedSnafu, ImageError, InitramfsSnafu, ModulesSnafu, Result, RootContentsSnafu, StorageSnafu};
+use super::error::{
+    DamagedSnafu, ImageError, InitramfsSnafu, ModulesSnafu, Result, RootContentsSnafu, StorageSnafu,
+};
 use super::files;
 use super::image::{Image, MODULES};
 use super::record::FileRecord;
