@@ -25,6 +25,12 @@ pub struct KernelFacts {
     pub has_modules: bool,
 }
 
+/// The configuration that a root file system has in its `/boot` for a kernel.
+pub(super) fn in_boot(root: &RootFileSystem, release: &str) -> Result<Option<Vec<u8>>> {
+    let path = format!("/boot/config-{release}");
+    if root.has(&path)? { root.read(&path, LARGEST).map(Some) } else { Ok(None) }
+}
+
 impl ImageStore {
     /// What the image's kernel was built with, and whether its modules are there.
     pub fn kernel_facts(&self, image: &Image) -> Result<KernelFacts> {
@@ -35,9 +41,8 @@ impl ImageStore {
         let in_folder =
             files::read(&image.folder.join(&lists[1]), LARGEST)?.is_some_and(|list| !list.is_empty());
         let has_modules = in_folder || root.has(&lists[0])?;
-        let path = format!("/boot/config-{release}");
-        let configuration = if root.has(&path)? {
-            String::from_utf8(root.read(&path, LARGEST)?).ok()
+        let configuration = if let Some(bytes) = in_boot(&root, release)? {
+            String::from_utf8(bytes).ok()
         } else {
             let path = image.kernel();
             let bytes = files::read(&path, LARGEST_KERNEL)?;

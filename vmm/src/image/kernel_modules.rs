@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use snafu::ResultExt;
 use twox_hash::XxHash64;
 
+use super::configuration::in_boot;
 use super::digest::{Digest, Hasher};
 use super::error::{
     DamagedSnafu, ImageError, InitramfsSnafu, ModulesSnafu, Result, RootContentsSnafu, StorageSnafu,
@@ -24,9 +25,6 @@ const LARGEST_LIST: u64 = 8 << 20;
 
 /// A module, unpacked. The largest that there are are drivers for graphics, which nobody needs here.
 const LARGEST_MODULE: u64 = 64 << 20;
-
-/// The configuration of a distribution's kernel has 300 KiB.
-const LARGEST_CONFIGURATION: u64 = 4 << 20;
 
 const LISTS: [&str; 2] = ["modules.dep", "modules.builtin"];
 
@@ -296,8 +294,8 @@ fn add_modules(
 
 /// What the image's kernel was built with, if its `/boot` says so.
 fn configuration(root: &RootFileSystem, release: &str) -> String {
-    let text = root.read(&format!("/boot/config-{release}"), LARGEST_CONFIGURATION);
-    String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
+    let bytes = in_boot(root, release).ok().flatten().unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A module that a machine does without, where the image has it: it may have been made smaller without telling its
