@@ -1,7 +1,9 @@
 //! How the guest is: load, memory, disks.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use vmm_protocol::{DiskUse, Health, MemoryUse};
 
@@ -10,19 +12,72 @@ use crate::clock;
 /// More disks are not listed.
 const MAX_DISKS: usize = 64;
 
-/// Looks at the guest.
-pub(crate) fn measure(processes: usize) -> Health {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let loadavg = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    Health {
-        agent: env!("CARGO_PKG_VERSION").to_owned(),
-        uptime_ms: clock::monotonic().as_millis().try_into().unwrap_or(u64::MAX),
-        load_hundredths: load(&loadavg),
-        memory: memory(&meminfo),
-        disks: disks(&mounts),
-        processes: u32::try_from(processes).unwrap_or(u32::MAX),
+/// Looks at the guest, often: what the kernel tells of itself stays open, and the list of mounts, the longest to write
+/// and to read, is read again only when it has changed.
+#[derive(Debug, Default)]
+pub(crate) struct Observer {
+    meminfo: Option<File>,
+    loadavg: Option<File>,
+    mounts: Option<File>,
+    mounted: Vec<Mounted>,
+}
+
+/// A mount of a block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mounted {
+    device: String,
+    mount_point: String,
+    file_system: String,
+}
+
+impl Observer {
+    /// Looks at the guest. What the kernel does not tell is nothing.
+    pub(crate) fn measure(&mut self, processes: usize) -> Health {
+        if mounts_changed(&mut self.mounts) {
+            self.mounted = mounted(&read(&mut self.mounts, MOUNTS));
+        }
+        Health {
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: clock::monotonic().as_millis().try_into().unwrap_or(u64::MAX),
+            load_hundredths: load(&read(&mut self.loadavg, "/proc/loadavg")),
+            memory: memory(&read(&mut self.meminfo, "/proc/meminfo")),
+            disks: disks(&self.mounted),
+            processes: u32::try_from(processes).unwrap_or(u32::MAX),
+        }
     }
+}
+
+const MOUNTS: &str = "/proc/self/mounts";
+
+/// Whether the list of mounts was never read, or has changed since this was last asked (`mounts_poll`,
+/// fs/proc_namespace.c).
+fn mounts_changed(mounts: &mut Option<File>) -> bool {
+    let Some(file) = mounts else { return true };
+    let mut wanted = [PollFd::new(file, PollFlags::PRI)];
+    match poll(&mut wanted, Some(&Timespec::default())) {
+        Ok(_) => !wanted[0].revents().is_empty(),
+        Err(_) => true,
+    }
+}
+
+/// All of a file of the kernel's from its beginning, as it is now. It is opened where it is not open yet.
+fn read(file: &mut Option<File>, path: &str) -> String {
+    let read = |file: &mut Option<File>| -> io::Result<String> {
+        let file = match file {
+            Some(file) => {
+                file.rewind()?;
+                file
+            }
+            None => file.insert(File::open(path)?),
+        };
+        let mut text = String::with_capacity(4096);
+        file.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    read(file).unwrap_or_else(|_| {
+        *file = None;
+        String::new()
+    })
 }
 
 /// `0.12 0.34 1.05 1/70 123`, always with two decimals.
@@ -52,9 +107,9 @@ fn memory(meminfo: &str) -> MemoryUse {
     memory
 }
 
-/// Every mounted block device once, however often parts of it are mounted again.
-fn disks(mounts: &str) -> Vec<DiskUse> {
-    let mut disks: Vec<DiskUse> = Vec::new();
+/// The mounts of block devices in the kernel's list.
+fn mounted(mounts: &str) -> Vec<Mounted> {
+    let mut mounted = Vec::new();
     for line in mounts.lines() {
         let mut fields = line.split(' ').map(unescape);
         let (Some(device), Some(mount_point), Some(file_system)) =
@@ -62,16 +117,28 @@ fn disks(mounts: &str) -> Vec<DiskUse> {
         else {
             continue;
         };
-        if !device.starts_with("/dev/") || disks.iter().any(|disk| disk.device == device) {
-            continue;
+        if device.starts_with("/dev/") {
+            mounted.push(Mounted { device, mount_point, file_system });
         }
-        let Ok(usage) = statvfs(&mount_point) else { continue };
-        let read_only = usage.f_flag.contains(StatVfsMountFlags::RDONLY);
-        let (total, available) = (usage.f_blocks * usage.f_frsize, usage.f_bavail * usage.f_frsize);
-        disks.push(DiskUse { device, mount_point, file_system, total, available, read_only });
+    }
+    mounted
+}
+
+/// Every mounted block device once, however often parts of it are mounted again.
+fn disks(mounted: &[Mounted]) -> Vec<DiskUse> {
+    let mut disks: Vec<DiskUse> = Vec::new();
+    for mount in mounted {
         if disks.len() == MAX_DISKS {
             break;
         }
+        if disks.iter().any(|disk| disk.device == mount.device) {
+            continue;
+        }
+        let Ok(usage) = statvfs(&mount.mount_point) else { continue };
+        let Mounted { device, mount_point, file_system } = mount.clone();
+        let read_only = usage.f_flag.contains(StatVfsMountFlags::RDONLY);
+        let (total, available) = (usage.f_blocks * usage.f_frsize, usage.f_bavail * usage.f_frsize);
+        disks.push(DiskUse { device, mount_point, file_system, total, available, read_only });
     }
     disks
 }
@@ -116,9 +183,15 @@ mod tests {
 
     #[test]
     fn this_machine_has_memory_and_time() {
-        let health = measure(3);
+        let mut observer = Observer::default();
+        let health = observer.measure(3);
         assert!(health.memory.total > health.memory.free);
         assert!(health.uptime_ms > 0);
         assert_eq!(health.processes, 3);
+        // Files that stay open are read from their beginning.
+        let again = observer.measure(4);
+        assert_eq!(again.memory.total, health.memory.total);
+        assert_eq!(again.disks.len(), health.disks.len());
+        assert_eq!(again.processes, 4);
     }
 }

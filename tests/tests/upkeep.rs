@@ -43,13 +43,27 @@ fn a_machine_is_checked_and_started_again_and_everything_is_told() {
 #[test]
 fn what_a_machine_costs_is_shown_and_collected() {
     let home = TestHome::new();
-    let _vm = home.machine("dear", &[]);
+    let data = home.path().join("data.raw");
+    let data = data.to_str().unwrap();
+    home.vmm(["disk", "create", data, "16M"]).run().succeeded();
+    let vm = home.machine("dear", &["--disk", data]);
     let measured = &home.json(&["stats", "--json", "dear"])[0];
     let host = &measured["host"];
     assert!(host["processor_us"].as_u64().unwrap() > 0, "{measured}");
     let (all, own) = (host["memory"].as_u64().unwrap(), host["monitor_memory"].as_u64().unwrap());
     assert!(own > 0 && own < all, "{measured}");
     assert!(measured["guest"]["memory"]["total"].as_u64().unwrap() > 100 << 20, "{measured}");
+    // What is mounted meanwhile is seen, and what is no more is not.
+    let mounted = || {
+        let measured = home.json(&["stats", "--json", "dear"]);
+        let disks = measured[0]["guest"]["disks"].as_array().unwrap().clone();
+        disks.iter().map(|disk| disk["mount_point"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(mounted(), ["/"]);
+    vm.shell("mkfs.ext2 -q /dev/vdb && mount -t ext4 /dev/vdb /mnt").succeeded();
+    assert_eq!(mounted(), ["/", "/mnt"]);
+    vm.shell("umount /mnt").succeeded();
+    assert_eq!(mounted(), ["/"]);
     let table = home.vmm(["stats"]).run().succeeded().stdout();
     assert!(
         table.lines().nth(1).is_some_and(|line| line.starts_with("dear ") && line.contains('%')),

@@ -35,6 +35,7 @@ use self::shutdown::ShuttingDown;
 use self::streams::{FrameBuffer, Moved};
 use self::workers::Workers;
 use crate::cgroup::Groups;
+use crate::health::Observer;
 use crate::launch::Launcher;
 use crate::listener::Listener;
 use crate::refusal::Refusal;
@@ -88,6 +89,7 @@ pub struct Server {
     running: BTreeMap<i32, u64>,
     /// The processes that do what waits for disks.
     workers: Workers,
+    observer: Observer,
     next_id: u64,
     /// Processes with more to move, when the others have had their turn.
     again: BTreeSet<u64>,
@@ -130,6 +132,7 @@ impl Server {
             processes: BTreeMap::new(),
             running: BTreeMap::new(),
             workers: Workers::default(),
+            observer: Observer::default(),
             next_id: 1,
             again: BTreeSet::new(),
             accept_from: None,

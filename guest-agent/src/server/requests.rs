@@ -12,8 +12,8 @@ use super::connection::Role;
 use super::process::{Process, Timer};
 use super::streams::Streams;
 use super::{Place, Server};
+use crate::clock;
 use crate::refusal::Refusal;
-use crate::{clock, health};
 
 /// More processes than this do not run at once: each has up to three of our descriptors.
 const MAX_PROCESSES: usize = 512;
@@ -37,7 +37,7 @@ impl Server {
             Request::Resize { process, size } => self.resize(process, size),
             Request::Detach { process } => self.detach(process),
             Request::Processes => Ok(Reply::Processes(self.list())),
-            Request::Health => Ok(Reply::Health(health::measure(self.running.len()))),
+            Request::Health => Ok(Reply::Health(self.observer.measure(self.running.len()))),
             Request::Freeze => return self.freeze_for(client),
             Request::SetClock { time_ns } => set_clock(time_ns),
             Request::Shutdown(shutdown) => return self.shut_down_for(client, shutdown),
