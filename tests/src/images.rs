@@ -46,6 +46,14 @@ pub(crate) fn bring_into(home: &Path, as_copies: bool) {
     for folder in ["images", "layers"] {
         share(&cache.join(folder), &home.join(folder), as_copies);
     }
+    if let Some(kernels) = kernels() {
+        share(&kernels.join("kernels"), &home.join("kernels"), as_copies);
+    }
+}
+
+/// A home with kernels, of which one is chosen for all: the machines of every test boot that one.
+pub fn kernels() -> Option<PathBuf> {
+    std::env::var_os("VMM_TEST_KERNELS").map(PathBuf::from)
 }
 
 fn share(from: &Path, to: &Path, as_copies: bool) {

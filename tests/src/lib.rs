@@ -32,7 +32,7 @@ pub mod whole_machine;
 pub use embedding::{example, library, python_environment, repository};
 pub use holdings::{Holdings, settles};
 pub use home::TestHome;
-pub use images::{binary, cached};
+pub use images::{binary, cached, kernels};
 pub use invocation::{Finished, Invocation};
 pub use machine::TestVm;
 pub use processes::{Process, bury_orphans, descendants};

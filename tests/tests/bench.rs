@@ -16,7 +16,7 @@ fn starts_and_commands_are_measured_kept_and_compared() {
     let files = ["--json", json_path, "--html", html_path];
     let table = home.vmm([&quick[..], &files].concat()).run().succeeded().stdout();
     assert!(table.contains("start.answer") && table.contains("exec.true p99"), "{table}");
-    assert!(home.leftovers().is_empty(), "{:?}", home.leftovers());
+    assert_eq!(home.leftovers(), Vec::<String>::new());
 
     let report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
     assert_eq!((report["schema"].as_str(), report["version"].as_u64()), (Some("vmm-bench"), Some(1)));
@@ -80,7 +80,7 @@ fn whoever_interrupts_a_benchmark_leaves_nothing() {
     bench.signal(Signal::INT);
     assert_eq!(bench.end().0, 130);
     home.wait_until_quiet();
-    assert!(home.leftovers().is_empty(), "{:?}", home.leftovers());
+    assert_eq!(home.leftovers(), Vec::<String>::new());
     assert!(!json.exists() && !json.with_file_name("cut.json.partial").exists());
 }
 

@@ -20,7 +20,7 @@ fn untrusted_programs_are_held_to_their_limits() {
     let home = TestHome::new();
     let ran = home.program(Command::new(example("untrusted"))).run();
     assert_eq!(ran.succeeded().stdout(), UNTRUSTED);
-    assert!(home.leftovers().is_empty());
+    assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn the_example_in_c_is_compiled_by_a_plain_compiler() {
     let mut command = Command::new(&program);
     command.env("LD_LIBRARY_PATH", &installed);
     assert_eq!(home.program(command).run().succeeded().stdout(), UNTRUSTED);
-    assert!(home.leftovers().is_empty());
+    assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_pool_of_ten_gives_each_program_a_sandbox_of_its_own() {
     let expected: String = programs.iter().map(|program| format!("{program}: status 0: \n")).collect();
     assert_eq!(ran.stdout(), format!("{expected}exit 3: status 3: \n"));
     home.wait_until_quiet();
-    assert!(home.leftovers().is_empty(), "{:?}", home.leftovers());
+    assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_build_is_seen_while_it_runs_and_its_result_comes_out() {
     let mut failing = Command::new(example("stream_build"));
     failing.arg(&project).args(["exit 9", "result"]);
     home.program(failing).run().ended_with(9);
-    assert!(home.leftovers().is_empty());
+    assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
 /// A program that embeds the library and knows nothing of it.

@@ -47,10 +47,10 @@ fn bad_input_is_told_in_a_line() {
 
 #[test]
 fn machines_boot_a_kernel_of_ours() {
-    let Some(kernel) = std::env::var_os("VMM_TEST_KERNEL") else {
-        skip!("VMM_TEST_KERNEL names no kernel: `cargo verify --soak kernel` builds one");
+    let Some(kernels) = vmm_tests::kernels() else {
+        skip!("VMM_TEST_KERNELS names no home with a kernel: `cargo verify --soak kernel` makes one");
     };
-    let kernel = kernel.to_string_lossy();
+    let kernel = kernels.join("kernels/fast/vmlinux").display().to_string();
     let home = TestHome::new();
     home.vmm(["kernel", "check", &kernel, "--for", "network,shared-folders,nested"]).run().succeeded();
     let vm = home.machine("box", &["--kernel", &kernel, "--cpus", "2"]);

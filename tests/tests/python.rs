@@ -38,7 +38,7 @@ fn the_wheel_installs_into_a_clean_environment_and_passes_its_own_tests() {
     ours(&["-m", "unittest", "discover", "--verbose", "--start-directory", tests.to_str().unwrap()])
         .succeeded();
     home.wait_until_quiet();
-    assert!(home.leftovers().is_empty(), "{:?}", home.leftovers());
+    assert_eq!(home.leftovers(), Vec::<String>::new());
 
     let example = repository().join("vmm/python/examples/untrusted.py");
     let said = ours(&[example.to_str().unwrap()]).succeeded().stdout();

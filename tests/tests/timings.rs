@@ -61,7 +61,7 @@ fn a_run_tells_when_each_of_its_steps_was_done() {
     assert!(fs::read_to_string(&plot).unwrap().contains("root mounted"));
 
     home.wait_until_quiet();
-    assert!(home.leftovers().is_empty(), "{:?}", home.leftovers());
+    assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
 #[test]
@@ -74,5 +74,5 @@ fn a_trace_that_cannot_be_written_is_told_before_anything_is_started() {
     let plot = home.path().join("plot.svg");
     home.vmm(["run", "--plot", plot.to_str().unwrap(), "no-such-image"]).run().ended_with(125);
     assert!(!plot.with_extension("svg.partial").exists() && !plot.exists());
-    assert!(home.leftovers().is_empty(), "{:?}", home.leftovers());
+    assert_eq!(home.leftovers(), Vec::<String>::new());
 }

@@ -270,24 +270,27 @@ impl Link {
     }
 }
 
-/// Reads until the end is told, by answer or event.
+/// Reads until the end is told, by answer or event. Whether it is or not, a monitor that has hung up is waited for.
 pub(super) fn end_from(
     connection: &mut Connection,
     deadline: Option<Instant>,
     cancel: Option<&CancelToken>,
 ) -> Result<End, ControlError> {
-    loop {
-        match connection.next(deadline, cancel.map(AsFd::as_fd))? {
-            MonitorLine::Answer { what: Answer::Ended(end), .. } | MonitorLine::Event(Event::Ended(end)) => {
-                connection.wait_for_exit(ANSWER_TIMEOUT);
-                return Ok(end);
-            }
-            MonitorLine::Answer { what: Answer::Refused(refusal), .. } => {
+    let outcome = loop {
+        match connection.next(deadline, cancel.map(AsFd::as_fd)) {
+            Ok(
+                MonitorLine::Answer { what: Answer::Ended(end), .. } | MonitorLine::Event(Event::Ended(end)),
+            ) => break Ok(end),
+            Ok(MonitorLine::Answer { what: Answer::Refused(refusal), .. }) => {
                 return Err(ControlError::Refused { refusal });
             }
-            _ => {}
+            Ok(_) => {}
+            Err(ControlError::Lost) => break Err(ControlError::Lost),
+            Err(error) => return Err(error),
         }
-    }
+    };
+    connection.wait_for_exit(ANSWER_TIMEOUT);
+    outcome
 }
 
 /// The end of a VM whose monitor could not record it. It may have said in its log why it had to end.

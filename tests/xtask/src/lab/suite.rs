@@ -80,7 +80,25 @@ fn prepare<'a>(binaries: impl IntoIterator<Item = &'a TestBinary>) -> Outcome<La
     let _locked = lock()?;
     let tests = binaries.into_iter().map(|test| (name(test), test.path.clone()));
     let tools = TOOLS.iter().filter_map(|tool| Some((PathBuf::from(tool), command::find(tool)?)));
-    Laboratory::prepare(tests.chain(tools))
+    Laboratory::prepare(tests.chain(tools).chain(kernels()?))
+}
+
+/// What is in the folder of kernels of the home that tests are told of, if they are.
+fn kernels() -> Outcome<Vec<(PathBuf, PathBuf)>> {
+    let Some(home) = std::env::var_os(order::KERNELS).map(PathBuf::from) else { return Ok(Vec::new()) };
+    let cannot = |error| Failure::new(format!("cannot read the kernels of {}: {error}", home.display()));
+    let mut files = Vec::new();
+    let mut folders = vec![home.join("kernels")];
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().map_err(cannot)? {
+            let path = entry.map_err(cannot)?.path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push((path.strip_prefix(&home).unwrap_or(&path).to_owned(), path.clone())),
+            }
+        }
+    }
+    Ok(files)
 }
 
 fn run_in(laboratory: &Laboratory, binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Report> {
