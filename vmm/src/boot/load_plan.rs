@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 
 use rustix::io::preadv;
 use snafu::{ResultExt, Snafu};
@@ -44,6 +45,7 @@ pub struct LoadPlan<'a> {
     files: Vec<FilePiece<'a>>,
     bytes: Vec<Placed>,
     entry: EntryPoint,
+    rewritten: Vec<Range<u64>>,
 }
 
 /// Why memory cannot be filled.
@@ -77,7 +79,18 @@ pub enum LoadError {
 impl<'a> LoadPlan<'a> {
     /// A plan, made where it is known that nothing overlaps.
     pub(super) fn new(files: Vec<FilePiece<'a>>, bytes: Vec<Placed>, entry: EntryPoint) -> Self {
-        Self { files, bytes, entry }
+        Self { files, bytes, entry, rewritten: Vec::new() }
+    }
+
+    /// With parts of memory that the guest writes to nearly everywhere as it boots.
+    pub(super) fn with_rewritten(mut self, rewritten: Vec<Range<u64>>) -> Self {
+        self.rewritten = rewritten;
+        self
+    }
+
+    /// Parts of memory that the guest writes to nearly everywhere as it boots: of a page of a file it gets a copy each time.
+    pub fn rewritten(&self) -> &[Range<u64>] {
+        &self.rewritten
     }
 
     /// Where the first processor begins.
@@ -111,7 +124,7 @@ impl<'a> LoadPlan<'a> {
     }
 
     /// Where parts of files will be copied to.
-    pub fn copied(&self) -> impl Iterator<Item = std::ops::Range<u64>> {
+    pub fn copied(&self) -> impl Iterator<Item = Range<u64>> {
         self.files.iter().map(|piece| piece.address..piece.address + piece.length)
     }
 

@@ -128,7 +128,9 @@ impl<'a> X86Boot<'a> {
             initramfs,
         };
         let entry = EntryPoint { instruction: layout.entry, boot_data: BOOT_PARAMETERS };
-        Ok(LoadPlan::new(files, data.place().context(DataSnafu)?, entry))
+        let plan = LoadPlan::new(files, data.place().context(DataSnafu)?, entry);
+        // A kernel puts into its code what suits the processor it finds.
+        Ok(plan.with_rewritten(layout.code))
     }
 
     /// Whether each segment has a place of its own, and where the last one ends.

@@ -10,7 +10,7 @@ mod shared;
 
 pub use give_back::give_back;
 pub use io_vectors::{ReadVectors, WriteVectors};
-pub use private::{ask_for_huge, fresh_regions, make_huge, map_file};
+pub use private::{ask_for_huge, copy_ahead, fresh_regions, make_huge, map_file};
 #[cfg(target_os = "linux")]
 pub use shared::{MapError, SharedRegion, map_shared_regions};
 

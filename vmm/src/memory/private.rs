@@ -64,6 +64,23 @@ pub fn ask_for_huge(memory: &Regions, part: &Range<u64>) {
     }
 }
 
+/// Has copies made of the pages of this part of memory that are a file's, before the guest writes to them: with hardware
+/// virtualization it would come out three times for each, to read it, to write to it, and once it was copied.
+pub fn copy_ahead(memory: &Regions, part: &Range<u64>) {
+    let page = rustix::param::page_size() as u64;
+    let (start, end) = (part.start - part.start % page, part.end.next_multiple_of(page));
+    let slice = usize::try_from(end - start).ok().map(|length| memory.get_slice(GuestAddress(start), length));
+    let Some(Ok(slice)) = slice else { return };
+    // SAFETY: the slice lies within one region, a mapping that may be written to and lives as long as `memory` is
+    // borrowed. Regions begin at a page of the host's, and `start` is a multiple of one.
+    #[expect(unsafe_code, reason = "advice about some pages of the mapping")]
+    let copied = unsafe { vmm_sys::pages::make_ready(slice.ptr_guard_mut().as_ptr(), slice.len()) };
+    // Linux before 5.14 does not know how: the guest does it, page by page.
+    if let Err(error) = copied {
+        tracing::debug!(%error, "no pages copied ahead of the guest");
+    }
+}
+
 /// Puts `length` bytes of a file into memory at `address`, without reading them: pages that the guest does not change
 /// are shared by all machines that have them. Everything is to be aligned to the host's pages.
 pub fn map_file(memory: &Regions, address: u64, file: &File, offset: u64, length: u64) -> io::Result<()> {
@@ -145,6 +162,30 @@ mod tests {
         let mut byte = [0];
         rustix::io::pread(&file, &mut byte, page).unwrap();
         assert_eq!(byte, [2]);
+    }
+
+    #[test]
+    fn pages_of_a_file_are_copied_ahead_and_hold_what_they_held() {
+        let page = rustix::param::page_size();
+        let memory = fresh_regions(std::slice::from_ref(&(0..0x20_0000))).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; 3 * page]).unwrap();
+        let length = page as u64;
+        map_file(&memory, 0, &file, 0, 3 * length).unwrap();
+        let place = memory.get_host_address(GuestAddress(0)).unwrap().addr();
+        let copied = || {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let of_mapping = smaps.split_once(&format!("{place:x}-")).unwrap().1;
+            let line = of_mapping.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024 / page
+        };
+        assert_eq!(copied(), 0);
+        // Two pages, which it only touches.
+        copy_ahead(&memory, &(length - 1..length + 1));
+        assert_eq!(copied(), 2);
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(length)).unwrap(), 7);
+        // What is no memory is left alone.
+        copy_ahead(&memory, &(0x20_0000..0x20_0001));
     }
 
     #[test]

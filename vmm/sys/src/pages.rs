@@ -22,6 +22,26 @@ pub unsafe fn discard(start: *mut u8, length: usize, is_shared: bool) -> io::Res
     Ok(())
 }
 
+/// Has pages of a mapping ready to be written to, as the first write to each would make them.
+///
+/// # Safety
+///
+/// `start` is aligned to a page and lies in a mapping that reaches `length` bytes from there and may be written to.
+#[expect(unsafe_code, reason = "advice about a mapping that the caller answers for")]
+pub unsafe fn make_ready(start: *mut u8, length: usize) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: the caller's promise: the pages are mapped. What they hold stays.
+        unsafe { madvise(start.cast(), length, Advice::LinuxPopulateWrite)? };
+        Ok(())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (start, length);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 /// What says whether there are huge pages: the word in brackets.
 #[cfg(target_os = "linux")]
 const MODE: &str = "/sys/kernel/mm/transparent_hugepage/enabled";

@@ -4,6 +4,7 @@
 //! which for Linux is the 64-bit entry of its boot protocol, as a physical address.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use snafu::{OptionExt, ResultExt, ensure};
@@ -21,6 +22,13 @@ const SEGMENT_LOAD: u32 = 1;
 const SEGMENT_NOTE: u32 = 4;
 const HEADER_LENGTH: usize = 64;
 const PROGRAM_HEADER_LENGTH: usize = 56;
+
+const SECTION_HEADER_LENGTH: usize = 64;
+const SECTION_CONTENT: u32 = 1;
+const SECTION_CODE: u64 = 4;
+
+/// A kernel has some forty; more are not looked at.
+const MOST_SECTION_HEADERS: u16 = 256;
 
 /// A kernel has fewer than ten; each is looked at.
 const MOST_PROGRAM_HEADERS: u16 = 128;
@@ -51,6 +59,8 @@ pub(in crate::boot) struct Layout {
     pub(in crate::boot) segments: Vec<Segment>,
     /// The 64-bit entry.
     pub(in crate::boot) entry: u64,
+    /// Where in memory its code lies, as far as the file says so.
+    pub(in crate::boot) code: Vec<Range<u64>>,
 }
 
 /// Whether this is an ELF file for x86_64 whose segments lie in it, with its 64-bit entry and a PVH entry inside of
@@ -79,7 +89,34 @@ pub(in crate::boot) fn layout(file: &File) -> Result<Layout> {
     let table = read_at(file, length, header.table, table_length, "the ELF program headers")?;
     let segments = segments(&program_headers(&table, header.count)?, length)?;
     ensure_inside(&segments, header.entry, "entry")?;
-    Ok(Layout { segments, entry: header.entry })
+    let code = code(file, length, &header, &segments);
+    Ok(Layout { segments, entry: header.entry, code })
+}
+
+/// Where the sections with code lie in memory. A kernel boots without a table of sections: one that is missing or broken
+/// tells of none.
+fn code(file: &File, length: u64, header: &Header, segments: &[Segment]) -> Vec<Range<u64>> {
+    let sections = header.sections;
+    let count = u64::from(sections.count.min(MOST_SECTION_HEADERS));
+    if usize::from(sections.length) != SECTION_HEADER_LENGTH {
+        return Vec::new();
+    }
+    let table_length = count * SECTION_HEADER_LENGTH as u64;
+    let table = read_at(file, length, sections.table, table_length, "the ELF section headers");
+    let table = table.unwrap_or_default();
+    let place = |section: &[u8]| {
+        let (kind, flags) = (u32_at(section, 4)?, u64_at(section, 8)?);
+        let (offset, size) = (u64_at(section, 24)?, u64_at(section, 32)?);
+        let is_code = kind == SECTION_CONTENT && flags & SECTION_CODE != 0;
+        let within = |segment: &&Segment| {
+            offset.checked_sub(segment.offset).is_some_and(|before| before < segment.file_length)
+        };
+        let segment = segments.iter().find(within).filter(|_| is_code)?;
+        let before = offset - segment.offset;
+        let size = size.min(segment.file_length - before);
+        Some(segment.address + before..segment.address + before + size)
+    };
+    table.chunks_exact(SECTION_HEADER_LENGTH).filter_map(place).collect()
 }
 
 fn read_at(file: &File, length: u64, offset: u64, count: u64, part: &'static str) -> Result<Vec<u8>> {
@@ -94,6 +131,15 @@ struct Header {
     entry: u64,
     /// Where the program headers are.
     table: u64,
+    count: u16,
+    sections: Sections,
+}
+
+/// The table of sections, not yet checked.
+#[derive(Clone, Copy)]
+struct Sections {
+    table: u64,
+    length: u16,
     count: u16,
 }
 
@@ -114,7 +160,8 @@ impl Header {
             usize::from(length) == PROGRAM_HEADER_LENGTH && (1..=MOST_PROGRAM_HEADERS).contains(&count),
             HeaderSnafu { what: format!("{count} program headers of {length} bytes") }
         );
-        Ok(Self { entry: word(24)?, table: word(32)?, count })
+        let sections = Sections { table: word(40)?, length: half(58)?, count: half(60)? };
+        Ok(Self { entry: word(24)?, table: word(32)?, count, sections })
     }
 }
 

@@ -199,3 +199,37 @@ proptest! {
         let _ = boot(&kernel, 5000, 96 * MEBIBYTE);
     }
 }
+
+/// A kernel with a table of such sections: kind, flags, offset, size.
+fn with_sections(sections: &[(u32, u64, u64, u64)]) -> Vec<u8> {
+    let mut elf = elf_kernel("6.12");
+    let table = elf.len() as u64;
+    elf[40..48].copy_from_slice(&table.to_le_bytes());
+    elf[58..60].copy_from_slice(&64_u16.to_le_bytes());
+    elf[60..62].copy_from_slice(&u16::try_from(sections.len()).unwrap().to_le_bytes());
+    for &(kind, flags, offset, size) in sections {
+        let mut section = [0; 64];
+        section[4..8].copy_from_slice(&kind.to_le_bytes());
+        section[8..16].copy_from_slice(&flags.to_le_bytes());
+        section[24..32].copy_from_slice(&offset.to_le_bytes());
+        section[32..40].copy_from_slice(&size.to_le_bytes());
+        elf.extend(section);
+    }
+    elf
+}
+
+#[test]
+fn the_code_that_a_kernel_rewrites_is_where_its_sections_say_and_a_lying_table_tells_of_none() {
+    let code_of = |kernel: &[u8]| elf::layout(&file(kernel)).unwrap().code;
+    let in_file = elf_kernel("6.12").len() as u64;
+    let start = LOAD_ADDRESS + 0x40;
+    let code = with_sections(&[(0, 0, 0, 0), (1, 6, 0x40, 0x10), (1, 2, 0x80, 8), (8, 6, 0x90, 8)]);
+    assert_eq!(code_of(&code), std::slice::from_ref(&(start..start + 0x10)));
+    // What reaches beyond the segment ends with it; what begins there is nowhere.
+    let lying = with_sections(&[(1, 6, 0x40, u64::MAX), (1, 6, in_file, 8), (1, 6, u64::MAX, u64::MAX)]);
+    assert_eq!(code_of(&lying), std::slice::from_ref(&(start..LOAD_ADDRESS + in_file)));
+    // A table that is not in the file.
+    let cut = with_sections(&[(1, 6, 0x40, 0x10); 3]);
+    assert_eq!(code_of(&cut[..cut.len() - 1]), []);
+    assert_eq!(code_of(&elf_kernel("6.12")), []);
+}

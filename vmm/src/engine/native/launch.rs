@@ -10,7 +10,7 @@ use super::control::Control;
 use super::exits::{Counter, Counts};
 use super::keyboard;
 use super::processor::Processor;
-use super::running::NativeMachine;
+use super::running::{MachineThreads, NativeMachine};
 use super::{
     AddressesSnafu, BootSnafu, HugePagesSnafu, HypervisorSnafu, LoadSnafu, MemorySnafu, NativeEngine,
     NativeError, NestedSnafu, PrepareSnafu, ProcessorsSnafu,
@@ -23,7 +23,7 @@ use crate::boot::{EntryPoint, LoadPlan, X86Boot};
 use crate::engine::{LaunchReport, MachineEnd};
 use crate::hypervisor::{Vcpu, VcpuSetup, Vm};
 use crate::machine::Machine;
-use crate::memory::{GuestMemory, Regions, ask_for_huge, fresh_regions, make_huge, map_file};
+use crate::memory::{GuestMemory, Regions, ask_for_huge, copy_ahead, fresh_regions, make_huge, map_file};
 use crate::threads::{self, Role};
 
 /// What all processors begin with.
@@ -68,7 +68,12 @@ impl NativeEngine {
             devices: &windows,
         };
         let plan = boot.plan().context(BootSnafu)?;
+        let rewritten = if machine.huge_pages { Vec::new() } else { plan.rewritten().to_vec() };
         let EntryPoint { instruction, boot_data } = fill(&regions, plan, machine.huge_pages)?;
+        let copy_ahead = {
+            let regions = regions.clone();
+            move || rewritten.iter().for_each(|part| copy_ahead(&regions, part))
+        };
         vm.map_memory(regions).context(HypervisorSnafu)?;
 
         let first = entry_state(instruction, boot_data);
@@ -85,7 +90,8 @@ impl NativeEngine {
             None
         };
         let report = LaunchReport { engine: self.kind, program: None, jail: None, processor_us };
-        let running = NativeMachine::new(control, board, machine.console, processors, exits, report, ended);
+        let threads = MachineThreads { processors, beside: Box::new(copy_ahead), ended };
+        let running = NativeMachine::new(control, board, machine.console, threads, exits, report);
         Ok(running.context(PrepareSnafu)?.with_balloon(machine.balloon).with_keyboard(keyboard))
     }
 }

@@ -23,20 +23,30 @@ pub(super) struct NativeMachine {
     keyboard: Option<JoinHandle<()>>,
 }
 
+/// What runs when the machine does.
+pub(super) struct MachineThreads {
+    /// The threads of the processors, which wait to be let go.
+    pub(super) processors: Vec<JoinHandle<()>>,
+    /// What can be done while the guest has begun already, in a few milliseconds.
+    pub(super) beside: Box<dyn FnOnce() + Send>,
+    /// Who hears of the end.
+    pub(super) ended: Box<dyn FnOnce(MachineEnd) + Send>,
+}
+
 impl NativeMachine {
     /// Lets the processors go, and waits for their end on a thread of its own.
     pub(super) fn new(
         control: Arc<Control>,
         board: Arc<Board>,
         console: OwnedFd,
-        processors: Vec<JoinHandle<()>>,
+        MachineThreads { processors, beside, ended }: MachineThreads,
         exits: Counter,
         report: LaunchReport,
-        ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> io::Result<Self> {
         let exits = Arc::new(exits);
         let (its_control, its_exits) = (Arc::clone(&control), Arc::clone(&exits));
         let watch = move || {
+            beside();
             for processor in processors {
                 if processor.join().is_err() {
                     // It said why where panics are told.
