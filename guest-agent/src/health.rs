@@ -1,10 +1,10 @@
 //! How the guest is: load, memory, disks.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::fs::{StatVfsMountFlags, stat, statvfs};
 use vmm_protocol::{DiskUse, Health, MemoryUse};
 
 use crate::clock;
@@ -12,46 +12,50 @@ use crate::clock;
 /// More disks are not listed.
 const MAX_DISKS: usize = 64;
 
-/// Looks at the guest, often: what the kernel tells of itself stays open, and the list of mounts, the longest to write
-/// and to read, is read again only when it has changed.
+/// Looks at the guest, often: the list of mounts, the longest to write and to read, is read again only when it has changed.
 #[derive(Debug, Default)]
 pub(crate) struct Observer {
-    meminfo: Option<File>,
-    loadavg: Option<File>,
     mounts: Option<File>,
-    mounted: Vec<Mounted>,
+    disks: Vec<Disk>,
 }
 
-/// A mount of a block device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mounted {
+/// A block device that is mounted.
+#[derive(Debug)]
+struct Disk {
     device: String,
     mount_point: String,
     file_system: String,
+    /// The number that files there have for their device.
+    number: u64,
 }
 
 impl Observer {
     /// Looks at the guest. What the kernel does not tell is nothing.
     pub(crate) fn measure(&mut self, processes: usize) -> Health {
-        if mounts_changed(&mut self.mounts) {
-            self.mounted = mounted(&read(&mut self.mounts, MOUNTS));
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let loadavg = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        // A folder above a mount point that was given another name is no change to the list.
+        if mounts_changed(self.mounts.as_ref()) || !self.disks.iter().all(Disk::is_there) {
+            let mounts = read_mounts(&mut self.mounts).unwrap_or_else(|_| {
+                self.mounts = None;
+                String::new()
+            });
+            self.disks = disks(&mounts);
         }
         Health {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: clock::monotonic().as_millis().try_into().unwrap_or(u64::MAX),
-            load_hundredths: load(&read(&mut self.loadavg, "/proc/loadavg")),
-            memory: memory(&read(&mut self.meminfo, "/proc/meminfo")),
-            disks: disks(&self.mounted),
+            load_hundredths: load(&loadavg),
+            memory: memory(&meminfo),
+            disks: self.disks.iter().filter_map(Disk::usage).collect(),
             processes: u32::try_from(processes).unwrap_or(u32::MAX),
         }
     }
 }
 
-const MOUNTS: &str = "/proc/self/mounts";
-
-/// Whether the list of mounts was never read, or has changed since this was last asked (`mounts_poll`,
+/// Whether the list of mounts was never read, or mounts have come or gone since this was last asked (`mounts_poll`,
 /// fs/proc_namespace.c).
-fn mounts_changed(mounts: &mut Option<File>) -> bool {
+fn mounts_changed(mounts: Option<&File>) -> bool {
     let Some(file) = mounts else { return true };
     let mut wanted = [PollFd::new(file, PollFlags::PRI)];
     match poll(&mut wanted, Some(&Timespec::default())) {
@@ -60,24 +64,16 @@ fn mounts_changed(mounts: &mut Option<File>) -> bool {
     }
 }
 
-/// All of a file of the kernel's from its beginning, as it is now. It is opened where it is not open yet.
-fn read(file: &mut Option<File>, path: &str) -> String {
-    let read = |file: &mut Option<File>| -> io::Result<String> {
-        let file = match file {
-            Some(file) => {
-                file.rewind()?;
-                file
-            }
-            None => file.insert(File::open(path)?),
-        };
-        let mut text = String::with_capacity(4096);
-        file.read_to_string(&mut text)?;
-        Ok(text)
+/// The list of mounts as it is now. Its file stays open, since that is what says when it changes.
+fn read_mounts(mounts: &mut Option<File>) -> io::Result<String> {
+    let file = match mounts {
+        Some(file) => file,
+        None => mounts.insert(File::open("/proc/self/mounts")?),
     };
-    read(file).unwrap_or_else(|_| {
-        *file = None;
-        String::new()
-    })
+    file.rewind()?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// `0.12 0.34 1.05 1/70 123`, always with two decimals.
@@ -107,9 +103,9 @@ fn memory(meminfo: &str) -> MemoryUse {
     memory
 }
 
-/// The mounts of block devices in the kernel's list.
-fn mounted(mounts: &str) -> Vec<Mounted> {
-    let mut mounted = Vec::new();
+/// Every mounted block device once, however often parts of it are mounted again.
+fn disks(mounts: &str) -> Vec<Disk> {
+    let mut disks: Vec<Disk> = Vec::new();
     for line in mounts.lines() {
         let mut fields = line.split(' ').map(unescape);
         let (Some(device), Some(mount_point), Some(file_system)) =
@@ -117,30 +113,40 @@ fn mounted(mounts: &str) -> Vec<Mounted> {
         else {
             continue;
         };
-        if device.starts_with("/dev/") {
-            mounted.push(Mounted { device, mount_point, file_system });
+        if !device.starts_with("/dev/") || disks.iter().any(|disk| disk.device == device) {
+            continue;
         }
-    }
-    mounted
-}
-
-/// Every mounted block device once, however often parts of it are mounted again.
-fn disks(mounted: &[Mounted]) -> Vec<DiskUse> {
-    let mut disks: Vec<DiskUse> = Vec::new();
-    for mount in mounted {
+        let Some(number) = device_number(&mount_point) else { continue };
+        disks.push(Disk { device, mount_point, file_system, number });
         if disks.len() == MAX_DISKS {
             break;
         }
-        if disks.iter().any(|disk| disk.device == mount.device) {
-            continue;
-        }
-        let Ok(usage) = statvfs(&mount.mount_point) else { continue };
-        let Mounted { device, mount_point, file_system } = mount.clone();
-        let read_only = usage.f_flag.contains(StatVfsMountFlags::RDONLY);
-        let (total, available) = (usage.f_blocks * usage.f_frsize, usage.f_bavail * usage.f_frsize);
-        disks.push(DiskUse { device, mount_point, file_system, total, available, read_only });
     }
     disks
+}
+
+fn device_number(path: &str) -> Option<u64> {
+    Some(stat(path).ok()?.st_dev)
+}
+
+impl Disk {
+    /// Whether it is still mounted where it was.
+    fn is_there(&self) -> bool {
+        device_number(&self.mount_point) == Some(self.number)
+    }
+
+    /// How full it is; nothing where that cannot be told.
+    fn usage(&self) -> Option<DiskUse> {
+        let usage = statvfs(&self.mount_point).ok()?;
+        Some(DiskUse {
+            device: self.device.clone(),
+            mount_point: self.mount_point.clone(),
+            file_system: self.file_system.clone(),
+            total: usage.f_blocks * usage.f_frsize,
+            available: usage.f_bavail * usage.f_frsize,
+            read_only: usage.f_flag.contains(StatVfsMountFlags::RDONLY),
+        })
+    }
 }
 
 /// The kernel writes space, tab, newline and backslash of a name as `\040` and so on.
@@ -188,7 +194,7 @@ mod tests {
         assert!(health.memory.total > health.memory.free);
         assert!(health.uptime_ms > 0);
         assert_eq!(health.processes, 3);
-        // Files that stay open are read from their beginning.
+        // The list of mounts is not read again.
         let again = observer.measure(4);
         assert_eq!(again.memory.total, health.memory.total);
         assert_eq!(again.disks.len(), health.disks.len());

@@ -53,7 +53,9 @@ pub(crate) fn bring_into(home: &Path, as_copies: bool) {
 
 /// A home with kernels, of which one is chosen for all: the machines of every test boot that one.
 pub fn kernels() -> Option<PathBuf> {
-    std::env::var_os("VMM_TEST_KERNELS").map(PathBuf::from)
+    let home = std::env::var_os("VMM_TEST_KERNELS").map(PathBuf::from);
+    assert!(home.as_ref().is_none_or(|home| home.is_absolute()), "VMM_TEST_KERNELS must be absolute");
+    home
 }
 
 fn share(from: &Path, to: &Path, as_copies: bool) {

@@ -60,9 +60,11 @@ fn what_a_machine_costs_is_shown_and_collected() {
         disks.iter().map(|disk| disk["mount_point"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(mounted(), ["/"]);
-    vm.shell("mkfs.ext2 -q /dev/vdb && mount -t ext4 /dev/vdb /mnt").succeeded();
-    assert_eq!(mounted(), ["/", "/mnt"]);
-    vm.shell("umount /mnt").succeeded();
+    vm.shell("mkdir -p /mnt/a/m && mkfs.ext2 -q /dev/vdb && mount -t ext4 /dev/vdb /mnt/a/m").succeeded();
+    assert_eq!(mounted(), ["/", "/mnt/a/m"]);
+    vm.shell("mv /mnt/a /mnt/b && mkdir -p /mnt/a/m").succeeded();
+    assert_eq!(mounted(), ["/", "/mnt/b/m"]);
+    vm.shell("umount /mnt/b/m").succeeded();
     assert_eq!(mounted(), ["/"]);
     let table = home.vmm(["stats"]).run().succeeded().stdout();
     assert!(

@@ -106,7 +106,8 @@ impl Connection {
         vmm_sys::peer::process(&self.stream).ok().flatten()
     }
 
-    /// Waits, once the end is told, until the monitor's process is gone, or for as long as it may take to be.
+    /// Waits, once the end is told or the monitor has hung up, until its process is gone, or for as long as that may take. Where
+    /// the system lets nobody hold on to the process, what is waited for is that it hangs up.
     pub fn wait_for_exit(&mut self, timeout: Duration) {
         match &self.monitor {
             // How it ended was told; that it did not in time is no news to anyone.

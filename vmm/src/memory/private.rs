@@ -72,7 +72,7 @@ pub fn copy_ahead(memory: &Regions, part: &Range<u64>) {
     let slice = usize::try_from(end - start).ok().map(|length| memory.get_slice(GuestAddress(start), length));
     let Some(Ok(slice)) = slice else { return };
     // SAFETY: the slice lies within one region, a mapping that may be written to and lives as long as `memory` is
-    // borrowed. Regions begin at a page of the host's, and `start` is a multiple of one.
+    // borrowed. A mapping begins with a page; the system refuses a start that is none.
     #[expect(unsafe_code, reason = "advice about some pages of the mapping")]
     let copied = unsafe { vmm_sys::pages::make_ready(slice.ptr_guard_mut().as_ptr(), slice.len()) };
     // Linux before 5.14 does not know how: the guest does it, page by page.
@@ -164,6 +164,7 @@ mod tests {
         assert_eq!(byte, [2]);
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn pages_of_a_file_are_copied_ahead_and_hold_what_they_held() {
         let page = rustix::param::page_size();

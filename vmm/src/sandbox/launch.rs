@@ -56,7 +56,10 @@ pub(crate) fn launch(
     let sent = connection.request_with(Request::Start(request), &[held.lock_file().as_fd()]);
     let asked = match sent {
         Ok(asked) => asked,
-        Err(ControlError::Lost) => return Err(lost()),
+        Err(ControlError::Lost) => {
+            connection.wait_for_exit(EXIT_TIMEOUT);
+            return Err(lost());
+        }
         Err(error) => return Err(error.into()),
     };
     held.hand_over();
@@ -100,7 +103,10 @@ fn give_up(mut connection: Connection, error: Error, log: &Path) -> Error {
             connection.wait_for_exit(EXIT_TIMEOUT);
             return error;
         }
-        Error::MonitorLost { .. } => return Error::MonitorLost { said: last_line(log) },
+        Error::MonitorLost { .. } => {
+            connection.wait_for_exit(EXIT_TIMEOUT);
+            return Error::MonitorLost { said: last_line(log) };
+        }
         _ => {}
     }
     // It may have got ready at this very moment: a detached VM then takes no hint any more, and must be told.

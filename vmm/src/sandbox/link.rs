@@ -270,27 +270,33 @@ impl Link {
     }
 }
 
-/// Reads until the end is told, by answer or event. Whether it is or not, a monitor that has hung up is waited for.
+/// Reads until the end is told, by answer or event. A monitor that hangs up without a word is on its way out, too: it is
+/// waited for, but not beyond the deadline.
 pub(super) fn end_from(
     connection: &mut Connection,
     deadline: Option<Instant>,
     cancel: Option<&CancelToken>,
 ) -> Result<End, ControlError> {
-    let outcome = loop {
+    loop {
         match connection.next(deadline, cancel.map(AsFd::as_fd)) {
             Ok(
                 MonitorLine::Answer { what: Answer::Ended(end), .. } | MonitorLine::Event(Event::Ended(end)),
-            ) => break Ok(end),
+            ) => {
+                connection.wait_for_exit(ANSWER_TIMEOUT);
+                return Ok(end);
+            }
             Ok(MonitorLine::Answer { what: Answer::Refused(refusal), .. }) => {
                 return Err(ControlError::Refused { refusal });
             }
             Ok(_) => {}
-            Err(ControlError::Lost) => break Err(ControlError::Lost),
+            Err(ControlError::Lost) => {
+                let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                connection.wait_for_exit(left.map_or(ANSWER_TIMEOUT, |left| left.min(ANSWER_TIMEOUT)));
+                return Err(ControlError::Lost);
+            }
             Err(error) => return Err(error),
         }
-    };
-    connection.wait_for_exit(ANSWER_TIMEOUT);
-    outcome
+    }
 }
 
 /// The end of a VM whose monitor could not record it. It may have said in its log why it had to end.

@@ -7,9 +7,6 @@ use laboratory::{IMAGES, Order, PROGRAMS, Terminal};
 /// The variable that tells a test that repeats itself for how long.
 const SECONDS: &str = "VMM_TEST_SECONDS";
 
-/// The variable that tells tests of a home with kernels.
-pub(super) const KERNELS: &str = "VMM_TEST_KERNELS";
-
 /// A command with pipes.
 pub(super) fn with_pipes(command: &[&str]) -> Order {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
@@ -46,8 +43,6 @@ fn environment() -> Vec<(String, String)> {
         ("VMM_TEST_IMAGES", IMAGES.to_owned()),
         ("VMM_TEST_ENGINE", "kvm".to_owned()),
     ];
-    // On the disk with the programs.
-    variables.extend(std::env::var(KERNELS).ok().map(|_| (KERNELS, PROGRAMS.to_owned())));
     // What the user says about logs, traces and the length of tests is meant for what runs inside.
     for name in ["RUST_BACKTRACE", "VMM_LOG", "TERM", "VMM_TEST_ROUNDS", SECONDS] {
         variables.extend(std::env::var(name).ok().map(|value| (name, value)));

@@ -30,6 +30,9 @@ const ENGINE: &str = "kvm";
 /// What the tests start beside `vmm`, and Alpine does not have.
 const TOOLS: [&str; 1] = ["qemu-img"];
 
+/// The variable that tells tests of a home with kernels. In the laboratory these are on the disk with the programs.
+const KERNELS: &str = "VMM_TEST_KERNELS";
+
 /// Builds the tests and runs them, or those with the filter in their names.
 pub(super) fn run(filter: Option<&str>) -> Outcome {
     let mut steps = Steps::new();
@@ -85,7 +88,7 @@ fn prepare<'a>(binaries: impl IntoIterator<Item = &'a TestBinary>) -> Outcome<La
 
 /// What is in the folder of kernels of the home that tests are told of, if they are.
 fn kernels() -> Outcome<Vec<(PathBuf, PathBuf)>> {
-    let Some(home) = std::env::var_os(order::KERNELS).map(PathBuf::from) else { return Ok(Vec::new()) };
+    let Some(home) = std::env::var_os(KERNELS).map(PathBuf::from) else { return Ok(Vec::new()) };
     let cannot = |error| Failure::new(format!("cannot read the kernels of {}: {error}", home.display()));
     let mut files = Vec::new();
     let mut folders = vec![home.join("kernels")];
@@ -118,7 +121,10 @@ fn run_one(laboratory: &Laboratory, test: &Test<'_>, time: Option<Duration>) -> 
     let program = Path::new(PROGRAMS).join(name(test.binary));
     let program = program.to_string_lossy();
     let command: Vec<&str> = std::iter::once(&*program).chain(test.arguments()).collect();
-    let order = time.map_or_else(|| order::with_pipes(&command), |time| order::repeated(&command, time));
+    let mut order = time.map_or_else(|| order::with_pipes(&command), |time| order::repeated(&command, time));
+    if std::env::var_os(KERNELS).is_some() {
+        order.environment.push((KERNELS.to_owned(), PROGRAMS.to_owned()));
+    }
     let limit = LIMIT + time.unwrap_or_default();
     let mut said = Vec::new();
     let outcome = laboratory

@@ -116,7 +116,17 @@ fn code(file: &File, length: u64, header: &Header, segments: &[Segment]) -> Vec<
         let size = size.min(segment.file_length - before);
         Some(segment.address + before..segment.address + before + size)
     };
-    table.chunks_exact(SECTION_HEADER_LENGTH).filter_map(place).collect()
+    let mut code: Vec<Range<u64>> = table.chunks_exact(SECTION_HEADER_LENGTH).filter_map(place).collect();
+    // No part of it twice, whatever the table says.
+    code.sort_by_key(|range| range.start);
+    let mut end = 0;
+    for range in &mut code {
+        range.start = range.start.max(end);
+        range.end = range.end.max(range.start);
+        end = range.end;
+    }
+    code.retain(|range| !range.is_empty());
+    code
 }
 
 fn read_at(file: &File, length: u64, offset: u64, count: u64, part: &'static str) -> Result<Vec<u8>> {

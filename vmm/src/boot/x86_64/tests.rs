@@ -226,7 +226,13 @@ fn the_code_that_a_kernel_rewrites_is_where_its_sections_say_and_a_lying_table_t
     let code = with_sections(&[(0, 0, 0, 0), (1, 6, 0x40, 0x10), (1, 2, 0x80, 8), (8, 6, 0x90, 8)]);
     assert_eq!(code_of(&code), std::slice::from_ref(&(start..start + 0x10)));
     // What reaches beyond the segment ends with it; what begins there is nowhere.
-    let lying = with_sections(&[(1, 6, 0x40, u64::MAX), (1, 6, in_file, 8), (1, 6, u64::MAX, u64::MAX)]);
+    let lying = with_sections(&[
+        (1, 6, 0x50, 8),
+        (1, 6, 0x40, u64::MAX),
+        (1, 6, in_file, 8),
+        (1, 6, u64::MAX, u64::MAX),
+        (1, 6, 0x40, 0),
+    ]);
     assert_eq!(code_of(&lying), std::slice::from_ref(&(start..LOAD_ADDRESS + in_file)));
     // A table that is not in the file.
     let cut = with_sections(&[(1, 6, 0x40, 0x10); 3]);

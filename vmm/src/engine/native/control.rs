@@ -71,6 +71,11 @@ impl Control {
         state.kick();
     }
 
+    /// Whether the machine is to end, or has.
+    pub(super) fn is_ending(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst) == Wanted::Stop as u8
+    }
+
     /// How the machine ended. Asked when every processor has come home.
     pub(super) fn how_it_ended(&self) -> MachineEnd {
         let lost = || MachineEnd::Failed("its processors stopped, and nobody says why".to_owned());

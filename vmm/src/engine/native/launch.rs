@@ -1,5 +1,6 @@
 //! Launches a machine: memory filled, devices at their places, a thread for each processor.
 
+use std::ops::Range;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -70,11 +71,7 @@ impl NativeEngine {
         let plan = boot.plan().context(BootSnafu)?;
         let rewritten = if machine.huge_pages { Vec::new() } else { plan.rewritten().to_vec() };
         let EntryPoint { instruction, boot_data } = fill(&regions, plan, machine.huge_pages)?;
-        let copy_ahead = {
-            let regions = regions.clone();
-            move || rewritten.iter().for_each(|part| copy_ahead(&regions, part))
-        };
-        vm.map_memory(regions).context(HypervisorSnafu)?;
+        vm.map_memory(regions.clone()).context(HypervisorSnafu)?;
 
         let first = entry_state(instruction, boot_data);
         let beginning = Beginning { host, cpus: machine.cpus, nested, first };
@@ -90,7 +87,9 @@ impl NativeEngine {
             None
         };
         let report = LaunchReport { engine: self.kind, program: None, jail: None, processor_us };
-        let threads = MachineThreads { processors, beside: Box::new(copy_ahead), ended };
+        let its_control = Arc::clone(&control);
+        let beside = Box::new(move || copy_all_ahead(&regions, &rewritten, &its_control));
+        let threads = MachineThreads { processors, beside, ended };
         let running = NativeMachine::new(control, board, machine.console, threads, exits, report);
         Ok(running.context(PrepareSnafu)?.with_balloon(machine.balloon).with_keyboard(keyboard))
     }
@@ -116,6 +115,17 @@ fn fill(memory: &Regions, mut plan: LoadPlan<'_>, huge_pages: bool) -> Result<En
     }
     plan.load(memory).context(LoadSnafu)?;
     Ok(plan.entry())
+}
+
+/// Copies ahead of the guest what it will rewrite, for as long as it runs. The kernel's file may lie on a slow disk.
+fn copy_all_ahead(memory: &Regions, parts: &[Range<u64>], control: &Control) {
+    const PIECE: usize = 1 << 20;
+    for part in parts {
+        let starts = (part.start..part.end).step_by(PIECE);
+        for start in starts.take_while(|_| !control.is_ending()) {
+            copy_ahead(memory, &(start..part.end.min(start + PIECE as u64)));
+        }
+    }
 }
 
 /// Starts a thread for each processor. All are made when this returns, and wait; they and the calling thread are held to

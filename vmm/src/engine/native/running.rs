@@ -27,7 +27,7 @@ pub(super) struct NativeMachine {
 pub(super) struct MachineThreads {
     /// The threads of the processors, which wait to be let go.
     pub(super) processors: Vec<JoinHandle<()>>,
-    /// What can be done while the guest has begun already, in a few milliseconds.
+    /// What can be done when the guest has begun already. It ends soon when the machine does.
     pub(super) beside: Box<dyn FnOnce() + Send>,
     /// Who hears of the end.
     pub(super) ended: Box<dyn FnOnce(MachineEnd) + Send>,
