@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use vmm_sys::process::Process;
+
 use super::program::last_line;
 use super::start::milliseconds;
 use super::{CancelToken, Error};
@@ -182,7 +184,10 @@ impl Link {
         // meanwhile.
         let mut connection = match self.connect() {
             Ok(connection) => connection,
-            Err(error) => return self.known_end().or_else(|| self.end_of_the_dead()).ok_or(error),
+            Err(error) => {
+                let end = self.known_end().or_else(|| self.end_of_the_dead());
+                return end.or_else(|| self.end_without_record()).ok_or(error);
+            }
         };
         let outcome = match connection.request(request) {
             Ok(_) | Err(ControlError::Lost) => end_from(&mut connection, deadline, cancel),
@@ -218,6 +223,22 @@ impl Link {
 
     fn monitor_killed(&self) -> End {
         monitor_killed(&self.folder, self.folder.state().ok().flatten())
+    }
+
+    /// The end of a VM whose monitor was killed before it could record one, and nobody has looked at it since.
+    fn end_without_record(&self) -> Option<End> {
+        let record = self.folder.state().ok().flatten()?;
+        if self.folder.is_held().ok()? {
+            // A process that is killed closes its sockets before it lets go of its lock.
+            let monitor = Process::open(record.monitor_pid).ok().flatten();
+            monitor?.wait(ANSWER_TIMEOUT).ok()?;
+            if self.folder.is_held().ok()? {
+                return None;
+            }
+        }
+        // Again: one that ended in order has recorded it by now.
+        let record = self.folder.state().ok().flatten()?;
+        Some(record.end.clone().unwrap_or_else(|| monitor_killed(&self.folder, Some(record))))
     }
 
     /// The end that is recorded of its last run.
