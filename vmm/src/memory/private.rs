@@ -164,7 +164,6 @@ mod tests {
         assert_eq!(byte, [2]);
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn pages_of_a_file_are_copied_ahead_and_hold_what_they_held() {
         let page = rustix::param::page_size();
