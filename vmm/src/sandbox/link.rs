@@ -222,28 +222,33 @@ impl Link {
     }
 
     fn monitor_killed(&self) -> End {
-        monitor_killed(&self.folder, self.folder.state().ok().flatten())
+        monitor_killed(&self.folder, self.record())
     }
 
     /// The end of a VM whose monitor was killed before it could record one, and nobody has looked at it since.
     fn end_without_record(&self) -> Option<End> {
-        let record = self.folder.state().ok().flatten()?;
+        let monitor_pid = self.record()?.monitor_pid;
         if self.folder.is_held().ok()? {
             // A process that is killed closes its sockets before it lets go of its lock.
-            let monitor = Process::open(record.monitor_pid).ok().flatten();
-            monitor?.wait(ANSWER_TIMEOUT).ok()?;
+            if let Some(monitor) = Process::open(monitor_pid).ok()? {
+                monitor.wait(ANSWER_TIMEOUT).ok()?;
+            }
             if self.folder.is_held().ok()? {
                 return None;
             }
         }
-        // Again: one that ended in order has recorded it by now.
-        let record = self.folder.state().ok().flatten()?;
-        Some(record.end.clone().unwrap_or_else(|| monitor_killed(&self.folder, Some(record))))
+        // One that ended in order has recorded it by now.
+        self.recorded_end().or_else(|| Some(self.monitor_killed()))
+    }
+
+    /// What is recorded of its last run.
+    fn record(&self) -> Option<StateRecord> {
+        self.folder.state().ok().flatten()
     }
 
     /// The end that is recorded of its last run.
     fn recorded_end(&self) -> Option<End> {
-        self.folder.state().ok().flatten().and_then(|record| record.end)
+        self.record()?.end
     }
 
     /// Lets go of a VM that is ours: it ends by that. Returns when everything of it is gone.
