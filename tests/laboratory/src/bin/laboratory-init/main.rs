@@ -3,6 +3,7 @@
 
 mod command;
 mod failure;
+mod kvm;
 mod system;
 
 use std::fs::File;

@@ -13,6 +13,7 @@ use laboratory::{IMAGES, LIBRARIES, PROGRAMS, ROOT_DISK};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 
 use crate::failure::{Context, Failure, Result};
+use crate::kvm;
 
 /// The word that has us execute a program in another root.
 pub(crate) const BENEATH: &str = "beneath";
@@ -86,6 +87,7 @@ pub(crate) fn build() -> Result<()> {
     rustix::system::sethostname(b"laboratory").context("set the name of the host")?;
     run(Command::new("/sbin/ip").args(["link", "set", "lo", "up"]))?;
     run(Command::new("/sbin/modprobe").arg("kvm-amd"))?;
+    kvm::hold_a_machine()?;
     verify_images()
 }
 
