@@ -21,6 +21,9 @@ pub const IMAGES: &str = "/lab/images";
 /// cargo's target folder.
 pub const PROGRAMS: &str = "/lab/target/debug";
 
+/// The file that tells which process holds a VM for as long as the laboratory is there: its number.
+pub const MACHINE: &str = "/run/laboratory-machine";
+
 /// The disk with the root file system, which is only read.
 pub const ROOT_DISK: &str = "/dev/vda";
 

@@ -6,18 +6,43 @@
 //! With one that stays there is no first and no last one.
 #![expect(unsafe_code, reason = "KVM is used through ioctl(2)")]
 
-use std::fs::File;
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::io::{Read, Write, stdout};
+use std::process::{Command, Stdio};
+use std::thread::park;
 
-use rustix::ioctl::{IntegerSetter, ioctl};
+use laboratory::MACHINE;
+use rustix::ioctl::{IntegerSetter, Opcode, ioctl, opcode};
 
 use crate::failure::{Context, Result};
+use crate::system::run;
+
+/// The word that has us hold a VM.
+pub(crate) const HOLD: &str = "hold";
 
 /// `KVM_CREATE_VM` (Documentation/virt/kvm/api.rst, 4.2): its argument is the kind of machine, 0 the usual one.
-const CREATE_VM: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0xAE, 0x01);
+const CREATE_VM: Opcode = opcode::none(0xAE, 0x01);
 
-/// Makes the VM. Its descriptor is told to nobody: it is closed when process 1 ends, and with it everything.
-pub(crate) fn hold_a_machine() -> Result<()> {
+/// Loads KVM, and has a process of its own hold the VM: a test that loads KVM anew can end it.
+pub(crate) fn load() -> Result<()> {
+    run(Command::new("/sbin/modprobe").arg("kvm-amd"))?;
+    let mut holder = Command::new("/proc/self/exe");
+    let mut holder = holder.arg(HOLD).stdout(Stdio::piped()).spawn().context("start what holds a VM")?;
+    fs::write(MACHINE, holder.id().to_string()).context("tell who holds a VM")?;
+    let mut word = [0; HOLD.len()];
+    let heard = holder.stdout.take().map_or(Ok(()), |mut stdout| stdout.read_exact(&mut word));
+    heard.context("hear of the VM that stays")
+}
+
+/// Makes the VM, says so, and stays. Comes back only if it cannot.
+pub(crate) fn hold() -> Result<Infallible> {
     let kvm = File::options().read(true).write(true).open("/dev/kvm").context("open /dev/kvm")?;
     // SAFETY: this number of /dev/kvm is KVM_CREATE_VM, which takes an integer by value and touches no memory of ours.
-    unsafe { ioctl(&kvm, IntegerSetter::<CREATE_VM>::new_usize(0)) }.context("make a VM that stays")
+    // Nobody knows the descriptor that it makes, so it is closed with the process.
+    unsafe { ioctl(&kvm, IntegerSetter::<CREATE_VM>::new_usize(0)) }.context("make a VM that stays")?;
+    stdout().write_all(HOLD.as_bytes()).and_then(|()| stdout().flush()).context("say that there is a VM")?;
+    loop {
+        park();
+    }
 }

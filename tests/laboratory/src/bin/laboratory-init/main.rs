@@ -13,12 +13,17 @@ use failure::{Context, Result};
 use laboratory::{CHANNEL, Message};
 
 fn main() -> ExitCode {
-    // Started again by ourselves, for a program that lies in another root.
+    // Started again by ourselves: for a program that lies in another root, or to hold a VM.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [word, root, command @ ..] = arguments.as_slice()
         && word == system::BENEATH
     {
         let failure = system::execute_beneath(root, command);
+        eprintln!("laboratory-init: {failure}");
+        return ExitCode::FAILURE;
+    }
+    if arguments == [kvm::HOLD] {
+        let Err(failure) = kvm::hold();
         eprintln!("laboratory-init: {failure}");
         return ExitCode::FAILURE;
     }

@@ -86,8 +86,7 @@ pub(crate) fn build() -> Result<()> {
     link_libraries(LAB)?;
     rustix::system::sethostname(b"laboratory").context("set the name of the host")?;
     run(Command::new("/sbin/ip").args(["link", "set", "lo", "up"]))?;
-    run(Command::new("/sbin/modprobe").arg("kvm-amd"))?;
-    kvm::hold_a_machine()?;
+    kvm::load()?;
     verify_images()
 }
 
@@ -182,7 +181,7 @@ fn link_missing(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().context(&format!("start {command:?}"))?;
     if status.success() { Ok(()) } else { Err(Failure::new(&format!("{command:?} failed: {status}"))) }
 }
