@@ -48,7 +48,7 @@ fn kvm_a_guest_does_without_what_it_is_asked_for_and_gets_it_back() {
     assert_eq!(vm.info()["balloon"], true);
     let before = available(&vm);
     // What the kernel keeps of files stays in the guest's memory: the balloon has to press it out.
-    vm.shell("dd if=/dev/zero of=/var/x bs=1M count=128 2>/dev/null; sync; cat /var/x > /dev/null")
+    vm.shell("dd if=/dev/zero of=/var/x bs=1M count=160 2>/dev/null; sync; cat /var/x > /dev/null")
         .succeeded();
     let full = resident(&vm);
     let asked = balloon(&home, &vm, Some("160M"));

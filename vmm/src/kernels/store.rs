@@ -1,6 +1,7 @@
 //! The store of kernels that were built here.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -234,6 +235,8 @@ impl KernelStore {
             let path = partial.join(name);
             let read = || {
                 let file = fs::File::open(&path)?;
+                // The tools that made it left it open to others.
+                file.set_permissions(fs::Permissions::from_mode(0o600))?;
                 file.sync_all()?;
                 Digest::of_reader(&file, |_| {})
             };
@@ -311,6 +314,14 @@ pub(super) mod tests {
         assert_eq!(store.list().unwrap(), [fast.clone(), slow]);
         assert_eq!(store.find(fast.name()).unwrap(), fast);
         assert_eq!(fast.sha256(), Digest::of(b"a kernel"));
+        for path in [fast.kernel(), fast.configuration()] {
+            assert_eq!(
+                fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+                0o600,
+                "{}",
+                path.display()
+            );
+        }
         store.remove(fast.name()).unwrap();
         let error = store.find(fast.name()).unwrap_err().to_string();
         assert_eq!(error, "there is no kernel fast: there are slow");
