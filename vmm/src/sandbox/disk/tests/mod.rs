@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{IoSlice, IoSliceMut};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -479,18 +482,26 @@ fn operations_on_disks_survive_power_cuts() {
     }
     let soak: Option<u64> = std::env::var("VMM_DISK_SOAK").ok().and_then(|seconds| seconds.parse().ok());
     let until = Instant::now() + Duration::from_secs(soak.unwrap_or(0));
-    let (mut seed, mut states) = (0, 0);
+    let (mut seed, states) = (0, AtomicU64::new(0));
     while seed < 1 || Instant::now() < until {
-        for operation in &OPERATIONS {
-            let cuts = match soak {
-                Some(_) => Cuts { exhaustive: 8, samples: 1000, seed },
-                None => Cuts { exhaustive: 4, samples: 10, seed },
-            };
-            states += survives(operation, &cuts, |_| true);
-        }
+        let cuts = match soak {
+            Some(_) => Cuts { exhaustive: 8, samples: 1000, seed },
+            None => Cuts { exhaustive: 4, samples: 10, seed },
+        };
+        let next = Mutex::new(OPERATIONS.iter());
+        thread::scope(|scope| {
+            // The longest of all tests: it would be the last one, on one processor.
+            for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+                scope.spawn(|| {
+                    while let Some(operation) = { next.lock().unwrap().next() } {
+                        states.fetch_add(survives(operation, &cuts, |_| true), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
         seed += 1;
     }
-    println!("{seed} runs, {states} states");
+    println!("{seed} runs, {} states", states.into_inner());
 }
 
 #[test]
