@@ -57,7 +57,7 @@ impl CommandLine {
     /// the kernel dies.
     pub fn new(arch: Arch) -> Self {
         Self::with_console(match arch {
-            Arch::X86_64 => "console=ttyS0 quiet panic=-1 reboot=t 8250.nr_uarts=1",
+            Arch::X86_64 => "console=ttyS0 quiet panic=-1 reboot=t 8250.nr_uarts=1 noreplace-smp",
             Arch::Arm64 => "console=ttyAMA0 quiet panic=-1",
         })
     }
@@ -67,13 +67,17 @@ impl CommandLine {
     pub fn on_virtio_console(arch: Arch) -> Self {
         Self::with_console(match arch {
             // Behind `quiet`: an early console tells at once what was said before it, and all of it.
-            Arch::X86_64 => "console=hvc0 quiet earlycon=uart8250,io,0x3f8 panic=-1 reboot=t 8250.nr_uarts=0",
+            Arch::X86_64 => {
+                "console=hvc0 quiet earlycon=uart8250,io,0x3f8 panic=-1 reboot=t 8250.nr_uarts=0 noreplace-smp"
+            }
             Arch::Arm64 => "console=hvc0 quiet panic=-1",
         })
     }
 
     /// A triple fault (`reboot=t`) is the reset that every engine sees. Of the other parameters that are said to hasten
-    /// a boot, only the search for fewer serial ports does, and [`Self::NO_TRACE_NAMES`].
+    /// a boot, only these do: the search for fewer serial ports; [`Self::NO_TRACE_NAMES`]; and `noreplace-smp`. Without
+    /// that, a kernel that finds itself on one processor takes the lock prefix from ten thousand instructions, and for
+    /// each it enters another address space and comes back (arch/x86/kernel/alternative.c, `alternatives_smp_unlock`).
     fn with_console(ours: &'static str) -> Self {
         Self { ours, added: String::new(), traces: false }
     }
