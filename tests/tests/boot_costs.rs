@@ -2,7 +2,7 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use vmm_tests::boot_costs::{BARE, Baseline, USED, growth, measure};
-use vmm_tests::{images, in_laboratory, skip};
+use vmm_tests::{in_laboratory, kernels, skip};
 
 /// What was measured when it last changed for a reason.
 const BASELINE: &str = include_str!("../boot-costs.json");
@@ -18,7 +18,7 @@ fn kvm_no_device_costs_more_exits_than_it_did() {
     if !in_laboratory() {
         skip!("`cargo lab test` runs it in the laboratory");
     }
-    if images::kernels().is_some() {
+    if kernels().is_some() {
         skip!("the baseline is of the kernel that Alpine brings");
     }
     let baseline: Baseline = serde_json::from_str(BASELINE).expect("a baseline");
