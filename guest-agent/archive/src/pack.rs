@@ -294,9 +294,17 @@ impl<W: Write> Packer<W> {
             let written = self.contents(header, path, bytes.len() as u64, &stat, &file, Some(&bytes));
             bytes.shrink_to(BUFFER);
             self.buffer = bytes;
-            return written;
+            written?;
+        } else {
+            self.contents(header, path, told, &stat, &file, None)?;
         }
-        self.contents(header, path, told, &stat, &file, None)
+        // Logs only grow: what was there when it was opened is whole. Anything else that was written may be in it by half.
+        let now = fstat(&file).map_err(trying("read", path))?;
+        let written = (stat.st_mtime, stat.st_mtime_nsec) != (now.st_mtime, now.st_mtime_nsec);
+        if written && now.st_size <= stat.st_size {
+            return Err(Error::Unfit { path: path.clone(), why: "was written to while it was read" });
+        }
+        Ok(())
     }
 
     /// Writes a file's header and its data, from memory if it is there.

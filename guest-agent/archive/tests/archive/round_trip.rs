@@ -12,7 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
 use rustix::fs::{Mode, OFlags, XattrFlags, fgetxattr, fsetxattr, mkdirat, openat};
-use vmm_archive::{Holds, PackOptions, Packer, UnpackOptions};
+use vmm_archive::{Holds, PackOptions, Packer, UnpackOptions, root_name};
 
 use crate::{listing, names, packed, packed_with, unpacked};
 
@@ -43,6 +43,54 @@ fn a_path_that_is_too_long_is_named_by_its_beginning() {
     let line = error.line();
     assert!(line.ends_with("/… has a path that is too long") && line.len() < 300, "{line}");
     assert!(line.starts_with(folder.path().to_str().unwrap()), "{line}");
+}
+
+/// Does something to a file when the first of its data comes.
+struct Meddler {
+    deed: Option<Box<dyn FnOnce()>>,
+    archive: Vec<u8>,
+}
+
+impl io::Write for Meddler {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > 4096
+            && let Some(deed) = self.deed.take()
+        {
+            deed();
+        }
+        self.archive.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_file_that_is_written_to_while_it_is_read_is_whole_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let before = vec![b'x'; 300_000];
+    let pack = |deed: fn(&fs::File)| {
+        fs::write(&path, &before).unwrap();
+        set_time(&path, 1_000_000_000);
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        let meddler = Meddler { deed: Some(Box::new(move || deed(&file))), archive: Vec::new() };
+        let mut packer = Packer::new(meddler, PackOptions::default());
+        packer.add(&path, &root_name(&path)).map(|()| packer.finish().unwrap().0.archive)
+    };
+    let refusal = |deed| pack(deed).unwrap_err().to_string();
+    let in_place = refusal(|file| file.write_all_at(b"y", 299_999).unwrap());
+    assert!(in_place.contains("was written to while it was read"), "{in_place}");
+    let cut = refusal(|file| file.set_len(200_000).unwrap());
+    assert!(cut.contains("was cut while it was read"), "{cut}");
+
+    // What was there when it was opened.
+    let grown = pack(|file| file.write_all_at(b"more", 300_000).unwrap()).unwrap();
+    let target = folder.path().join("copy");
+    unpacked(&grown, &target, Holds::One, UnpackOptions::default()).unwrap();
+    assert!(fs::read(target).unwrap() == before);
 }
 
 #[test]
