@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
-use snafu::{ResultExt, Snafu};
+use snafu::{ResultExt, Snafu, ensure};
 use vmm_protocol::Version;
 use vmm_sys::process::Process;
 
@@ -42,6 +42,15 @@ pub enum ControlError {
         /// Its program's version.
         program: String,
     },
+    /// The executable that was started for a VM is not of our version. It may not know all that the VM is to be.
+    #[snafu(display(
+        "the executable `vmm` that runs VMs is of version {program}, and what uses it of version {}",
+        env!("CARGO_PKG_VERSION")
+    ))]
+    OtherProgram {
+        /// Its version.
+        program: String,
+    },
     /// What comes is not the control language.
     #[snafu(display("the VM's monitor process does not speak the control language"))]
     Malformed,
@@ -67,6 +76,8 @@ pub struct Connection {
     monitor: Option<Process>,
     buffer: LineBuffer,
     greeted: bool,
+    /// The monitor must be of our very version.
+    only_ours: bool,
     next_id: u64,
 }
 
@@ -95,8 +106,15 @@ impl Connection {
         Self::new(stream.into(), monitor)
     }
 
+    /// Refuses a monitor of another version than ours, even where it speaks as we do. For those that we start.
+    pub fn of_our_version(mut self) -> Self {
+        self.only_ours = true;
+        self
+    }
+
     fn new(stream: OwnedFd, monitor: Option<Process>) -> Result<Self, ControlError> {
-        let connection = Self { stream, monitor, buffer: LineBuffer::default(), greeted: false, next_id: 0 };
+        let buffer = LineBuffer::default();
+        let connection = Self { stream, monitor, buffer, greeted: false, only_ours: false, next_id: 0 };
         connection.send(&ClientLine::Hello(Hello::ours()), &[])?;
         Ok(connection)
     }
@@ -196,6 +214,10 @@ impl Connection {
             Ok(MonitorLine::Hello(hello)) => {
                 self.greeted = true;
                 if super::VERSION.understands(hello.control) {
+                    ensure!(
+                        !self.only_ours || hello.program == Hello::ours().program,
+                        OtherProgramSnafu { program: hello.program }
+                    );
                     return Ok(None);
                 }
                 OtherVersionSnafu { theirs: hello.control, program: hello.program }.fail()
@@ -304,6 +326,16 @@ mod tests {
         let error = connection.next(soon(), None).unwrap_err();
         assert!(matches!(error, ControlError::OtherVersion { .. }));
         assert!(error.to_string().contains("9.9"), "{error}");
+    }
+
+    #[test]
+    fn a_monitor_that_we_start_is_of_our_version() {
+        let (connection, mut monitor) = pair();
+        let mut connection = connection.of_our_version();
+        monitor.write_all(HELLO).unwrap();
+        let error = connection.next(soon(), None).unwrap_err();
+        assert!(matches!(error, ControlError::OtherProgram { .. }));
+        assert!(error.to_string().contains("version x"), "{error}");
     }
 
     #[test]

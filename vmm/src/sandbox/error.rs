@@ -305,7 +305,7 @@ impl Error {
             Self::MonitorLost { .. } => "monitor_lost",
             Self::Control { source } => match source {
                 ControlError::Unresponsive => "monitor_unresponsive",
-                ControlError::OtherVersion { .. } => "monitor_version",
+                ControlError::OtherVersion { .. } | ControlError::OtherProgram { .. } => "monitor_version",
                 _ => "monitor_protocol",
             },
             Self::Cancelled => "cancelled",
@@ -359,6 +359,9 @@ impl Error {
             }
             Self::Control { source: ControlError::OtherVersion { .. } } => {
                 Some("use the vmm that started it, or restart the VM with this one".to_owned())
+            }
+            Self::Control { source: ControlError::OtherProgram { .. } } => {
+                Some("install the one of this version, or name it by VMM_BIN".to_owned())
             }
             Self::KernelLacks { path, .. } => {
                 Some(format!("vmm kernel check {} names all that it lacks", path.display()))

@@ -100,7 +100,7 @@ impl MonitorProgram {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
         let process = spawn(command, log).with_context(|_| context())?;
-        Ok(Connection::over(ours, process)?)
+        Ok(Connection::over(ours, process)?.of_our_version())
     }
 }
 
