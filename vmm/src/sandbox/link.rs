@@ -186,7 +186,7 @@ impl Link {
             Ok(connection) => connection,
             Err(error) => {
                 let end = self.known_end().or_else(|| self.end_of_the_dead());
-                return end.or_else(|| self.end_without_record()).ok_or(error);
+                return end.or_else(|| self.end_without_record(deadline)).ok_or(error);
             }
         };
         let outcome = match connection.request(request) {
@@ -226,19 +226,21 @@ impl Link {
     }
 
     /// The end of a VM whose monitor was killed before it could record one, and nobody has looked at it since.
-    fn end_without_record(&self) -> Option<End> {
+    fn end_without_record(&self, deadline: Option<Instant>) -> Option<End> {
         let monitor_pid = self.record()?.monitor_pid;
         if self.folder.is_held().ok()? {
             // A process that is killed closes its sockets before it lets go of its lock.
             if let Some(monitor) = Process::open(monitor_pid).ok()? {
-                monitor.wait(ANSWER_TIMEOUT).ok()?;
+                monitor.wait(within(deadline, ANSWER_TIMEOUT)).ok()?;
             }
             if self.folder.is_held().ok()? {
                 return None;
             }
         }
         // One that ended in order has recorded it by now.
-        self.recorded_end().or_else(|| Some(self.monitor_killed()))
+        let end = self.recorded_end().unwrap_or_else(|| self.monitor_killed());
+        self.remember(&end);
+        Some(end)
     }
 
     /// What is recorded of its last run.
@@ -316,13 +318,17 @@ pub(super) fn end_from(
             }
             Ok(_) => {}
             Err(ControlError::Lost) => {
-                let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-                connection.wait_for_exit(left.map_or(ANSWER_TIMEOUT, |left| left.min(ANSWER_TIMEOUT)));
+                connection.wait_for_exit(within(deadline, ANSWER_TIMEOUT));
                 return Err(ControlError::Lost);
             }
             Err(error) => return Err(error),
         }
     }
+}
+
+/// So long, but not beyond the deadline.
+fn within(deadline: Option<Instant>, most: Duration) -> Duration {
+    deadline.map_or(most, |deadline| deadline.saturating_duration_since(Instant::now()).min(most))
 }
 
 /// The end of a VM whose monitor could not record it. It may have said in its log why it had to end.
