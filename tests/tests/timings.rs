@@ -38,7 +38,8 @@ fn a_run_tells_when_each_of_its_steps_was_done() {
     };
     order(&["begun", "VM asked for", "image ready, disk made", "monitor started", "machine built"]);
     order(&["machine built", "engine runs the guest", "heard that it is ready", "VM ready"]);
-    order(&["VM ready", "first answer, command started", "command done", "guest stopped, all cleaned up"]);
+    order(&["VM ready", "first answer, command started", "command done", "guest stopped"]);
+    order(&["guest stopped", "all cleaned up"]);
     order(&["kernel's clock begins", "agent's first instruction", "agent connected", "modules loaded"]);
     order(&["modules loaded", "root mounted", "agent ready", "command done"]);
 

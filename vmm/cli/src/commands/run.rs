@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use vmm::engine::{self, EngineOptions};
+use vmm::home::End;
 use vmm::image::{BaseFile, Format};
 use vmm::{
     CancelToken, ConsoleKind, DiskSize, EngineChoice, ExtraDisk, Home, Init, MemorySize, RootWrites, Sandbox,
@@ -181,7 +182,10 @@ impl Run {
         watch.hear(&sandbox);
         signals.cancel(&stopping);
         let ended = end(&sandbox, self.is_kept(), &stopping);
-        watch.mark(Step::Ended);
+        match &ended {
+            Ok(Some(end)) => watch.ended(end),
+            _ => watch.mark(Step::Ended),
+        }
         let status = outcome?;
         ended?;
         watch.finish()?;
@@ -324,12 +328,15 @@ pub(super) fn tell_of_engine(home: &Home, choice: vmm::EngineChoice, quiet: bool
 }
 
 /// A VM that is not kept need not shut down in order; one that is does, so that its disk is whole.
-fn end(sandbox: &Sandbox, kept: bool, cancel: &CancelToken) -> Result<(), Failure> {
+///
+/// Returns how it ended, if that is known.
+fn end(sandbox: &Sandbox, kept: bool, cancel: &CancelToken) -> Result<Option<End>, Failure> {
     let ended =
         if kept && !cancel.is_cancelled() { sandbox.stop(sandbox.stop_grace()?) } else { sandbox.kill() };
     match ended {
+        Ok(end) => Ok(Some(end)),
         // The guest may have powered itself off before we could ask.
-        Ok(_) | Err(vmm::Error::NotRunning { .. }) => Ok(()),
+        Err(vmm::Error::NotRunning { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

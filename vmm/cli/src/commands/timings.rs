@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use vmm::home::End;
 use vmm::{Sandbox, SandboxBuilder, Step, Timeline};
 
 use crate::error::Failure;
@@ -53,6 +54,10 @@ impl Watch {
 
     pub(super) fn mark(&self, step: Step) {
         self.timeline.mark(step);
+    }
+
+    pub(super) fn ended(&self, end: &End) {
+        self.timeline.ended(end);
     }
 
     /// Asks the guest for what is to be in the trace, while it is there.

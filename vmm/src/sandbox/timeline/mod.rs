@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::home::Timings;
+use crate::home::{End, Timings};
 
 /// What may happen once in a VM's run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,7 +54,9 @@ pub enum Step {
     CommandStarted,
     /// The command has ended, and all of its output is here.
     CommandDone,
-    /// The guest has stopped, and everything of it is gone.
+    /// The guest has stopped, as its monitor tells: to a millisecond.
+    Stopped,
+    /// Everything of the VM is gone.
     Ended,
 }
 
@@ -84,7 +86,7 @@ impl Step {
             Self::Begun | Self::Asked | Self::Described => Track::Program,
             Self::Ready | Self::CommandStarted | Self::CommandDone | Self::Ended => Track::Program,
             Self::MonitorStarted | Self::MachineBuilt | Self::GuestEntered => Track::Monitor,
-            Self::ConsoleHeard | Self::AgentHeard | Self::ReadyHeard => Track::Monitor,
+            Self::ConsoleHeard | Self::AgentHeard | Self::ReadyHeard | Self::Stopped => Track::Monitor,
             Self::KernelBegun | Self::AgentStarted | Self::AgentConnected | Self::ModulesLoaded => {
                 Track::Guest
             }
@@ -116,7 +118,8 @@ impl fmt::Display for Step {
             Self::Ready => "VM ready",
             Self::CommandStarted => "first answer, command started",
             Self::CommandDone => "command done",
-            Self::Ended => "guest stopped, all cleaned up",
+            Self::Stopped => "guest stopped",
+            Self::Ended => "all cleaned up",
         })
     }
 }
@@ -166,6 +169,17 @@ impl Timeline {
     /// Notes that a step was done just now.
     pub fn mark(&self, step: Step) {
         self.note(step, vmm_sys::clock::monotonic_us());
+    }
+
+    /// Notes when a VM ended, and that everything of it is gone by now.
+    pub fn ended(&self, end: &End) {
+        let now = vmm_sys::clock::monotonic_us();
+        let ago = u64::try_from(end.at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        // What was noted before came before: an end is told in milliseconds.
+        let last = self.moments().last().map_or(Duration::ZERO, |moment| moment.at);
+        let last = self.origin_us.saturating_add(u64::try_from(last.as_micros()).unwrap_or(u64::MAX));
+        self.note(Step::Stopped, now.saturating_sub(ago).max(last).min(now));
+        self.note(Step::Ended, now);
     }
 
     /// All that is known, in the order in which it came.
