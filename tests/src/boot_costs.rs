@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use vmm::MemorySize;
 use vmm::machine::{Accesses, Exits};
 
-use crate::TestHome;
 use crate::bare_boot::{BareBoot, COMMAND_LINE};
 use crate::engine_machine;
+use crate::{TestHome, TestVm};
 
 /// The least and the most of what was counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,9 +64,14 @@ pub const BARE: &str = "bare";
 /// A VM from its start until it is ready, and has used its source of entropy as well.
 pub const USED: &str = "used";
 
-/// The exits of one boot of each kind, in the laboratory.
+/// Commands on a VM that runs, so many one after the other.
+pub const COMMANDS: &str = "commands";
+const COMMANDS_RUN: usize = 20;
+
+/// The exits of one boot of each kind, and of commands, in the laboratory.
 pub fn measure() -> Vec<(&'static str, Exits)> {
-    vec![(BARE, bare()), (USED, used())]
+    let (used, commands) = used_and_commands();
+    vec![(BARE, bare()), (USED, used), (COMMANDS, commands)]
 }
 
 /// Adds what a boot cost.
@@ -117,7 +122,7 @@ fn bare() -> Exits {
     booted.exits
 }
 
-fn used() -> Exits {
+fn used_and_commands() -> (Exits, Exits) {
     let home = TestHome::new();
     let vm = home.machine("costs", &["--cpus", "1", "--memory", "256M"]);
     let exits = |which: &str| -> Exits {
@@ -131,7 +136,26 @@ fn used() -> Exits {
     let mut used = ready;
     let entropy = exits("in_all").devices["entropy"];
     used.devices.insert("entropy".to_owned(), entropy);
-    Exits::new(used.devices, used.nothing, used.kicks)
+    let used = Exits::new(used.devices, used.nothing, used.kicks);
+    (used, commands(&vm, || exits("in_all")))
+}
+
+fn commands(vm: &TestVm<'_>, exits: impl Fn() -> Exits) -> Exits {
+    let run = || vm.exec(&["true"]).succeeded();
+    // What the first one reads from the disk stays in memory.
+    run();
+    let before = exits();
+    (0..COMMANDS_RUN).for_each(|_| drop(run()));
+    let after = exits();
+    let none = Accesses::default();
+    let since = |before: Accesses, after: Accesses| Accesses {
+        reads: after.reads - before.reads,
+        writes: after.writes - before.writes,
+    };
+    let devices = after.devices.iter().map(|(name, accesses)| {
+        (name.clone(), since(before.devices.get(name).copied().unwrap_or(none), *accesses))
+    });
+    Exits::new(devices.collect(), since(before.nothing, after.nothing), after.kicks - before.kicks)
 }
 
 #[cfg(test)]

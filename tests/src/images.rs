@@ -1,6 +1,7 @@
 //! Images are pulled once per machine and shared by the homes of all tests.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -48,6 +49,17 @@ pub(crate) fn bring_into(home: &Path, as_copies: bool) {
     }
     if let Some(kernels) = kernels() {
         share(&kernels.join("kernels"), &home.join("kernels"), as_copies);
+        close(&home.join("kernels"));
+    }
+}
+
+/// Makes folders their owner's alone, as those of a store are: on the laboratory's disk they are not.
+fn close(folder: &Path) {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("its mode");
+    for entry in fs::read_dir(folder).expect("a folder of ours").flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            close(&entry.path());
+        }
     }
 }
 

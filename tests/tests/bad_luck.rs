@@ -48,8 +48,8 @@ fn a_flipped_byte_in_any_file_of_an_image_is_found_and_named() {
     files.clear();
     files_beneath(&home.path().join("images"), &mut files);
     files_beneath(&home.path().join("layers"), &mut files);
-    // What is small is read as a record, and checked by other tests.
-    files.retain(|file| fs::metadata(file).unwrap().len() > 64 << 10);
+    // What is small is read as a record, and checked by other tests. The log of pulls is for people.
+    files.retain(|file| fs::metadata(file).unwrap().len() > 64 << 10 && !file.ends_with("pull.log"));
     assert!(files.len() >= 3, "a kernel, an initramfs or modules, a disk: {files:?}");
     for file in files {
         let mut bytes = fs::read(&file).unwrap();

@@ -65,7 +65,8 @@ fn kvm_a_guest_does_without_what_it_is_asked_for_and_gets_it_back() {
     balloon(&home, &vm, Some("0"));
     wait_until(&vm, "the guest has all back", || balloon(&home, &vm, None)["actual"] == 0);
     let left = available(&vm);
-    assert!(left + 32 >= before, "of {before} MiB the guest has {left}");
+    let memory = vm.shell("cat /proc/meminfo").succeeded().stdout();
+    assert!(left + 32 >= before, "of {before} MiB the guest has {left}:\n{memory}");
     vm.shell("dd if=/dev/zero of=/dev/shm/x bs=1M count=80 2>/dev/null && rm /dev/shm/x").succeeded();
 }
 

@@ -1,10 +1,11 @@
-//! Any process of a VM's is killed, at any moment: nothing is orphaned, `vmm ps` tells the truth, and the VM can be started
+//! Any process of a VM's is killed, the agent in the guest too, at any moment: nothing is orphaned, `vmm ps` tells the truth, and the VM can be started
 //! or removed. `cargo verify --soak kills` does it 200 times.
 
+use std::ffi::OsStr;
 use std::thread::sleep;
 use std::time::Duration;
 
-use vmm_tests::{PATIENCE, Process, TestHome, bury_orphans, descendants, random, rounds};
+use vmm_tests::{PATIENCE, Process, TestHome, binary, bury_orphans, descendants, random, rounds};
 
 /// Until then everything of a start has begun, on a machine that is not busy.
 const LATEST: u64 = 4000;
@@ -16,9 +17,11 @@ struct Draw {
     after: Duration,
     /// Which of the processes that live then, counted from the first.
     victim: usize,
+    /// The agent in the guest is killed instead, once it is there. The image's init is process 1 then.
+    agent: bool,
     /// The VM is started again when it ends.
     kept: bool,
-    /// Something is under way: nothing, a command, an orderly end.
+    /// Something is under way: nothing, a command, a copy, an orderly end.
     busy: Busy,
 }
 
@@ -26,6 +29,7 @@ struct Draw {
 enum Busy {
     Idle,
     Command,
+    Copy,
     Stop,
 }
 
@@ -37,7 +41,8 @@ impl Draw {
             after: Duration::from_millis(number(0) % LATEST),
             victim: usize::from(bytes[2]),
             kept: bytes[3] & 1 == 1,
-            busy: [Busy::Idle, Busy::Command, Busy::Stop][usize::from(bytes[4]) % 3],
+            busy: [Busy::Idle, Busy::Command, Busy::Copy, Busy::Stop][usize::from(bytes[4]) % 4],
+            agent: bytes[5].is_multiple_of(4),
         }
     }
 }
@@ -62,24 +67,40 @@ fn any_process_is_killed_at_any_moment_and_nothing_is_orphaned() {
 #[expect(clippy::disallowed_methods, reason = "the moment of a death is drawn, not waited for")]
 fn play(home: &TestHome, draw: &Draw) -> String {
     let restart = if draw.kept { "always" } else { "no" };
-    let options = ["run", "-d", "--name", "mortal", "--memory", "128M", "--restart", restart, "alpine"];
+    let init = if draw.agent { "image" } else { "agent" };
+    let machine = ["run", "-d", "--name", "mortal", "--memory", "128M", "--restart", restart];
+    let options = machine.into_iter().chain(["--init", init, "alpine"]);
     let start = home.vmm(options).start();
     let mut others = Vec::new();
-    sleep(draw.after);
+    if draw.agent {
+        // Nobody can ask for its end before.
+        assert!(start.process().ends_within(PATIENCE));
+    } else {
+        sleep(draw.after);
+    }
     if start.process().has_ended() {
         match draw.busy {
             Busy::Idle => {}
             Busy::Command => others.push(home.vmm(["exec", "mortal", "--", "sleep", "1000"]).start()),
+            Busy::Copy => others.push(
+                home.vmm([OsStr::new("cp"), binary().as_os_str(), OsStr::new("mortal:/root/copy")]).start(),
+            ),
             Busy::Stop => others.push(home.vmm(["stop", "mortal"]).start()),
         }
         sleep(draw.after / 20);
     }
-    let living = descendants();
-    let victim = living.get(draw.victim % living.len().max(1)).map(|process| {
-        process.kill();
-        assert!(process.ends_within(PATIENCE));
-        role(process).to_owned()
-    });
+    let victim = if draw.agent && home.state_of("mortal").as_deref() == Some("running") {
+        // A command's parent is the agent. It says so where it comes to it: the VM may be about to stop.
+        home.vmm(["exec", "mortal", "--", "sh", "-c", "kill -9 $PPID; sleep 1000"]).run();
+        Some("agent".to_owned())
+    } else {
+        let living = descendants();
+        living.get(draw.victim % living.len().max(1)).map(|process| {
+            process.kill();
+            assert!(process.ends_within(PATIENCE));
+            role(process).to_owned()
+        })
+    };
     // Who waits hears of it, each in a bounded time.
     let status = start.end().0;
     if let (Busy::Stop, Some(stop)) = (draw.busy, others.pop()) {
@@ -117,8 +138,8 @@ fn truth(home: &TestHome, started: i32, kept: bool) {
 
 /// What a process is for.
 fn role(process: &Process) -> &'static str {
-    let words = ["--supervise-qemu", "qemu", " monitor", " keep", " run ", " exec ", " stop "];
-    let names = ["supervisor", "QEMU", "monitor", "keeper", "run", "exec", "stop"];
+    let words = ["--supervise-qemu", "qemu", " monitor", " keep", " run ", " exec ", " cp ", " stop "];
+    let names = ["supervisor", "QEMU", "monitor", "keeper", "run", "exec", "cp", "stop"];
     let found = words.iter().position(|word| process.command.contains(word));
     found.map_or("another", |index| names[index])
 }

@@ -1,4 +1,4 @@
-//! A hundred machines one after the other, and eight at once: everyone succeeds and leaves nothing.
+//! A thousand machines one after the other, and eight at once: everyone succeeds and leaves nothing.
 //!
 //! The tests are those that `cargo verify` runs a few rounds of; how many rounds they are told.
 
@@ -14,7 +14,7 @@ impl Suite for Boots {
     }
 
     fn purpose(&self) -> &'static str {
-        "100 runs of `vmm run alpine -- true` in a row, then 8 at once with 128 MiB each; nothing is left"
+        "1000 runs of `vmm run alpine -- true` in a row, then 8 at once with 128 MiB each; nothing is left"
     }
 
     fn prepare(&self) -> Outcome {
@@ -23,7 +23,7 @@ impl Suite for Boots {
 
     fn pieces(&self) -> Outcome<Vec<String>> {
         let mut pieces: Vec<String> =
-            (1..=10).map(|tenth| format!("in a row, {} to {}", tenth * 10 - 9, tenth * 10)).collect();
+            (1..=10).map(|tenth| format!("in a row, {} to {}", tenth * 100 - 99, tenth * 100)).collect();
         pieces.push("8 at once".to_owned());
         Ok(pieces)
     }
@@ -36,7 +36,7 @@ impl Suite for Boots {
         let (test, count) = if piece == "8 at once" {
             ("alone_machines_at_once_all_succeed_and_leave_nothing", "8")
         } else {
-            ("machines_in_a_row_all_succeed_and_leave_nothing", "10")
+            ("machines_in_a_row_all_succeed_and_leave_nothing", "100")
         };
         let ran =
             some::run(&["--package", "vmm-tests", "--test", "boots", test], &[("VMM_TEST_ROUNDS", count)])?;
