@@ -8,8 +8,11 @@
         result = sandbox.exec("python3 --version || echo no Python", timeout=10)
         print(result.status, result.text)
 
-Everything that waits can be left by Ctrl-C, and from another thread by a :class:`CancelToken`. In ``async`` code a call
-is made by ``await asyncio.to_thread(sandbox.exec, "true")``.
+Starts, commands, their output, copies and waits for an end can be left by Ctrl-C, and from another
+thread by a :class:`CancelToken`. What is over soon by itself (files that are read and written whole,
+``stop`` with its grace) returns when it is done; :meth:`Process.write` waits for as long as the process
+does not read. In ``async`` code a call is made by
+``await asyncio.to_thread(sandbox.exec, "true")``.
 """
 
 from ._errors import (

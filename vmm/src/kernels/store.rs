@@ -29,7 +29,7 @@ const RECORD: &str = "kernel.json";
 /// ```text
 /// kernels/<name>/            kernel.json  vmlinux  config  modules/ (empty: all that is needed is built in)
 /// kernels/<name>.partial/    a build at work, or what one left that died
-/// kernels/choices.json       which kernel boots what
+/// kernels/.choices.json      which kernel boots what
 /// ```
 #[derive(Clone, Debug)]
 pub struct KernelStore {
