@@ -64,9 +64,8 @@ fn kvm_a_guest_does_without_what_it_is_asked_for_and_gets_it_back() {
 
     balloon(&home, &vm, Some("0"));
     wait_until(&vm, "the guest has all back", || balloon(&home, &vm, None)["actual"] == 0);
-    let left = available(&vm);
-    let memory = vm.shell("cat /proc/meminfo").succeeded().stdout();
-    assert!(left + 32 >= before, "of {before} MiB the guest has {left}:\n{memory}");
+    // While free pages are reported to the host, up to 128 MiB at once, nobody in the guest can have them.
+    wait_until(&vm, "its programs have all back", || available(&vm) + 32 >= before);
     vm.shell("dd if=/dev/zero of=/dev/shm/x bs=1M count=80 2>/dev/null && rm /dev/shm/x").succeeded();
 }
 
