@@ -161,6 +161,10 @@ fn host_debian_boots_though_nothing_was_installed_in_it() {
     let import = home.vmm(["images", "import", path]).run().succeeded().stdout();
     assert!(import.contains("Debian GNU/Linux 13") && import.contains("-cloud-amd64"), "{import}");
     fs::remove_file(path).expect("a file of ours");
+    // Debian's kernels do not have their configuration in them.
+    let checked = home.vmm(["kernel", "check", "debian"]).run().ended_with(1).stdout();
+    let missing: Vec<_> = checked.lines().filter(|line| line.starts_with("missing ")).collect();
+    assert!(missing.len() == 1 && missing[0].contains("CONFIG_IKCONFIG"), "{checked}");
     let vm = home.machine_of("box", "debian", &[]);
     assert!(vm.exec(&["cat", "/etc/os-release"]).succeeded().stdout().contains("ID=debian"));
     assert!(vm.exec(&["uname", "-r"]).succeeded().stdout().contains("-cloud-amd64"));

@@ -32,6 +32,12 @@ fn bad_input_is_told_in_a_line() {
     fs::create_dir(&tree).unwrap();
     fs::write(tree.join("Makefile"), "VERSION = 5\nPATCHLEVEL = 4\nSUBLEVEL = 1\n").unwrap();
     let tree = tree.display().to_string();
+    // All tools that are missing, and the packages that have them.
+    let bare = home.vmm(["kernel", "build", &tree]).env("PATH", "/nowhere").run();
+    bare.refused_saying(&[
+        "without make, gcc, ld, flex, bison, bc",
+        "install make gcc binutils flex bison bc mawk",
+    ]);
     let refused = home.vmm(["kernel", "build", &tree]).run().ended_with(125).stderr();
     // Where tools are missing, that is what is said.
     let expected =
