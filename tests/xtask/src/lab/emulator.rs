@@ -22,7 +22,7 @@ const MEMORY: &str = "3072M";
 /// The kernel's parameters.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 reboot=t";
 
-/// Two processors that work, and the first, which nothing may run on.
+/// Two processors that work, and the first, on which no program may run: it has the kernel's own work.
 ///
 /// QEMU counts a pin that only the first processor has (IGNNE#) to what a processor knows of its virtualization, and
 /// lowers it, from whichever thread and without a lock, whenever any processor restores its floating-point registers.
