@@ -147,13 +147,12 @@ fn commands(vm: &TestVm<'_>, exits: impl Fn() -> Exits) -> Exits {
     let before = exits();
     (0..COMMANDS_RUN).for_each(|_| drop(run()));
     let after = exits();
-    let none = Accesses::default();
     let since = |before: Accesses, after: Accesses| Accesses {
         reads: after.reads - before.reads,
         writes: after.writes - before.writes,
     };
     let devices = after.devices.iter().map(|(name, accesses)| {
-        (name.clone(), since(before.devices.get(name).copied().unwrap_or(none), *accesses))
+        (name.clone(), since(before.devices.get(name).copied().unwrap_or_default(), *accesses))
     });
     Exits::new(devices.collect(), since(before.nothing, after.nothing), after.kicks - before.kicks)
 }

@@ -1,7 +1,6 @@
-//! Any process of a VM's is killed, the agent in the guest too, at any moment: nothing is orphaned, `vmm ps` tells the truth, and the VM can be started
-//! or removed. `cargo verify --soak kills` does it 200 times.
+//! Any process of a VM's is killed, the agent in the guest too, at any moment: nothing is orphaned, `vmm ps` tells the
+//! truth, and the VM can be started or removed. `cargo verify --soak kills` does it 200 times.
 
-use std::ffi::OsStr;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -82,9 +81,10 @@ fn play(home: &TestHome, draw: &Draw) -> String {
         match draw.busy {
             Busy::Idle => {}
             Busy::Command => others.push(home.vmm(["exec", "mortal", "--", "sleep", "1000"]).start()),
-            Busy::Copy => others.push(
-                home.vmm([OsStr::new("cp"), binary().as_os_str(), OsStr::new("mortal:/root/copy")]).start(),
-            ),
+            Busy::Copy => {
+                let large = binary().display().to_string();
+                others.push(home.vmm(["cp", &large, "mortal:copy"]).start());
+            }
             Busy::Stop => others.push(home.vmm(["stop", "mortal"]).start()),
         }
         sleep(draw.after / 20);

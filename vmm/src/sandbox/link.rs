@@ -214,7 +214,7 @@ impl Link {
         let end = match told {
             Some(Ok(end)) => end,
             // It was ours and ended without a word.
-            Some(Err(ControlError::Lost)) => self.recorded_end().unwrap_or_else(|| self.monitor_killed()),
+            Some(Err(ControlError::Lost)) => self.end_of_last_run(),
             Some(Err(_)) | None => self.recorded_end()?,
         };
         self.remember(&end);
@@ -238,9 +238,14 @@ impl Link {
             }
         }
         // One that ended in order has recorded it by now.
-        let end = self.recorded_end().unwrap_or_else(|| self.monitor_killed());
+        let end = self.end_of_last_run();
         self.remember(&end);
         Some(end)
+    }
+
+    /// The end that is recorded of its last run, which is over. Where there is none, its monitor was killed.
+    fn end_of_last_run(&self) -> End {
+        self.recorded_end().unwrap_or_else(|| self.monitor_killed())
     }
 
     /// What is recorded of its last run.

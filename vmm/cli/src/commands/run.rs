@@ -182,10 +182,10 @@ impl Run {
         watch.hear(&sandbox);
         signals.cancel(&stopping);
         let ended = end(&sandbox, self.is_kept(), &stopping);
-        match &ended {
-            Ok(Some(end)) => watch.ended(end),
-            _ => watch.mark(Step::Ended),
+        if let Ok(Some(end)) = &ended {
+            watch.stopped(end);
         }
+        watch.mark(Step::Ended);
         let status = outcome?;
         ended?;
         watch.finish()?;

@@ -56,8 +56,8 @@ impl Watch {
         self.timeline.mark(step);
     }
 
-    pub(super) fn ended(&self, end: &End) {
-        self.timeline.ended(end);
+    pub(super) fn stopped(&self, end: &End) {
+        self.timeline.stopped(end);
     }
 
     /// Asks the guest for what is to be in the trace, while it is there.

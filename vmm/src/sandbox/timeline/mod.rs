@@ -171,15 +171,12 @@ impl Timeline {
         self.note(step, vmm_sys::clock::monotonic_us());
     }
 
-    /// Notes when a VM ended, and that everything of it is gone by now.
-    pub fn ended(&self, end: &End) {
-        let now = vmm_sys::clock::monotonic_us();
-        let ago = u64::try_from(end.at.elapsed().as_micros()).unwrap_or(u64::MAX);
+    /// Notes when the guest of a VM that has ended stopped.
+    pub fn stopped(&self, end: &End) {
+        let at = self.since_beginning(vmm_sys::clock::monotonic_us()).saturating_sub(end.at.elapsed());
         // What was noted before came before: an end is told in milliseconds.
         let last = self.moments().last().map_or(Duration::ZERO, |moment| moment.at);
-        let last = self.origin_us.saturating_add(u64::try_from(last.as_micros()).unwrap_or(u64::MAX));
-        self.note(Step::Stopped, now.saturating_sub(ago).max(last).min(now));
-        self.note(Step::Ended, now);
+        self.put(Moment { step: Step::Stopped, at: at.max(last) });
     }
 
     /// All that is known, in the order in which it came.
@@ -220,10 +217,17 @@ impl Timeline {
     }
 
     fn note(&self, step: Step, at_us: u64) {
-        let at = Duration::from_micros(at_us.saturating_sub(self.origin_us));
+        self.put(Moment { step, at: self.since_beginning(at_us) });
+    }
+
+    fn since_beginning(&self, at_us: u64) -> Duration {
+        Duration::from_micros(at_us.saturating_sub(self.origin_us))
+    }
+
+    fn put(&self, new: Moment) {
         let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
-        moments.retain(|moment| moment.step != step);
-        moments.push(Moment { step, at });
+        moments.retain(|moment| moment.step != new.step);
+        moments.push(new);
     }
 
     fn at(&self, step: Step) -> Option<Duration> {

@@ -6,6 +6,7 @@ mod failure;
 mod kvm;
 mod system;
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::process::ExitCode;
 
@@ -13,32 +14,28 @@ use failure::{Context, Result};
 use laboratory::{CHANNEL, Message};
 
 fn main() -> ExitCode {
-    // Started again by ourselves: for a program that lies in another root, or to hold a VM.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [word, root, command @ ..] = arguments.as_slice()
-        && word == system::BENEATH
-    {
-        let failure = system::execute_beneath(root, command);
-        eprintln!("laboratory-init: {failure}");
-        return ExitCode::FAILURE;
-    }
-    if arguments == [kvm::HOLD] {
-        let Err(failure) = kvm::hold();
-        eprintln!("laboratory-init: {failure}");
-        return ExitCode::FAILURE;
-    }
+    let Err(failure) = work(&arguments);
     // When process 1 ends the kernel panics, and the machine with it: whoever waits for us learns of it at once.
-    match system::build().and_then(|()| open_channel()).and_then(serve) {
-        Ok(never) => match never {},
-        Err(failure) => {
-            eprintln!("laboratory-init: {failure}");
-            ExitCode::FAILURE
+    eprintln!("laboratory-init: {failure}");
+    ExitCode::FAILURE
+}
+
+/// Never comes back but with a failure.
+fn work(arguments: &[String]) -> Result<Infallible> {
+    match arguments {
+        // Started again by ourselves: for a program that lies in another root, or to hold a VM.
+        [word, root, command @ ..] if word == system::BENEATH => Err(system::execute_beneath(root, command)),
+        [word] if word == kvm::HOLD => kvm::hold(),
+        _ => {
+            system::build()?;
+            serve(open_channel()?)
         }
     }
 }
 
 /// Never comes back but with a failure.
-fn serve(mut channel: File) -> Result<std::convert::Infallible> {
+fn serve(mut channel: File) -> Result<Infallible> {
     Message::Ready.write(&mut channel).context("say that we are ready")?;
     // A frozen laboratory was frozen here: what follows happens in each of its lives.
     let end = loop {
