@@ -1,7 +1,7 @@
 //! Headers: JSON behind its length, with the version around it.
 //!
-//! A header is a 32-bit little-endian length and that many bytes of JSON: `{"version":"1.0","body":…}`. Unknown
-//! fields are ignored, so that a MINOR version can add some.
+//! A header is a 32-bit little-endian length and that many bytes of JSON: `{"version":"1.0","body":…}`, with `"keep":true`
+//! before the body where another request is to follow. Unknown fields are ignored, so that a MINOR version can add some.
 
 use std::io::{self, Read, Write};
 
@@ -78,18 +78,43 @@ impl From<serde_json::Error> for Mismatch {
 #[derive(Serialize, Deserialize)]
 struct Envelope<T> {
     version: Version,
+    #[serde(default, skip_serializing_if = "is_false")]
+    keep: bool,
     body: T,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_false(keep: &bool) -> bool {
+    !keep
+}
+
+/// What a header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header<T> {
+    /// The message.
+    pub body: T,
+    /// Another request is to follow on this connection: the client would like to, the agent waits for it.
+    pub keep: bool,
 }
 
 /// The bytes of a header with this body and our version.
 pub fn encode<T: Serialize>(body: &T) -> Result<Vec<u8>, HeaderError> {
-    encode_as(VERSION, body)
+    encode_envelope(&Envelope { version: VERSION, keep: false, body })
+}
+
+/// The same, on a connection that is to be kept, or not.
+pub fn encode_keeping<T: Serialize>(body: &T, keep: bool) -> Result<Vec<u8>, HeaderError> {
+    encode_envelope(&Envelope { version: VERSION, keep, body })
 }
 
 /// The bytes of a header that claims another version: for tests of how a peer takes it.
 pub fn encode_as<T: Serialize>(version: Version, body: &T) -> Result<Vec<u8>, HeaderError> {
+    encode_envelope(&Envelope { version, keep: false, body })
+}
+
+fn encode_envelope<T: Serialize>(envelope: &Envelope<&T>) -> Result<Vec<u8>, HeaderError> {
     let mut bytes = vec![0; LENGTH_SIZE];
-    serde_json::to_writer(&mut bytes, &Envelope { version, body }).context(EncodeSnafu)?;
+    serde_json::to_writer(&mut bytes, envelope).context(EncodeSnafu)?;
     let length = bytes.len() - LENGTH_SIZE;
     ensure!(length <= MAX_HEADER, TooLargeSnafu { length });
     let length = u32::try_from(length).unwrap_or(u32::MAX);
@@ -97,9 +122,9 @@ pub fn encode_as<T: Serialize>(version: Version, body: &T) -> Result<Vec<u8>, He
     Ok(bytes)
 }
 
-/// Takes a header from the start of what has arrived so far: the body and how many bytes it took. `None`: more is to
+/// Takes a header from the start of what has arrived so far, and says how many bytes it took. `None`: more is to
 /// come. A length that is too large is refused before anything of it has arrived.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(T, usize)>, HeaderError> {
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(Header<T>, usize)>, HeaderError> {
     let Some(end) = end(bytes)? else { return Ok(None) };
     match bytes.get(LENGTH_SIZE..end) {
         Some(json) => Ok(Some((parse(json)?, end))),
@@ -115,8 +140,13 @@ pub fn end(bytes: &[u8]) -> Result<Option<usize>, HeaderError> {
     Ok(Some(LENGTH_SIZE + length))
 }
 
-/// Reads a header. Memory grows with what arrives, not with what the length says.
+/// Reads the message of a header. Memory grows with what arrives, not with what the length says.
 pub fn read<T: DeserializeOwned>(reader: &mut impl Read) -> Result<T, HeaderError> {
+    read_whole(reader).map(|header| header.body)
+}
+
+/// Reads all of a header in the same way.
+pub fn read_whole<T: DeserializeOwned>(reader: &mut impl Read) -> Result<Header<T>, HeaderError> {
     let mut length = [0; LENGTH_SIZE];
     reader.read_exact(&mut length).map_err(ended)?;
     let length = end(&length)?.unwrap_or(LENGTH_SIZE) - LENGTH_SIZE;
@@ -139,9 +169,9 @@ fn ended(source: io::Error) -> HeaderError {
     }
 }
 
-fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, HeaderError> {
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<Header<T>, HeaderError> {
     match serde_json::from_slice::<Envelope<T>>(json) {
-        Ok(Envelope { version, body }) if VERSION.understands(version) => Ok(body),
+        Ok(Envelope { version, keep, body }) if VERSION.understands(version) => Ok(Header { body, keep }),
         Ok(Envelope { version, .. }) => OtherVersionSnafu { theirs: version }.fail(),
         // Another MAJOR version may have other bodies: what matters then is the version.
         Err(source) => match serde_json::from_slice::<Envelope<IgnoredAny>>(json) {
@@ -171,7 +201,16 @@ mod tests {
             assert!(decode::<Request>(&bytes[..arrived]).unwrap().is_none());
         }
         let with_more = [&bytes[..], b"more"].concat();
-        assert_eq!(decode(&with_more).unwrap(), Some((request, bytes.len())));
+        assert_eq!(decode(&with_more).unwrap(), Some((Header { body: request, keep: false }, bytes.len())));
+    }
+
+    #[test]
+    fn a_header_says_whether_another_request_follows() {
+        let bytes = encode_keeping(&Request::Health, true).unwrap();
+        assert!(bytes.ends_with(br#"{"version":"1.5","keep":true,"body":"health"}"#));
+        let header = Header { body: Request::Health, keep: true };
+        assert_eq!(read_whole::<Request>(&mut &bytes[..]).unwrap(), header);
+        assert_eq!(encode_keeping(&Request::Health, false).unwrap(), encode(&Request::Health).unwrap());
     }
 
     #[test]
@@ -204,8 +243,8 @@ mod tests {
         let body: serde_json::Value =
             serde_json::from_str(r#"{"wait":{"process":3,"until":"sunset"}}"#).unwrap();
         let bytes = encode_as(newer, &body).unwrap();
-        let (request, _) = decode::<Request>(&bytes).unwrap().unwrap();
-        assert_eq!(request, Request::Wait { process: crate::ProcessId(3) });
+        let (header, _) = decode::<Request>(&bytes).unwrap().unwrap();
+        assert_eq!(header.body, Request::Wait { process: crate::ProcessId(3) });
     }
 
     #[test]

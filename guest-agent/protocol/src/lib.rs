@@ -30,7 +30,7 @@ pub use transfer::{Holds, Pack, PieceError, PieceReader, PieceWriter, Totals, Tr
 pub use version::Version;
 
 /// The version that this package speaks.
-pub const VERSION: Version = Version { major: 1, minor: 4 };
+pub const VERSION: Version = Version { major: 1, minor: 5 };
 
 /// The vsock port on which the agent listens. Privileged (below 1024), so that no guest user can take it.
 pub const AGENT_PORT: u32 = 1023;

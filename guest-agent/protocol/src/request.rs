@@ -80,6 +80,32 @@ pub enum Request {
     Shutdown(Shutdown),
 }
 
+impl Request {
+    /// Whether another request can follow on the same connection: the client sends nothing between the two, and the agent
+    /// itself answers. Since 1.5.
+    #[must_use]
+    pub fn can_be_followed(&self) -> bool {
+        match self {
+            Self::Start(start) => !start.attach || !start.stdin && start.terminal.is_none(),
+            Self::Wait { .. }
+            | Self::Signal { .. }
+            | Self::Resize { .. }
+            | Self::Detach { .. }
+            | Self::Processes
+            | Self::Health
+            | Self::SetClock { .. } => true,
+            Self::Attach(_)
+            | Self::Output { .. }
+            | Self::Freeze
+            | Self::Transfer(_)
+            | Self::File(_)
+            | Self::GuestProcesses { .. }
+            | Self::KernelLog
+            | Self::Shutdown(_) => false,
+        }
+    }
+}
+
 /// How to start a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

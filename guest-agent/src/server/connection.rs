@@ -1,4 +1,4 @@
-//! A client's connection: a header, and then, for whoever is attached to a process, frames.
+//! A client's connection: a header, and then, for whoever is attached to a process, frames. If it is kept, once more.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ const READ_SIZE: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// Its request is yet to come, and must come by then.
-    Asking(Instant),
+    Asking(Option<Instant>),
     /// It carries the input and output of a process.
     Attached(u64),
     /// It waits for a process to end.
@@ -47,6 +47,8 @@ pub(super) struct Connection {
     pub broken: bool,
     /// The loop is told when this connection becomes ready.
     pub watched: bool,
+    /// Another request is to follow the one that is being answered.
+    pub keep: bool,
     input: Vec<u8>,
     consumed: usize,
     /// What is left of the frame that is being received.
@@ -73,12 +75,13 @@ impl Connection {
     pub(super) fn new(stream: OwnedFd, deadline: Instant) -> Self {
         Self {
             stream,
-            role: Role::Asking(deadline),
+            role: Role::Asking(Some(deadline)),
             readable: true,
             writable: true,
             ended: false,
             broken: false,
             watched: false,
+            keep: false,
             input: Vec::new(),
             consumed: 0,
             frame: None,
@@ -90,8 +93,7 @@ impl Connection {
     /// When it is given up.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.role {
-            Role::Asking(deadline) => Some(deadline),
-            Role::Closing(deadline) => deadline,
+            Role::Asking(deadline) | Role::Closing(deadline) => deadline,
             Role::Attached(_) | Role::Waiting(_) | Role::Freezing => None,
         }
     }
@@ -101,12 +103,17 @@ impl Connection {
         &self.stream
     }
 
-    /// Reads the request. `None`: it is not complete.
-    pub(super) fn read_request<T: DeserializeOwned>(&mut self) -> Result<Option<T>, HeaderError> {
+    /// Reads the request, once its last answer is on its way. `None`: it is not complete.
+    pub(super) fn next_request<T: DeserializeOwned>(&mut self) -> Result<Option<T>, HeaderError> {
+        self.flush();
+        if self.is_congested() {
+            return Ok(None);
+        }
         loop {
-            if let Some((request, length)) = header::decode(&self.input)? {
-                self.consumed = length;
-                return Ok(Some(request));
+            if let Some((header, length)) = header::decode(&self.input[self.consumed..])? {
+                self.consumed += length;
+                self.keep = header.keep;
+                return Ok(Some(header.body));
             }
             match self.receive() {
                 Ok(true) => {}
@@ -115,6 +122,13 @@ impl Connection {
                 Err(source) => return Err(HeaderError::Transfer { source }),
             }
         }
+    }
+
+    /// Everything is said to it, and another request is to follow by then.
+    pub(super) fn expect_request(&mut self, deadline: Instant) {
+        // A slow reader of what was said has all the time that it takes.
+        self.role = Role::Asking((!self.is_congested()).then_some(deadline));
+        self.keep = false;
     }
 
     /// Whether something has arrived behind the request.
@@ -240,9 +254,9 @@ impl Connection {
 
     /// Sends the answer to the request.
     pub(super) fn answer(&mut self, answer: &Answer) {
-        let encoded = header::encode(answer).or_else(|error| {
+        let encoded = header::encode_keeping(answer, self.keep).or_else(|error| {
             let refusal = Refusal::system(ErrorKind::Internal, "the answer cannot be sent", error);
-            header::encode(&Answer::from(refusal))
+            header::encode_keeping(&Answer::from(refusal), self.keep)
         });
         match encoded {
             Ok(bytes) => self.send(&bytes),

@@ -46,6 +46,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to receive what was still to be said.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a client may take to ask again on a connection that is kept for it. Clients of ours do not wait so long by far.
+const KEPT_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// For how long no client is taken when the system has no descriptor for one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -93,6 +96,8 @@ pub struct Server {
     next_id: u64,
     /// Processes with more to move, when the others have had their turn.
     again: BTreeSet<u64>,
+    /// Kept connections whose next request may be there already.
+    asking_again: BTreeSet<u64>,
     /// No client is taken before this.
     accept_from: Option<Instant>,
     freezable: Option<Freezable>,
@@ -135,6 +140,7 @@ impl Server {
             observer: Observer::default(),
             next_id: 1,
             again: BTreeSet::new(),
+            asking_again: BTreeSet::new(),
             accept_from: None,
             freezable: Freezable::of(place),
             freezing: None,
@@ -158,7 +164,8 @@ impl Server {
     /// Serves until the machine, or the agent, is to end.
     pub fn run(&mut self) -> io::Result<End> {
         loop {
-            let deadline = if self.again.is_empty() { self.next_deadline() } else { Some(Instant::now()) };
+            let is_idle = self.again.is_empty() && self.asking_again.is_empty();
+            let deadline = if is_idle { self.next_deadline() } else { Some(Instant::now()) };
             self.turn(deadline)?;
             if let Some(end) = self.end {
                 return Ok(end);
@@ -173,6 +180,9 @@ impl Server {
         }
         for id in std::mem::take(&mut self.again) {
             self.serve_process(id);
+        }
+        for id in std::mem::take(&mut self.asking_again) {
+            self.serve_connection(id);
         }
         self.do_what_is_due();
         Ok(())
@@ -229,7 +239,7 @@ impl Server {
     fn serve_connection(&mut self, id: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         match connection.role {
-            Role::Asking(_) => match connection.read_request() {
+            Role::Asking(_) => match connection.next_request() {
                 Ok(Some(request)) => self.handle(id, request),
                 Ok(None) => {}
                 Err(HeaderError::Closed | HeaderError::Transfer { .. }) => connection.broken = true,
@@ -268,14 +278,19 @@ impl Server {
         }
     }
 
-    /// Everything is said to a client.
+    /// Everything is said to a client: it asks again, or leaves.
     fn close(&mut self, id: u64) {
         self.close_by(id, Some(Instant::now() + CLOSE_TIMEOUT));
     }
 
     fn close_by(&mut self, id: u64, deadline: Option<Instant>) {
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.role = Role::Closing(deadline);
+            if connection.keep {
+                connection.expect_request(Instant::now() + KEPT_TIMEOUT);
+                self.asking_again.insert(id);
+            } else {
+                connection.role = Role::Closing(deadline);
+            }
             connection.flush();
         }
         self.keep_or_drop(id);
@@ -411,10 +426,10 @@ impl Server {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let requests = self.connections.values().filter_map(Connection::deadline);
+        let clients = self.connections.values().filter_map(Connection::deadline);
         let timers = self.processes.values().filter_map(|process| Some(process.timer?.0));
         let shutdown = self.shutting_down.as_ref().map(ShuttingDown::deadline);
-        requests.chain(timers).chain(shutdown).chain(self.accept_from).min()
+        clients.chain(timers).chain(shutdown).chain(self.accept_from).min()
     }
 
     fn do_what_is_due(&mut self) {

@@ -25,6 +25,9 @@ const LISTED_BYTES: usize = MAX_COMMAND;
 impl Server {
     /// Does what a client asks, and answers.
     pub(super) fn handle(&mut self, client: u64, request: Request) {
+        if let Some(connection) = self.connections.get_mut(&client) {
+            connection.keep &= request.can_be_followed();
+        }
         let result = match request {
             Request::Transfer(_) | Request::File(_) | Request::GuestProcesses { .. } | Request::KernelLog => {
                 return self.hand_over(client, &request);
@@ -212,6 +215,7 @@ impl Server {
         let Some(process) = self.processes.get_mut(&id.0) else { return Ok(()) };
         if let Some(client) = process.client.take() {
             if let Some(connection) = self.connections.get_mut(&client) {
+                connection.keep = false;
                 connection.send_frame(FrameKind::Detached, &[]);
             }
             self.close(client);

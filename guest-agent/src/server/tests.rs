@@ -125,6 +125,100 @@ fn an_answer_that_is_too_long_is_an_error_that_says_so() {
     assert!(matches!(answer, Answer::Error { kind: ErrorKind::Internal, .. }), "{answer:?}");
 }
 
+/// What of a process's end is on a connection, in answer to a request that asks for it to be kept.
+fn run_keeping(fixture: &mut Fixture, client: &mut UnixStream, word: &str) -> Vec<u8> {
+    let start = Start { argv: ["echo", word].map(Into::into).to_vec(), attach: true, ..Start::default() };
+    client.write_all(&header::encode_keeping(&Request::Start(start), true).unwrap()).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let mut received = Vec::new();
+    while !received.ends_with(br#"{"outcome":{"code":0}}"#) {
+        fixture.turn();
+        let _ = client.read_to_end(&mut received);
+    }
+    client.set_nonblocking(false).unwrap();
+    received
+}
+
+#[test]
+fn a_connection_that_is_to_be_kept_takes_one_request_after_the_other() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
+    for word in ["one", "another"] {
+        let received = run_keeping(&mut fixture, &mut client, word);
+        assert!(received.windows(11).any(|bytes| bytes == b"\"keep\":true"), "{}", received.escape_ascii());
+        assert!(received.windows(word.len()).any(|bytes| bytes == word.as_bytes()));
+    }
+    // Errors are answers, too; and whoever asks before it is answered is answered in turn.
+    let signal = Request::Signal { process: ProcessId(99), signal: Signal::KILL, target: Default::default() };
+    for request in [&signal, &Request::Processes, &Request::Health] {
+        client.write_all(&header::encode_keeping(request, true).unwrap()).unwrap();
+    }
+    assert!(matches!(answer_to(&mut fixture, &client), Answer::Error { kind: ErrorKind::NoSuchProcess, .. }));
+    assert!(matches!(answer_to(&mut fixture, &client), Answer::Ok(Reply::Processes(all)) if all.len() == 2));
+    assert!(matches!(answer_to(&mut fixture, &client), Answer::Ok(Reply::Health(_))));
+    assert_eq!(fixture.server.connections.len(), 1);
+    // It has a time limit, and ends when the client leaves.
+    assert!(fixture.server.next_deadline().unwrap() > Instant::now() + REQUEST_TIMEOUT);
+    drop(client);
+    while !fixture.server.connections.is_empty() {
+        fixture.turn();
+    }
+}
+
+#[test]
+fn a_connection_is_kept_only_where_nothing_is_sent_between_two_requests() {
+    let mut fixture = Fixture::new();
+    let start = |stdin, terminal| {
+        let argv = ["cat"].map(Into::into).to_vec();
+        Request::Start(Start { argv, attach: true, stdin, terminal, ..Start::default() })
+    };
+    let size = vmm_protocol::TerminalSize { rows: 24, columns: 80 };
+    let shutdown = Request::Shutdown(vmm_protocol::Shutdown { mode: ShutdownMode::PowerOff, grace_ms: 0 });
+    for request in [start(true, None), start(false, Some(size)), shutdown] {
+        let mut client = fixture.connect();
+        client.write_all(&header::encode_keeping(&request, true).unwrap()).unwrap();
+        fixture.turn();
+        let mut bytes = vec![0; 4096];
+        let length = client.read(&mut bytes).unwrap();
+        let (answer, _) = header::decode::<Answer>(&bytes[..length]).unwrap().unwrap();
+        assert!(!answer.keep, "{request:?}");
+    }
+    // Nor for one that speaks no request of this version.
+    let mut client = fixture.connect();
+    client.write_all(&header::encode_keeping(&"levitate", true).unwrap()).unwrap();
+    assert!(matches!(answer_to(&mut fixture, &client), Answer::Error { kind: ErrorKind::Malformed, .. }));
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_client_that_asks_and_never_reads_is_answered_no_further_than_it_takes() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.connect();
+    client.set_nonblocking(true).unwrap();
+    for connection in fixture.server.connections.values() {
+        set_socket_send_buffer_size(connection.stream(), 4096).unwrap();
+    }
+    let question = header::encode_keeping(&Request::Health, true).unwrap();
+    let congested = |fixture: &Fixture| fixture.server.connections.values().any(Connection::is_congested);
+    let mut asked = 0;
+    while !congested(&fixture) {
+        asked += usize::from(client.write_all(&question).is_ok());
+        fixture.turn();
+    }
+    // It asks for more; nothing is done for it, and it is not given up either.
+    while client.write_all(&question).is_ok() {
+        asked += 1;
+    }
+    fixture.turn();
+    assert_eq!(fixture.server.next_deadline(), None);
+    let mut answered = 0;
+    while answered < asked {
+        answer_to(&mut fixture, &client);
+        client.set_nonblocking(true).unwrap();
+        answered += 1;
+    }
+}
+
 /// A server with file systems that stand still for the tests only.
 fn frozen_fixture(limit: Duration) -> (Fixture, std::sync::Arc<crate::freeze::testing::Script>) {
     use crate::freeze::testing::{Behaviour, Script, file_systems};

@@ -1,5 +1,6 @@
-//! Requests to the agent: each on a connection of its own, each with a deadline.
+//! Requests to the agent: one after the other on a connection, each with a deadline.
 
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use vmm_protocol::{
 
 use super::connect::Timed;
 use super::error::{RefusalSnafu, UnexpectedSnafu, printable};
+use super::kept::KeptConnections;
 use super::wire::{Cancel, Wire};
 use super::{
     AgentError, AgentProcess, AttachSpec, Connector, Download, FrozenGuest, ProcessSpec, ProcessTail, Upload,
@@ -21,12 +23,21 @@ use super::{
 /// How long the agent may take to answer what it can answer at once. An emulated guest under load is slow, not stuck.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Speaks to the agent of one machine. Cheap to clone; every request is a connection of its own, so clones can be
+/// Speaks to the agent of one machine. Cheap to clone; no two requests share a connection at the same time, so clones can be
 /// used from many threads at once.
 #[derive(Clone, Debug)]
 pub struct AgentClient {
     connector: Arc<dyn Connector>,
     answer_timeout: Duration,
+    kept: Option<Arc<KeptConnections>>,
+}
+
+/// What came of a request.
+struct Answered {
+    stream: UnixStream,
+    reply: Reply,
+    /// The agent waits for another request on the stream, when it has said everything.
+    is_kept: bool,
 }
 
 impl AgentClient {
@@ -38,7 +49,7 @@ impl AgentClient {
     /// Through connections made in some other way.
     #[must_use]
     pub fn with_connector(connector: Arc<dyn Connector>) -> Self {
-        Self { connector, answer_timeout: ANSWER_TIMEOUT }
+        Self { connector, answer_timeout: ANSWER_TIMEOUT, kept: None }
     }
 
     /// Changes how long the agent may take to answer.
@@ -46,6 +57,20 @@ impl AgentClient {
     pub fn with_answer_timeout(mut self, timeout: Duration) -> Self {
         self.answer_timeout = timeout;
         self
+    }
+
+    /// Uses connections that were kept by clients before it, and keeps its own for those after it.
+    #[must_use]
+    pub(crate) fn keeping(mut self, kept: Arc<KeptConnections>) -> Self {
+        self.kept = Some(kept);
+        self
+    }
+
+    /// The agent waits for another request on this connection.
+    pub(super) fn keep(&self, stream: UnixStream) {
+        if let Some(kept) = &self.kept {
+            kept.put(stream);
+        }
     }
 
     /// How the guest is. All text in it is printable.
@@ -68,10 +93,11 @@ impl AgentClient {
     /// Starts a process whose input and output come here.
     pub fn start(&self, spec: &ProcessSpec) -> Result<AgentProcess, AgentError> {
         let what = "start a process";
-        let (stream, reply) = self.open(what, &Request::Start(spec.request(true)), self.deadline())?;
-        match reply {
+        let answered = self.open(what, &Request::Start(spec.request(true)), self.deadline())?;
+        match answered.reply {
             Reply::Started { process, pid } => {
-                Ok(AgentProcess::new(self.clone(), stream, process).started(pid, spec.has_stdin()))
+                let started = AgentProcess::new(self.clone(), answered.stream, process);
+                Ok(started.started(pid, spec.has_stdin(), answered.is_kept))
             }
             _ => UnexpectedSnafu { what }.fail(),
         }
@@ -90,10 +116,10 @@ impl AgentClient {
     pub fn attach(&self, spec: AttachSpec) -> Result<AgentProcess, AgentError> {
         let what = "attach to a process";
         let attach = spec.request();
-        let (stream, reply) = self.open(what, &Request::Attach(attach), self.deadline())?;
-        match reply {
+        let answered = self.open(what, &Request::Attach(attach), self.deadline())?;
+        match answered.reply {
             Reply::Attached { stdin, stdout_from, stderr_from, .. } => {
-                let process = AgentProcess::new(self.clone(), stream, attach.process);
+                let process = AgentProcess::new(self.clone(), answered.stream, attach.process);
                 Ok(process.attached(stdin, (stdout_from, stderr_from)))
             }
             _ => UnexpectedSnafu { what }.fail(),
@@ -115,8 +141,7 @@ impl AgentClient {
     /// Waits for a process to end, at most until a deadline.
     pub fn wait(&self, process: ProcessId, deadline: Option<Instant>) -> Result<Exit, AgentError> {
         let what = "wait for a process";
-        let (_, reply) = self.open(what, &Request::Wait { process }, deadline)?;
-        match reply {
+        match self.ask_by(what, &Request::Wait { process }, deadline)? {
             Reply::Ended(exit) => Ok(exit),
             _ => UnexpectedSnafu { what }.fail(),
         }
@@ -204,11 +229,12 @@ impl AgentClient {
         what: &'static str,
         request: &Request,
     ) -> Result<(UnixStream, Reply), AgentError> {
-        self.open(what, request, self.deadline()).map_err(|error| match error {
+        match self.open(what, request, self.deadline()) {
+            Ok(answered) => Ok((answered.stream, answered.reply)),
             // An agent that does not know the request cannot read it.
-            AgentError::Refusal { kind: ErrorKind::Malformed, .. } => AgentError::TooOld { what },
-            error => error,
-        })
+            Err(AgentError::Refusal { kind: ErrorKind::Malformed, .. }) => Err(AgentError::TooOld { what }),
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells the guest to shut down: processes have `grace` to end themselves. Returns as it begins; that it has
@@ -234,25 +260,49 @@ impl AgentClient {
     }
 
     fn ask(&self, what: &'static str, request: &Request) -> Result<Reply, AgentError> {
-        self.open(what, request, self.deadline()).map(|(_, reply)| reply)
+        self.ask_by(what, request, self.deadline())
     }
 
-    /// Connects, asks, and reads the answer; `deadline` is the answer's.
+    fn ask_by(
+        &self,
+        what: &'static str,
+        request: &Request,
+        deadline: Option<Instant>,
+    ) -> Result<Reply, AgentError> {
+        let Answered { stream, reply, is_kept } = self.open(what, request, deadline)?;
+        if is_kept {
+            self.keep(stream);
+        }
+        Ok(reply)
+    }
+
+    /// Connects where no connection is kept, asks, and reads the answer; `deadline` is the answer's.
     fn open(
         &self,
         what: &'static str,
         request: &Request,
         deadline: Option<Instant>,
-    ) -> Result<(UnixStream, Reply), AgentError> {
-        let question = header::encode(request).map_err(|source| AgentError::TooLarge { what, source })?;
+    ) -> Result<Answered, AgentError> {
+        let kept = self.kept.as_ref().filter(|_| request.can_be_followed());
+        let question = header::encode_keeping(request, kept.is_some());
+        let question = question.map_err(|source| AgentError::TooLarge { what, source })?;
         let connected_by = Instant::now() + ANSWER_TIMEOUT.min(self.answer_timeout);
         let connected_by = deadline.map_or(connected_by, |deadline| deadline.min(connected_by));
-        let stream = self.connector.connect(AGENT_PORT, &question, connected_by)?;
-        let answer = header::read(&mut Timed::new(&stream, deadline))
+        // A request of which the agent did not get all was not heard.
+        let heard = |stream: &UnixStream| Timed::new(stream, Some(connected_by)).write_all(&question).is_ok();
+        let stream = match kept.and_then(|kept| kept.take()).filter(heard) {
+            Some(stream) => stream,
+            None => self.connector.connect(AGENT_PORT, &question, connected_by)?,
+        };
+        let answer = header::read_whole(&mut Timed::new(&stream, deadline))
             .map_err(|source| AgentError::from_header(what, source))?;
-        match answer {
-            Answer::Ok(reply) => Ok((stream, reply)),
+        let is_kept = kept.is_some() && answer.keep;
+        match answer.body {
+            Answer::Ok(reply) => Ok(Answered { stream, reply, is_kept }),
             Answer::Error { kind, message } => {
+                if is_kept {
+                    self.keep(stream);
+                }
                 RefusalSnafu { what, kind, message: printable(&message) }.fail()
             }
         }

@@ -85,7 +85,9 @@ impl AgentProcess {
     ) -> Result<Collected, AgentError> {
         if stdin.is_empty() {
             self.end_own_stdin();
-            return self.gather(limits, deadline, cancel);
+            let collected = self.gather(limits, deadline, cancel)?;
+            self.give_back();
+            return Ok(collected);
         }
         let Some(mut input) = self.take_stdin() else { return self.gather(limits, deadline, cancel) };
         let closer = self.closer();

@@ -49,6 +49,8 @@ pub(super) enum Available {
 
 pub(super) struct Demultiplexer {
     stream: Arc<UnixStream>,
+    /// The stream is somebody else's now.
+    is_handed_on: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -100,7 +102,7 @@ impl Demultiplexer {
             stderr: Queue::new(),
             ending: None,
         };
-        Self { stream, state: Mutex::new(state), changed: Condvar::new() }
+        Self { stream, is_handed_on: false, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Reads of one stream. 0 is its end: the process has ended, or we are detached.
@@ -157,6 +159,15 @@ impl Demultiplexer {
                 None => state = self.advance(state, deadline, None)?,
             }
         }
+    }
+
+    /// The stream, if it brought the process's end and nothing behind that.
+    pub(super) fn into_stream(mut self) -> Option<Arc<UnixStream>> {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let is_clean = matches!(state.ending, Some(Ending::Exit(_)))
+            && state.source.as_ref().is_some_and(|source| source.start == source.end);
+        self.is_handed_on = is_clean;
+        is_clean.then(|| self.stream.clone())
     }
 
     /// Nobody reads this stream any more.
@@ -230,7 +241,9 @@ impl Drop for Demultiplexer {
     /// Nobody will ever read again: the agent sees that its client is gone even while somebody still holds the way
     /// to the standard input.
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        if !self.is_handed_on {
+            let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        }
     }
 }
 
@@ -288,6 +301,7 @@ impl FrameSource {
             let source = header::HeaderError::Malformed { source: header::Mismatch::from(source) };
             AgentError::BadHeader { what: WHAT, source }
         })?;
+        self.start += FRAME_HEADER_SIZE + length;
         Ok(Piece::End(Ending::Exit(exit)))
     }
 

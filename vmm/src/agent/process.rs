@@ -30,6 +30,8 @@ pub struct AgentProcess {
     stdout: Option<ProcessOutput>,
     stderr: Option<ProcessOutput>,
     replay: (u64, u64),
+    /// The agent waits for another request when the process has ended.
+    is_kept: bool,
 }
 
 /// What we have of a process's standard input.
@@ -69,17 +71,33 @@ impl AgentProcess {
             stdout,
             stderr,
             replay: (0, 0),
+            is_kept: false,
         }
     }
 
-    pub(super) fn started(self, pid: u32, stdin: bool) -> Self {
+    pub(super) fn started(self, pid: u32, stdin: bool, is_kept: bool) -> Self {
         let stdin = if stdin { Input::Ours(self.input()) } else { Input::None };
-        Self { pid: Some(pid), stdin, ..self }
+        Self { pid: Some(pid), stdin, is_kept, ..self }
     }
 
     pub(super) fn attached(self, stdin: bool, replay: (u64, u64)) -> Self {
         let stdin = if stdin { Input::Shared } else { Input::None };
         Self { stdin, replay, ..self }
+    }
+
+    /// Its end was read: the client may ask again on its connection, if nobody else has it.
+    pub(super) fn give_back(self) {
+        let Self { client, stream, output, stdin, stdout, stderr, is_kept, .. } = self;
+        if !is_kept {
+            return;
+        }
+        drop((stream, stdin, stdout, stderr));
+        match Arc::into_inner(output).and_then(Demultiplexer::into_stream).map(Arc::try_unwrap) {
+            Some(Ok(stream)) => client.keep(stream),
+            // Whoever could close it may yet do so.
+            Some(Err(shared)) => drop(shared.shutdown(std::net::Shutdown::Both)),
+            None => {}
+        }
     }
 
     /// Ends the input of a process that we started, if nobody took it.

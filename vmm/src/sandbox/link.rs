@@ -2,7 +2,7 @@
 //! the processes that came from it.
 
 use std::os::fd::AsFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys::process::Process;
@@ -10,7 +10,7 @@ use vmm_sys::process::Process;
 use super::program::last_line;
 use super::start::milliseconds;
 use super::{CancelToken, Error};
-use crate::agent::{AgentClient, AgentError, ErrorKind};
+use crate::agent::{AgentClient, AgentError, ErrorKind, KeptConnections};
 use crate::control::{
     Answer, Balloon, Connection, ControlError, Event, Goal, MonitorLine, RefusalCode, Request, Status,
 };
@@ -40,12 +40,15 @@ pub(super) struct Link {
     owner: u32,
     /// How it ended, once that is known.
     ended: Mutex<Option<End>>,
+    /// Connections to its agent for later requests.
+    kept: Arc<KeptConnections>,
 }
 
 impl Link {
     pub(super) fn new(folder: VmFolder, name: String, lifeline: Option<Connection>) -> Self {
         let owner = std::process::id();
-        Self { folder, name, lifeline: Mutex::new(lifeline), owner, ended: Mutex::new(None) }
+        let lifeline = Mutex::new(lifeline);
+        Self { folder, name, lifeline, owner, ended: Mutex::new(None), kept: Arc::default() }
     }
 
     pub(super) fn folder(&self) -> &VmFolder {
@@ -94,7 +97,7 @@ impl Link {
             return Err(self.paused());
         }
         let sockets = record.map_or_else(|| self.folder.sockets(), |record| record.sockets);
-        Ok(AgentClient::new(VmFolder::vsock_socket(&sockets)))
+        Ok(AgentClient::new(VmFolder::vsock_socket(&sockets)).keeping(self.kept.clone()))
     }
 
     /// What the VM does, as its monitor says.
