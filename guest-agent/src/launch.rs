@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Gid, MemfdFlags, OFlags, Uid, fchown, fcntl_getfl, fcntl_setfl, memfd_create};
+use rustix::fs::{Gid, MemfdFlags, OFlags, Uid, fchown, fcntl_setfl, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{InputModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
@@ -191,7 +191,7 @@ pub(crate) fn set_size(terminal: impl AsFd, size: TerminalSize) -> io::Result<()
     Ok(tcsetwinsize(terminal, size)?)
 }
 
+/// For a descriptor that was just made: no other flag is set that this call changes.
 fn do_not_block(fd: impl AsFd) -> io::Result<()> {
-    let flags = fcntl_getfl(&fd)?;
-    Ok(fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?)
+    Ok(fcntl_setfl(&fd, OFlags::NONBLOCK)?)
 }

@@ -47,6 +47,8 @@ pub(super) struct Connection {
     pub broken: bool,
     /// The loop is told when this connection becomes ready.
     pub watched: bool,
+    /// It is also told when this connection takes more.
+    pub wants_room: bool,
     /// Another request is to follow the one that is being answered.
     pub keep: bool,
     input: Vec<u8>,
@@ -81,6 +83,7 @@ impl Connection {
             ended: false,
             broken: false,
             watched: false,
+            wants_room: false,
             keep: false,
             input: Vec::new(),
             consumed: 0,
@@ -188,7 +191,11 @@ impl Connection {
         self.input.reserve(READ_SIZE);
         loop {
             match recv(&self.stream, rustix::buffer::spare_capacity(&mut self.input), RecvFlags::DONTWAIT) {
-                Ok(_) if self.input.len() > length => return Ok(true),
+                Ok(_) if self.input.len() > length => {
+                    // Less than there is room for is all there was: what comes later, or the end, is an edge of its own.
+                    self.readable = self.input.len() == self.input.capacity();
+                    return Ok(true);
+                }
                 Ok(_) => {
                     self.ended = true;
                     self.readable = false;

@@ -1,6 +1,9 @@
 //! Waiting for everything at once, edge-triggered: a descriptor is added once and says when it becomes ready; what is
 //! known to be ready is remembered by whoever owns it. Compared with level-triggered waiting that saves a system call
 //! whenever a stream stops and goes on, and a peer that is gone does not wake us again and again.
+//!
+//! A client's connection is waited for to take more only where it did not take all: every packet that the host has taken
+//! would otherwise wake us.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -62,6 +65,9 @@ impl Token {
     }
 }
 
+const READABLE: epoll::EventFlags =
+    epoll::EventFlags::IN.union(epoll::EventFlags::RDHUP).union(epoll::EventFlags::ET);
+
 /// Something became ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Event {
@@ -102,9 +108,19 @@ impl Epoll {
     /// Waits for a descriptor to become readable or writable. Closing it removes it: it must be the only one of its
     /// open file.
     pub(super) fn add_edge(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
-        let flags =
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let flags = READABLE | epoll::EventFlags::OUT;
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token.encode()), flags)?)
+    }
+
+    /// Waits for a descriptor to become readable, and writable only when [`Epoll::want_room`] says so.
+    pub(super) fn add_readable(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
+        Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token.encode()), READABLE)?)
+    }
+
+    /// Waits for a descriptor that was added in that way to become writable, too. If it is already, that is said.
+    pub(super) fn want_room(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
+        let flags = READABLE | epoll::EventFlags::OUT;
+        Ok(epoll::modify(&self.fd, fd, epoll::EventData::new_u64(token.encode()), flags)?)
     }
 
     /// Waits for a descriptor no more.

@@ -164,13 +164,17 @@ impl Server {
     /// Serves until the machine, or the agent, is to end.
     pub fn run(&mut self) -> io::Result<End> {
         loop {
-            let is_idle = self.again.is_empty() && self.asking_again.is_empty();
-            let deadline = if is_idle { self.next_deadline() } else { Some(Instant::now()) };
+            let deadline = if self.is_idle() { self.next_deadline() } else { Some(Instant::now()) };
             self.turn(deadline)?;
             if let Some(end) = self.end {
                 return Ok(end);
             }
         }
+    }
+
+    /// Whether there is nothing to do unless something happens.
+    fn is_idle(&self) -> bool {
+        self.again.is_empty() && self.asking_again.is_empty()
     }
 
     /// Waits until something is ready, at most until a deadline, and serves it and what is due.
@@ -267,15 +271,25 @@ impl Server {
     fn keep_or_drop(&mut self, id: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let done = matches!(connection.role, Role::Closing(_)) && !connection.is_congested();
-        if done || connection.broken {
+        if done || connection.broken || self.watch_connection(id).is_err() {
             // A client that was attached has been let go by its process before.
             self.connections.remove(&id);
-        } else if !connection.watched {
-            connection.watched = self.epoll.add_edge(connection.stream(), Token::Connection(id)).is_ok();
-            if !connection.watched {
-                self.connections.remove(&id);
-            }
         }
+    }
+
+    /// Waits for a connection; for it to take more only from when it did not take all.
+    fn watch_connection(&mut self, id: u64) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        let token = Token::Connection(id);
+        if !connection.watched {
+            self.epoll.add_readable(connection.stream(), token)?;
+            connection.watched = true;
+        }
+        if !connection.writable && !connection.wants_room {
+            self.epoll.want_room(connection.stream(), token)?;
+            connection.wants_room = true;
+        }
+        Ok(())
     }
 
     /// Everything is said to a client: it asks again, or leaves.
@@ -307,11 +321,15 @@ impl Server {
                     let input = process.streams.move_input(connection);
                     // A process that does not read must not outlive the client that it was to end with.
                     let forsaken = connection.ended && process.ends_with_its_client();
-                    if forsaken || connection.broken {
-                        [Moved::ClientGone, Moved::All]
-                    } else {
-                        [input, process.streams.move_output(Some(connection), &mut self.buffer)]
+                    let mut moved = [input, Moved::All];
+                    if !forsaken {
+                        moved[1] = process.streams.move_output(Some(connection), &mut self.buffer);
                     }
+                    // The last that it was sent may have shown that it is gone.
+                    if forsaken || connection.broken {
+                        moved[0] = Moved::ClientGone;
+                    }
+                    moved
                 }
                 None => [Moved::ClientGone; 2],
             };
@@ -324,9 +342,17 @@ impl Server {
         if process.client.is_none() {
             moved[1] = process.streams.move_output(None, &mut self.buffer);
         }
+        let client = process.client;
         if !process.runs() && !process.complete && process.streams.are_drained() {
             self.complete(id);
         } else if moved.contains(&Moved::More) {
+            self.again.insert(id);
+        }
+        if let Some(client) = client
+            && self.watch_connection(client).is_err()
+            && let Some(connection) = self.connections.get_mut(&client)
+        {
+            connection.broken = true;
             self.again.insert(id);
         }
     }

@@ -31,6 +31,11 @@ pub(super) const EVENT_QUEUE: usize = 2;
 
 /// For how long no clients are accepted when the host has no descriptor for them.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How late the driver may be told that its packets were taken. It only lets go of their memory then, and what interrupts it
+/// for packets of ours has it look after its own: an interrupt costs an emulated guest as much as a small packet.
+const TELL_WITHIN: Duration = Duration::from_millis(10);
+/// With this part of the queue taken it is told at once: it may be waiting for room.
+const UNTOLD_PART: u16 = 4;
 /// More clients than this wait until the connections had their turn.
 const MOST_ACCEPTED: usize = 64;
 
@@ -82,8 +87,8 @@ pub(super) struct ServedQueue {
     queue: Virtqueue,
     /// Chains may be available that were not looked at.
     pub is_pending: bool,
-    /// Chains were completed of which the driver was not told.
-    is_completed: bool,
+    /// So many chains were completed of which the driver was not told.
+    untold: u16,
 }
 
 impl ServedQueue {
@@ -115,7 +120,7 @@ impl ServedQueue {
     }
 
     pub(super) fn complete(&mut self, memory: &Regions, head: u16, written: u32) -> Result<(), QueueError> {
-        self.is_completed = true;
+        self.untold = self.untold.saturating_add(1);
         self.queue.complete(memory, head, written)
     }
 
@@ -133,11 +138,16 @@ impl ServedQueue {
 
     /// Tells the driver what was completed.
     fn notify(&mut self) -> Result<(), QueueError> {
-        if !std::mem::take(&mut self.is_completed) {
+        if std::mem::take(&mut self.untold) == 0 {
             return Ok(());
         }
         let memory = self.queue.memory();
         self.queue.notify(&memory)
+    }
+
+    /// Whether the driver may be told later.
+    fn can_wait(&self) -> bool {
+        self.untold < self.queue.size() / UNTOLD_PART
     }
 
     /// Serves the queue no more, and tells the transport.
@@ -168,6 +178,8 @@ pub(super) struct State {
     pub is_reset_due: bool,
     /// Until when no clients are accepted.
     accept_pause: Option<Instant>,
+    /// When the driver is to be told that its packets were taken.
+    tell_at: Option<Instant>,
 }
 
 impl State {
@@ -189,6 +201,7 @@ impl State {
             chain: Chain::new(),
             is_reset_due: false,
             accept_pause: None,
+            tell_at: None,
         })
     }
 
@@ -204,7 +217,7 @@ impl State {
     pub(super) fn add_queue(&mut self, queue: Virtqueue) -> io::Result<()> {
         let index = usize::from(queue.index());
         self.poller.add(queue.kick(), Token::Queue(index).into(), Interest::READ)?;
-        self.queues[index] = Some(ServedQueue { queue, is_pending: true, is_completed: false });
+        self.queues[index] = Some(ServedQueue { queue, is_pending: true, untold: 0 });
         Ok(())
     }
 
@@ -247,13 +260,34 @@ impl State {
         }
     }
 
-    /// Tells the driver what was completed.
+    /// Tells the driver what was completed, but for what it need not know yet.
     pub(super) fn notify(&mut self) {
-        for served in self.queues.iter_mut().flatten() {
-            if let Err(error) = served.notify() {
+        let now = Instant::now();
+        let is_late = self.tell_at.is_some_and(|at| at <= now);
+        let has_time = |index: usize, served: &ServedQueue| {
+            index == TRANSMIT_QUEUE && !is_late && served.untold > 0 && served.can_wait()
+        };
+        let waits = self.tell(has_time);
+        self.tell_at = if waits { self.tell_at.or_else(|| now.checked_add(TELL_WITHIN)) } else { None };
+    }
+
+    /// Tells the driver all that was completed.
+    pub(super) fn tell_all(&mut self) {
+        self.tell(|_, _| false);
+    }
+
+    /// Tells it of all queues but those that have time, and says whether there are any.
+    fn tell(&mut self, has_time: impl Fn(usize, &ServedQueue) -> bool) -> bool {
+        let mut waits = false;
+        for (index, served) in self.queues.iter_mut().enumerate() {
+            let Some(served) = served else { continue };
+            if has_time(index, served) {
+                waits = true;
+            } else if let Err(error) = served.notify() {
                 served.broke(&error);
             }
         }
+        waits
     }
 
     /// Accepts clients that have connected.
@@ -285,13 +319,13 @@ impl State {
 
     /// For how long there is nothing to do unless something happens.
     pub(super) fn idle_time(&mut self) -> Option<Duration> {
-        let left = self.accept_pause?.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let now = Instant::now();
+        if self.accept_pause.is_some_and(|until| until <= now) {
             self.accept_pause = None;
             self.watch_listener(Interest::READ);
-            return None;
         }
-        Some(left)
+        let next = self.accept_pause.into_iter().chain(self.tell_at).min()?;
+        Some(next.saturating_duration_since(now))
     }
 
     pub(super) fn client_ready(&mut self, number: u64) {

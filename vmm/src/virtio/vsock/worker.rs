@@ -63,6 +63,7 @@ fn serve(state: &mut State, stop: &Event) -> io::Result<()> {
         }
         is_busy = work(state);
     }
+    state.tell_all();
     state.poller.delete(stop)
 }
 
