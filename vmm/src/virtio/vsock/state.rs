@@ -397,3 +397,61 @@ fn not_polled(error: &io::Error) {
         tracing::error!(%error, left_out, "cannot change what the vsock thread waits for");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::testing::{Buffer, GuestQueue, TestMemory};
+
+    /// A device without a thread, and its driver's transmit queue of 128.
+    fn device() -> (tempfile::TempDir, TestMemory, GuestQueue, State) {
+        let folder = tempfile::tempdir().unwrap();
+        let guest = GuestCid::try_from(3).unwrap();
+        let mut state = State::new(guest, &folder.path().join("vsock"), ConnectionLimit::default()).unwrap();
+        let mut memory = TestMemory::new(1 << 20);
+        let transmit = GuestQueue::new(&mut memory, QUEUE_SIZES[TRANSMIT_QUEUE]);
+        let index = u16::try_from(TRANSMIT_QUEUE).unwrap();
+        state.add_queue(Virtqueue::new(index, transmit.resources(), 0, None).unwrap()).unwrap();
+        (folder, memory, transmit, state)
+    }
+
+    /// The guest sends packets that mean nothing, and the device takes them.
+    fn send(count: usize, memory: &mut TestMemory, transmit: &mut GuestQueue, state: &mut State) {
+        let packet = memory.allocate(8);
+        for _ in 0..count {
+            transmit.add(&[Buffer::readable(packet, 8)]);
+        }
+        if let Some(served) = &mut state.queues[TRANSMIT_QUEUE] {
+            served.is_pending = true;
+        }
+        state.take_from_guest();
+        state.notify();
+    }
+
+    #[test]
+    fn a_driver_is_told_late_that_a_few_packets_were_taken() {
+        let (_folder, mut memory, mut transmit, mut state) = device();
+        send(3, &mut memory, &mut transmit, &mut state);
+        assert_eq!((transmit.used_index(), transmit.interrupt().queue_count()), (3, 0));
+        assert!(state.idle_time().unwrap() <= TELL_WITHIN);
+        let told_at = state.tell_at.unwrap();
+        // More of them come no later for that.
+        send(1, &mut memory, &mut transmit, &mut state);
+        assert_eq!((state.tell_at, transmit.interrupt().queue_count()), (Some(told_at), 0));
+        state.tell_at = told_at.checked_sub(TELL_WITHIN);
+        state.notify();
+        assert_eq!((state.tell_at, transmit.interrupt().queue_count()), (None, 1));
+        assert_eq!(state.idle_time(), None);
+        // And is told when the device stops.
+        send(1, &mut memory, &mut transmit, &mut state);
+        state.tell_all();
+        assert_eq!(transmit.interrupt().queue_count(), 2);
+    }
+
+    #[test]
+    fn a_driver_whose_queue_fills_is_told_at_once() {
+        let (_folder, mut memory, mut transmit, mut state) = device();
+        send(usize::from(QUEUE_SIZES[TRANSMIT_QUEUE] / UNTOLD_PART), &mut memory, &mut transmit, &mut state);
+        assert_eq!((state.tell_at, transmit.interrupt().queue_count()), (None, 1));
+    }
+}
