@@ -1,4 +1,4 @@
-//! What a client asks of the agent: one request per connection, in its first header.
+//! What a client asks of the agent: one request in each header.
 
 use serde::{Deserialize, Serialize};
 

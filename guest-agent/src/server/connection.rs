@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -15,6 +15,13 @@ use crate::refusal::Refusal;
 
 /// How much is read from a client at once.
 const READ_SIZE: usize = 64 * 1024;
+
+/// How long a client may take to ask again on a connection that is kept for it. Those of ours take half of it at most.
+const KEPT_TIMEOUT: Duration = Duration::from_secs(120);
+
+fn again_by() -> Option<Instant> {
+    Instant::now().checked_add(KEPT_TIMEOUT)
+}
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,9 +115,12 @@ impl Connection {
 
     /// Reads the request, once its last answer is on its way. `None`: it is not complete.
     pub(super) fn next_request<T: DeserializeOwned>(&mut self) -> Result<Option<T>, HeaderError> {
-        self.flush();
         if self.is_congested() {
-            return Ok(None);
+            self.flush();
+            if self.is_congested() {
+                return if self.ended { Err(HeaderError::Closed) } else { Ok(None) };
+            }
+            self.role = Role::Asking(again_by());
         }
         loop {
             if let Some((header, length)) = header::decode(&self.input[self.consumed..])? {
@@ -127,11 +137,15 @@ impl Connection {
         }
     }
 
-    /// Everything is said to it, and another request is to follow by then.
-    pub(super) fn expect_request(&mut self, deadline: Instant) {
-        // A slow reader of what was said has all the time that it takes.
-        self.role = Role::Asking((!self.is_congested()).then_some(deadline));
+    /// Everything is said to it, and another request is to follow. `deadline`: by when it must have taken what was said.
+    pub(super) fn expect_request(&mut self, deadline: Option<Instant>) {
         self.keep = false;
+        self.frame = None;
+        self.input.drain(..self.consumed);
+        self.consumed = 0;
+        // The buffer of a long command is not kept for the rest of a connection's life.
+        self.input.shrink_to(READ_SIZE);
+        self.role = Role::Asking(if self.is_congested() { deadline } else { again_by() });
     }
 
     /// Whether something has arrived behind the request.
@@ -153,6 +167,8 @@ impl Connection {
                     let mut bytes = [0; FRAME_HEADER_SIZE];
                     bytes.copy_from_slice(&self.input[self.consumed..self.consumed + FRAME_HEADER_SIZE]);
                     self.consumed += FRAME_HEADER_SIZE;
+                    // What else it sends may come when its process has ended, and would be taken for a request.
+                    self.keep = false;
                     match FrameHeader::parse(bytes) {
                         Ok(frame) if matches!(frame.kind, FrameKind::Stdin | FrameKind::StdinEnd) => {
                             let empty = frame.kind == FrameKind::Stdin && frame.length == 0;
@@ -217,6 +233,11 @@ impl Connection {
     /// Whether the client takes less than we have.
     pub(super) fn is_congested(&self) -> bool {
         self.sent < self.output.len()
+    }
+
+    /// Whether it has been told everything, and has asked nothing more.
+    pub(super) fn is_resting(&self) -> bool {
+        matches!(self.role, Role::Asking(_)) && !self.is_congested()
     }
 
     /// Sends what a slow client has left, as far as it goes.

@@ -117,9 +117,9 @@ impl Epoll {
         Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token.encode()), READABLE)?)
     }
 
-    /// Waits for a descriptor that was added in that way to become writable, too. If it is already, that is said.
-    pub(super) fn want_room(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
-        let flags = READABLE | epoll::EventFlags::OUT;
+    /// Whether a descriptor that was added in that way is waited for to become writable, too. If it is already, that is said.
+    pub(super) fn want_room(&self, fd: impl AsFd, token: Token, wanted: bool) -> io::Result<()> {
+        let flags = if wanted { READABLE | epoll::EventFlags::OUT } else { READABLE };
         Ok(epoll::modify(&self.fd, fd, epoll::EventData::new_u64(token.encode()), flags)?)
     }
 

@@ -81,12 +81,14 @@ impl Server {
         if left {
             freeze.thaw();
         }
+        let mut said = false;
         for news in freeze.news() {
             let answer = match news {
                 News::Frozen => {
                     if let Some(connection) = self.connections.get_mut(&client) {
                         connection.answer(&Answer::Ok(Reply::Frozen));
                     }
+                    said = true;
                     continue;
                 }
                 News::Refused(refusal) => refusal.into(),
@@ -97,6 +99,10 @@ impl Server {
             };
             self.freezing = None;
             return self.reply(client, &answer);
+        }
+        if said {
+            // It may not have taken all.
+            self.keep_or_drop(client);
         }
     }
 }

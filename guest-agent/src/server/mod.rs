@@ -46,9 +46,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to receive what was still to be said.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a client may take to ask again on a connection that is kept for it. Clients of ours do not wait so long by far.
-const KEPT_TIMEOUT: Duration = Duration::from_secs(600);
-
 /// For how long no client is taken when the system has no descriptor for one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -285,9 +282,11 @@ impl Server {
             self.epoll.add_readable(connection.stream(), token)?;
             connection.watched = true;
         }
-        if !connection.writable && !connection.wants_room {
-            self.epoll.want_room(connection.stream(), token)?;
-            connection.wants_room = true;
+        // Who streams is waited for until its next request: it will take less than all again.
+        let wanted = !connection.writable || connection.wants_room && !connection.is_resting();
+        if wanted != connection.wants_room {
+            self.epoll.want_room(connection.stream(), token, wanted)?;
+            connection.wants_room = wanted;
         }
         Ok(())
     }
@@ -300,7 +299,7 @@ impl Server {
     fn close_by(&mut self, id: u64, deadline: Option<Instant>) {
         if let Some(connection) = self.connections.get_mut(&id) {
             if connection.keep {
-                connection.expect_request(Instant::now() + KEPT_TIMEOUT);
+                connection.expect_request(deadline);
                 self.asking_again.insert(id);
             } else {
                 connection.role = Role::Closing(deadline);

@@ -66,6 +66,13 @@ impl AgentClient {
         self
     }
 
+    /// Makes a connection for each request again.
+    #[must_use]
+    pub(crate) fn keeping_none(mut self) -> Self {
+        self.kept = None;
+        self
+    }
+
     /// The agent waits for another request on this connection.
     pub(super) fn keep(&self, stream: UnixStream) {
         if let Some(kept) = &self.kept {
@@ -283,7 +290,8 @@ impl AgentClient {
         request: &Request,
         deadline: Option<Instant>,
     ) -> Result<Answered, AgentError> {
-        let kept = self.kept.as_ref().filter(|_| request.can_be_followed());
+        // Who waits for ever for an answer is at least told at once that nobody takes the connection.
+        let kept = self.kept.as_ref().filter(|_| request.can_be_followed() && deadline.is_some());
         let question = header::encode_keeping(request, kept.is_some());
         let question = question.map_err(|source| AgentError::TooLarge { what, source })?;
         let connected_by = Instant::now() + ANSWER_TIMEOUT.min(self.answer_timeout);

@@ -15,12 +15,25 @@ const MOST: usize = 4;
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Connections to one guest's agent that nobody uses now.
-#[derive(Debug, Default)]
-pub(crate) struct KeptConnections(Mutex<Vec<Kept>>);
+#[derive(Debug)]
+pub(crate) struct KeptConnections {
+    all: Mutex<Vec<Kept>>,
+    /// A child that was forked has copies of all, and would ask at the same time.
+    process: u32,
+}
+
+impl Default for KeptConnections {
+    fn default() -> Self {
+        Self { all: Mutex::default(), process: std::process::id() }
+    }
+}
 
 impl KeptConnections {
     /// One that can be asked on.
     pub(super) fn take(&self) -> Option<UnixStream> {
+        if self.process != std::process::id() {
+            return None;
+        }
         loop {
             let kept = self.lock().pop()?;
             if let Some(stream) = kept.into_usable() {
@@ -33,13 +46,14 @@ impl KeptConnections {
     pub(super) fn put(&self, stream: UnixStream) {
         let Some(kept) = Kept::new(stream) else { return };
         let mut all = self.lock();
-        if all.len() < MOST {
+        all.retain(Kept::is_fresh);
+        if all.len() < MOST && self.process == std::process::id() {
             all.push(kept);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -47,22 +61,23 @@ impl KeptConnections {
 struct Kept {
     /// None, once it is taken.
     stream: Option<UnixStream>,
-    /// Of which file it is, as the system says: a program may close every descriptor, and then that number is another file.
-    inode: u64,
-    /// A child that was forked has a copy, and would ask at the same time.
-    process: u32,
+    /// Which file it is: a program may close every descriptor, and then that number is another file.
+    file: FileId,
     since: Instant,
 }
 
 impl Kept {
     fn new(stream: UnixStream) -> Option<Self> {
-        let inode = fstat(&stream).ok()?.st_ino;
-        Some(Self { stream: Some(stream), inode, process: std::process::id(), since: Instant::now() })
+        Some(Self { file: FileId::of(&stream)?, stream: Some(stream), since: Instant::now() })
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.since.elapsed() < LONGEST
     }
 
     fn into_usable(mut self) -> Option<UnixStream> {
-        let is_fresh = self.process == std::process::id() && self.since.elapsed() < LONGEST;
-        let stream = self.stream.take_if(|stream| is_fresh && is_file(stream, self.inode))?;
+        let is_fresh = self.is_fresh();
+        let stream = self.stream.take_if(|stream| is_fresh && FileId::of(stream) == Some(self.file))?;
         // An agent says nothing before it is asked: whoever speaks or leaves is no good any more.
         let mut fds = [PollFd::new(&stream, PollFlags::IN | PollFlags::RDHUP)];
         let is_quiet = poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready == 0);
@@ -72,15 +87,21 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if let Some(stream) = self.stream.take_if(|stream| !is_file(stream, self.inode)) {
+        if let Some(stream) = self.stream.take_if(|stream| FileId::of(stream) != Some(self.file)) {
             // It is not ours to close.
             let _ = stream.into_raw_fd();
         }
     }
 }
 
-fn is_file(fd: impl AsFd, inode: u64) -> bool {
-    fstat(fd).is_ok_and(|stat| stat.st_ino == inode)
+/// The device and the number of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId(u64, u64);
+
+impl FileId {
+    fn of(fd: impl AsFd) -> Option<Self> {
+        fstat(fd).ok().map(|stat| Self(stat.st_dev, stat.st_ino))
+    }
 }
 
 #[cfg(test)]
@@ -178,8 +199,9 @@ mod tests {
             let process = client.start(&ProcessSpec::command(["true"])).unwrap();
             let closer = process.closer();
             process.collect(b"", OutputLimits::default(), None, None).unwrap();
-            closer.close();
             client.start(&ProcessSpec::command(["true"])).unwrap();
+            assert_eq!(talkative.0.load(Ordering::SeqCst), connections + 1 + usize::from(!behind.is_empty()));
+            closer.close();
         }
     }
 
@@ -187,7 +209,7 @@ mod tests {
     fn whoever_left_or_speaks_unasked_is_used_no_more() {
         let kept = KeptConnections::default();
         let (good, _stays) = UnixStream::pair().unwrap();
-        let inode = fstat(&good).unwrap().st_ino;
+        let file = FileId::of(&good);
         let (left, leaves) = UnixStream::pair().unwrap();
         let (loud, mut speaks) = UnixStream::pair().unwrap();
         for stream in [good, left, loud] {
@@ -195,28 +217,36 @@ mod tests {
         }
         drop(leaves);
         speaks.write_all(b"x").unwrap();
-        assert!(is_file(kept.take().unwrap(), inode));
+        assert_eq!(FileId::of(kept.take().unwrap()), file);
         assert!(kept.take().is_none());
     }
 
     #[test]
     fn what_is_old_or_of_another_process_is_used_no_more() {
-        let kept = |change: fn(&mut Kept)| {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            let mut kept = Kept::new(ours).unwrap();
-            change(&mut kept);
-            (kept.into_usable().is_some(), theirs)
-        };
-        assert!(kept(|_| {}).0);
-        assert!(!kept(|kept| kept.process += 1).0);
-        assert!(!kept(|kept| kept.since = kept.since.checked_sub(LONGEST).unwrap()).0);
+        let mut kept = KeptConnections::default();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let another = || ours.try_clone().unwrap();
+        kept.put(another());
+        for kept in kept.lock().iter_mut() {
+            kept.since = kept.since.checked_sub(LONGEST).unwrap();
+        }
+        assert!(kept.take().is_none());
+        kept.process += 1;
+        kept.put(another());
+        kept.process -= 1;
+        assert!(kept.take().is_none());
+        kept.put(another());
+        kept.process += 1;
+        assert!(kept.take().is_none());
+        kept.process -= 1;
+        assert!(kept.take().is_some());
     }
 
     #[test]
     fn a_descriptor_that_became_another_file_is_left_alone() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut kept = Kept::new(ours).unwrap();
-        kept.inode += 1;
+        kept.file.1 += 1;
         assert!(kept.into_usable().is_none());
         theirs.set_nonblocking(true).unwrap();
         let open = theirs.read(&mut [0]).unwrap_err();

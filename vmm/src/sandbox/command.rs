@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use super::link::Link;
 use super::process::{Output, Process};
 use super::{CancelToken, Error, Sandbox};
-use crate::agent::{AgentProcess, ByteString, OutputLimits, ProcessId, ProcessSpec, TerminalSize};
+use crate::agent::{
+    AgentClient, AgentProcess, ByteString, OutputLimits, ProcessId, ProcessSpec, TerminalSize,
+};
 
 /// What a command reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,7 +147,9 @@ impl<'a> Command<'a> {
             .and_then(|timeout| Instant::now().checked_add(timeout.saturating_add(TIMEOUT_MARGIN)));
         let link = self.sandbox.link.clone();
         let cancel = self.cancel.clone();
-        let collected = self.start()?.collect(&input, limits, deadline, cancel.as_ref().map(AsFd::as_fd));
+        let client = link.agent()?;
+        let collected =
+            self.start(&client)?.collect(&input, limits, deadline, cancel.as_ref().map(AsFd::as_fd));
         let collected = collected.map_err(|error| match cancel {
             Some(token) if error.is_timeout() && token.is_cancelled() => Error::Cancelled,
             _ => link.explain(error, None),
@@ -172,7 +176,9 @@ impl<'a> Command<'a> {
                 None
             }
         };
-        let mut process = Process::new(self.start()?, link, terminal);
+        // Nobody knows how long its handle is held.
+        let client = link.agent()?.keeping_none();
+        let mut process = Process::new(self.start(&client)?, link, terminal);
         if let Some(bytes) = input
             && let Some(stdin) = process.stdin.take()
         {
@@ -189,10 +195,9 @@ impl<'a> Command<'a> {
         client.start_detached(&spec).map_err(|error| link.explain(error, program.as_deref()))
     }
 
-    fn start(self) -> Result<AgentProcess, Error> {
+    fn start(self, client: &AgentClient) -> Result<AgentProcess, Error> {
         let (link, program) = self.context();
         let spec = self.spec().kill_on_disconnect();
-        let client = link.agent()?;
         client.start(&spec).map_err(|error| link.explain(error, program.as_deref()))
     }
 

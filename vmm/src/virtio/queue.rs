@@ -149,6 +149,11 @@ impl Virtqueue {
         Ok(Self { index, queue, memory, kick, interrupt, indirect, broken: false })
     }
 
+    /// Whether the driver may put the descriptors of a chain into a table of their own (virtio 1.2, 2.7.5.3).
+    pub fn has_indirect(&self) -> bool {
+        self.indirect
+    }
+
     /// Which queue of its device it is.
     pub fn index(&self) -> u16 {
         self.index

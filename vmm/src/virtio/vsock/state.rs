@@ -145,9 +145,10 @@ impl ServedQueue {
         self.queue.notify(&memory)
     }
 
-    /// Whether the driver may be told later.
+    /// Whether the driver may be told later. Without indirect descriptors, how much of the queue a chain takes is the driver's
+    /// affair.
     fn can_wait(&self) -> bool {
-        self.untold < self.queue.size() / UNTOLD_PART
+        self.queue.has_indirect() && self.untold < self.queue.size() / UNTOLD_PART
     }
 
     /// Serves the queue no more, and tells the transport.
@@ -401,6 +402,7 @@ fn not_polled(error: &io::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::virtio::RING_INDIRECT_DESCRIPTORS;
     use crate::virtio::testing::{Buffer, GuestQueue, TestMemory};
 
     /// A device without a thread, and its driver's transmit queue of 128.
@@ -411,7 +413,9 @@ mod tests {
         let mut memory = TestMemory::new(1 << 20);
         let transmit = GuestQueue::new(&mut memory, QUEUE_SIZES[TRANSMIT_QUEUE]);
         let index = u16::try_from(TRANSMIT_QUEUE).unwrap();
-        state.add_queue(Virtqueue::new(index, transmit.resources(), 0, None).unwrap()).unwrap();
+        state
+            .add_queue(Virtqueue::new(index, transmit.resources(), RING_INDIRECT_DESCRIPTORS, None).unwrap())
+            .unwrap();
         (folder, memory, transmit, state)
     }
 
