@@ -99,7 +99,7 @@ pub struct Header<T> {
 
 /// The bytes of a header with this body and our version.
 pub fn encode<T: Serialize>(body: &T) -> Result<Vec<u8>, HeaderError> {
-    encode_envelope(&Envelope { version: VERSION, keep: false, body })
+    encode_keeping(body, false)
 }
 
 /// The same, on a connection that is to be kept, or not.

@@ -76,19 +76,12 @@ impl Server {
     pub(super) fn serve_freeze(&mut self) {
         let Some(Freezing { client, freeze }) = &self.freezing else { return };
         let client = *client;
-        let left =
-            self.connections.get(&client).is_none_or(|connection| connection.ended || connection.broken);
-        if left {
-            freeze.thaw();
-        }
-        let mut said = false;
         for news in freeze.news() {
             let answer = match news {
                 News::Frozen => {
                     if let Some(connection) = self.connections.get_mut(&client) {
                         connection.answer(&Answer::Ok(Reply::Frozen));
                     }
-                    said = true;
                     continue;
                 }
                 News::Refused(refusal) => refusal.into(),
@@ -100,9 +93,12 @@ impl Server {
             self.freezing = None;
             return self.reply(client, &answer);
         }
-        if said {
-            // It may not have taken all.
-            self.keep_or_drop(client);
+        let left =
+            self.connections.get(&client).is_none_or(|connection| connection.ended || connection.broken);
+        if left {
+            freeze.thaw();
         }
+        // It may not have taken all that was said.
+        self.keep_or_drop(client);
     }
 }

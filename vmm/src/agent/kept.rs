@@ -6,12 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::fstat;
+use rustix::fs::{Dev, fstat};
 
 /// More are closed: a program that had sixty requests at once will not have them for ever.
 const MOST: usize = 4;
 
-/// The agent waits for longer by far, and so does not leave while we ask.
+/// The agent waits twice as long, and so does not leave while we ask.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Connections to one guest's agent that nobody uses now.
@@ -31,7 +31,7 @@ impl Default for KeptConnections {
 impl KeptConnections {
     /// One that can be asked on.
     pub(super) fn take(&self) -> Option<UnixStream> {
-        if self.process != std::process::id() {
+        if self.is_a_copy() {
             return None;
         }
         loop {
@@ -44,12 +44,19 @@ impl KeptConnections {
 
     /// Everything was said on this one.
     pub(super) fn put(&self, stream: UnixStream) {
+        if self.is_a_copy() {
+            return;
+        }
         let Some(kept) = Kept::new(stream) else { return };
         let mut all = self.lock();
         all.retain(Kept::is_fresh);
-        if all.len() < MOST && self.process == std::process::id() {
+        if all.len() < MOST {
             all.push(kept);
         }
+    }
+
+    fn is_a_copy(&self) -> bool {
+        self.process != std::process::id()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
@@ -62,13 +69,13 @@ struct Kept {
     /// None, once it is taken.
     stream: Option<UnixStream>,
     /// Which file it is: a program may close every descriptor, and then that number is another file.
-    file: FileId,
+    file: (Dev, u64),
     since: Instant,
 }
 
 impl Kept {
     fn new(stream: UnixStream) -> Option<Self> {
-        Some(Self { file: FileId::of(&stream)?, stream: Some(stream), since: Instant::now() })
+        Some(Self { file: file_of(&stream)?, stream: Some(stream), since: Instant::now() })
     }
 
     fn is_fresh(&self) -> bool {
@@ -77,9 +84,9 @@ impl Kept {
 
     fn into_usable(mut self) -> Option<UnixStream> {
         let is_fresh = self.is_fresh();
-        let stream = self.stream.take_if(|stream| is_fresh && FileId::of(stream) == Some(self.file))?;
+        let stream = self.stream.take_if(|stream| is_fresh && file_of(stream) == Some(self.file))?;
         // An agent says nothing before it is asked: whoever speaks or leaves is no good any more.
-        let mut fds = [PollFd::new(&stream, PollFlags::IN | PollFlags::RDHUP)];
+        let mut fds = [PollFd::new(&stream, PollFlags::IN)];
         let is_quiet = poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready == 0);
         is_quiet.then_some(stream)
     }
@@ -87,7 +94,7 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if let Some(stream) = self.stream.take_if(|stream| FileId::of(stream) != Some(self.file)) {
+        if let Some(stream) = self.stream.take_if(|stream| file_of(stream) != Some(self.file)) {
             // It is not ours to close.
             let _ = stream.into_raw_fd();
         }
@@ -95,13 +102,8 @@ impl Drop for Kept {
 }
 
 /// The device and the number of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId(u64, u64);
-
-impl FileId {
-    fn of(fd: impl AsFd) -> Option<Self> {
-        fstat(fd).ok().map(|stat| Self(stat.st_dev, stat.st_ino))
-    }
+fn file_of(fd: impl AsFd) -> Option<(Dev, u64)> {
+    fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 #[cfg(test)]
@@ -209,7 +211,7 @@ mod tests {
     fn whoever_left_or_speaks_unasked_is_used_no_more() {
         let kept = KeptConnections::default();
         let (good, _stays) = UnixStream::pair().unwrap();
-        let file = FileId::of(&good);
+        let file = file_of(&good);
         let (left, leaves) = UnixStream::pair().unwrap();
         let (loud, mut speaks) = UnixStream::pair().unwrap();
         for stream in [good, left, loud] {
@@ -217,7 +219,7 @@ mod tests {
         }
         drop(leaves);
         speaks.write_all(b"x").unwrap();
-        assert_eq!(FileId::of(kept.take().unwrap()), file);
+        assert_eq!(file_of(kept.take().unwrap()), file);
         assert!(kept.take().is_none());
     }
 

@@ -148,7 +148,7 @@ impl ServedQueue {
     /// Whether the driver may be told later. Without indirect descriptors, how much of the queue a chain takes is the driver's
     /// affair.
     fn can_wait(&self) -> bool {
-        self.queue.has_indirect() && self.untold < self.queue.size() / UNTOLD_PART
+        self.queue.has_indirect() && (1..self.queue.size() / UNTOLD_PART).contains(&self.untold)
     }
 
     /// Serves the queue no more, and tells the transport.
@@ -265,24 +265,21 @@ impl State {
     pub(super) fn notify(&mut self) {
         let now = Instant::now();
         let is_late = self.tell_at.is_some_and(|at| at <= now);
-        let has_time = |index: usize, served: &ServedQueue| {
-            index == TRANSMIT_QUEUE && !is_late && served.untold > 0 && served.can_wait()
-        };
-        let waits = self.tell(has_time);
+        let waits = self.tell(is_late);
         self.tell_at = if waits { self.tell_at.or_else(|| now.checked_add(TELL_WITHIN)) } else { None };
     }
 
     /// Tells the driver all that was completed.
     pub(super) fn tell_all(&mut self) {
-        self.tell(|_, _| false);
+        self.tell(true);
     }
 
-    /// Tells it of all queues but those that have time, and says whether there are any.
-    fn tell(&mut self, has_time: impl Fn(usize, &ServedQueue) -> bool) -> bool {
+    /// Tells it of all queues, or of all but its packets, if those can wait: then it says so.
+    fn tell(&mut self, all: bool) -> bool {
         let mut waits = false;
         for (index, served) in self.queues.iter_mut().enumerate() {
             let Some(served) = served else { continue };
-            if has_time(index, served) {
+            if !all && index == TRANSMIT_QUEUE && served.can_wait() {
                 waits = true;
             } else if let Err(error) = served.notify() {
                 served.broke(&error);
