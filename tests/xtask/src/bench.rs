@@ -79,8 +79,8 @@ fn home_with_alpine() -> Outcome<PathBuf> {
 }
 
 fn build() -> Outcome {
-    let mut cargo = Command::new(project::cargo());
-    cargo.current_dir(project::root()).args(["build", "--release", "--package", "vmm-rulers"]);
+    let mut cargo = project::cargo();
+    cargo.args(["build", "--release", "--package", "vmm-rulers"]);
     command::show(&mut cargo)
 }
 

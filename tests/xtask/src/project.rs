@@ -1,6 +1,7 @@
 //! Where things of the project lie.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The root of the work tree.
 pub(crate) fn root() -> PathBuf {
@@ -30,9 +31,16 @@ pub(crate) fn test_images() -> PathBuf {
     target().join("test-images")
 }
 
-/// The cargo that started us.
-pub(crate) fn cargo() -> PathBuf {
-    std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+/// The cargo that started us, for this work tree.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    // What it told us of our own package is nothing to the build: ring would be compiled anew for it, and all above.
+    let of_our_package = |name: &str| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_our_package)) {
+        cargo.env_remove(name);
+    }
+    cargo
 }
 
 /// A path as the user would type it from where they are.

@@ -29,6 +29,6 @@ pub(crate) fn run() -> Outcome {
 
 /// Builds the release binary, with cargo's own progress.
 pub(crate) fn build() -> Outcome {
-    let mut cargo = Command::new(project::cargo());
-    command::show(cargo.current_dir(project::root()).args(["build", "--release", "--package", "vmm-cli"]))
+    let mut cargo = project::cargo();
+    command::show(cargo.args(["build", "--release", "--package", "vmm-cli"]))
 }

@@ -8,9 +8,9 @@ use crate::{command, project, setup};
 /// Builds the shared library and `vmm`, and packs them.
 pub(crate) fn run() -> Outcome {
     setup::install_missing(setup::TO_RUN)?;
-    let mut cargo = Command::new(project::cargo());
+    let mut cargo = project::cargo();
     let packages = ["build", "--release", "--package", "vmm-cli", "--package", "vmm-capi"];
-    command::show(cargo.current_dir(project::root()).args(packages))?;
+    command::show(cargo.args(packages))?;
     let mut make = Command::new("python3");
     make.arg(project::root().join("vmm/python/make_wheel.py"));
     command::show(make.arg(project::target().join("release")).arg(project::target().join("wheels")))

@@ -42,8 +42,8 @@ pub(super) fn test_program(name: &str) -> Outcome<PathBuf> {
 }
 
 fn cargo(arguments: &[&str]) -> Command {
-    let mut cargo = Command::new(project::cargo());
-    cargo.current_dir(project::root()).args(arguments).stdout(Stdio::null());
+    let mut cargo = project::cargo();
+    cargo.args(arguments).stdout(Stdio::null());
     // Who looks on sees cargo's progress; a log needs none.
     cargo.args((!std::io::stderr().is_terminal()).then_some("--quiet"));
     cargo

@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 use crate::project;
 use crate::steps::Steps;
 use crate::verify::build::{TestBinary, system_test, test_binaries};
-use crate::verify::pool::{Test, cores, run_each, select, workers};
+use crate::verify::pool::{KERNELS, Test, cores, run_each, select, workers};
 use crate::verify::report::Report;
 
 /// No test of ours takes nearly so long, even here: one that does hangs.
@@ -29,9 +29,6 @@ const ENGINE: &str = "kvm";
 
 /// What the tests start beside `vmm`, and Alpine does not have.
 const TOOLS: [&str; 1] = ["qemu-img"];
-
-/// The variable that tells tests of a home with kernels. In the laboratory these are on the disk with the programs.
-const KERNELS: &str = "VMM_TEST_KERNELS";
 
 /// Builds the tests and runs them, or those with the filter in their names.
 pub(super) fn run(filter: Option<&str>) -> Outcome {
@@ -86,7 +83,8 @@ fn prepare<'a>(binaries: impl IntoIterator<Item = &'a TestBinary>) -> Outcome<La
     Laboratory::prepare(tests.chain(tools).chain(kernels()?))
 }
 
-/// What is in the folder of kernels of the home that tests are told of, if they are.
+/// What is in the folder of kernels of the home that tests are told of, if they are. In the laboratory these are on the disk
+/// with the programs.
 fn kernels() -> Outcome<Vec<(PathBuf, PathBuf)>> {
     let Some(home) = std::env::var_os(KERNELS).map(PathBuf::from) else { return Ok(Vec::new()) };
     let cannot = |error| Failure::new(format!("cannot read the kernels of {}: {error}", home.display()));

@@ -33,6 +33,8 @@ pub(crate) enum Tool {
     Sfdisk,
     /// Packs disks that are imported.
     Xz,
+    /// Packs initial file systems that are imported.
+    Cpio,
 }
 
 /// What `vmm` needs to be built and to run a machine.
@@ -50,6 +52,7 @@ pub(crate) const TO_TEST: &[Tool] = &[
     Tool::Mmdebstrap,
     Tool::Sfdisk,
     Tool::Xz,
+    Tool::Cpio,
     Tool::PythonVenv,
 ];
 
@@ -84,6 +87,7 @@ impl Tool {
             Self::Mmdebstrap => "mmdebstrap".to_owned(),
             Self::Sfdisk => "sfdisk".to_owned(),
             Self::Xz => "xz".to_owned(),
+            Self::Cpio => "cpio".to_owned(),
         }
     }
 
@@ -103,6 +107,7 @@ impl Tool {
             Self::Mmdebstrap => cfg!(not(target_os = "linux")) || command::exists("mmdebstrap"),
             Self::Sfdisk => cfg!(not(target_os = "linux")) || command::exists("sfdisk"),
             Self::Xz => command::exists("xz"),
+            Self::Cpio => command::exists("cpio"),
             Self::Cxx => command::exists("c++"),
             // Debian's Python has the module but not what it installs.
             Self::PythonVenv => command::output("python3", &["-c", "import venv, ensurepip"]).is_some(),
@@ -155,12 +160,14 @@ impl Tool {
             (Self::Sfdisk, Manager::Dnf | Manager::Pacman) => &["util-linux"],
             (Self::Xz, Manager::Apt) => &["xz-utils"],
             (Self::Xz, _) => &["xz"],
+            // macOS has its own.
+            (Self::Cpio, Manager::Apt | Manager::Dnf | Manager::Pacman) => &["cpio"],
             (Self::PythonVenv, Manager::Apt) => &["python3", "python3-venv"],
             (Self::PythonVenv, Manager::Dnf) => &["python3"],
             (Self::PythonVenv, Manager::Pacman | Manager::Brew) => &["python"],
             // Apple's compiler is there, and needs no such library; the others are Linux' own.
             (
-                Self::StaticLibc | Self::Cxx | Self::Strace | Self::Mmdebstrap | Self::Sfdisk,
+                Self::StaticLibc | Self::Cxx | Self::Strace | Self::Mmdebstrap | Self::Sfdisk | Self::Cpio,
                 Manager::Brew,
             ) => &[],
         }
@@ -179,7 +186,12 @@ mod tests {
                 let comes_with_macos = manager == Manager::Brew
                     && matches!(
                         tool,
-                        Tool::StaticLibc | Tool::Cxx | Tool::Mmdebstrap | Tool::Strace | Tool::Sfdisk
+                        Tool::StaticLibc
+                            | Tool::Cxx
+                            | Tool::Mmdebstrap
+                            | Tool::Strace
+                            | Tool::Sfdisk
+                            | Tool::Cpio
                     );
                 assert_eq!(tool.packages(manager).is_empty(), comes_with_macos, "{tool:?} with {manager:?}");
             }

@@ -39,7 +39,7 @@ impl Suite for Boots {
             ("machines_in_a_row_all_succeed_and_leave_nothing", "100")
         };
         let ran =
-            some::run(&["--package", "vmm-tests", "--test", "boots", test], &[("VMM_TEST_ROUNDS", count)])?;
+            some::run(&["--package", "vmm-tests", "--test", "engines", test], &[("VMM_TEST_ROUNDS", count)])?;
         Ok(ran.closing)
     }
 }

@@ -38,7 +38,7 @@ impl Suite for Fuzz {
 
     fn prepare(&self) -> Outcome {
         setup::install_missing(setup::TO_FUZZ)?;
-        let mut cargo = Command::new(project::cargo());
+        let mut cargo = project::cargo();
         // With a target named, the flags do not reach what runs at build time.
         cargo
             .current_dir(project::root().join("tests/fuzz"))

@@ -60,8 +60,8 @@ impl Suite for Kernel {
         let home = home_of(BUILDS[0]);
         let mut choose = Command::new(project::vmm_binary());
         command::quietly(choose.args(["--quiet", "kernel", "use", "fast"]).env("VMM_HOME", &home))?;
-        let mut verify = Command::new(project::cargo());
-        verify.current_dir(project::root()).arg("verify").env("VMM_TEST_KERNELS", &home);
+        let mut verify = project::cargo();
+        verify.arg("verify").env("VMM_TEST_KERNELS", &home);
         let output = verify.stdin(Stdio::null()).output();
         let output = output.map_err(|error| Failure::new(format!("cannot start cargo: {error}")))?;
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

@@ -33,7 +33,7 @@ impl Suite for Kills {
         let test = "any_process_is_killed_at_any_moment_and_nothing_is_orphaned";
         let rounds = ROUNDS.to_string();
         let ran = some::run(
-            &["--package", "vmm-tests", "--test", "kills", test],
+            &["--package", "vmm-tests", "--test", "once", test],
             &[("VMM_TEST_ROUNDS", rounds.as_str())],
         )?;
         Ok(ran.closing)

@@ -12,7 +12,7 @@ use crate::project;
 /// A program with tests in it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TestBinary {
-    /// What it tests, such as `vmm/disk` or `tests::shell`.
+    /// What it tests, such as `vmm/disk` or `tests::engines`.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     /// The folder of its package, in which cargo runs it.
@@ -26,38 +26,9 @@ impl TestBinary {
         self.system
     }
 
-    /// Whether its tests are about what each engine does in its own way, and are run with each. The others are about the
-    /// software engine itself, the sources, or what lies in front of every engine: images, disks, projects, refusals.
+    /// Whether its tests are about what each engine does in its own way, and are run with each.
     pub(crate) fn is_for_every_engine(&self) -> bool {
-        const OTHERS: [&str; 27] = [
-            "tests::agent_killed",
-            "tests::bad_input",
-            "tests::bad_luck",
-            "tests::base_file",
-            "tests::bench",
-            "tests::comfort",
-            "tests::commands",
-            "tests::customised",
-            "tests::disks",
-            "tests::edit_and_top",
-            "tests::embedding",
-            "tests::engine_jail",
-            "tests::everyday",
-            "tests::files",
-            "tests::first_run",
-            "tests::images",
-            "tests::import",
-            "tests::kernels",
-            "tests::kills",
-            "tests::mcp",
-            "tests::nested",
-            "tests::python",
-            "tests::read_only",
-            "tests::software_engine",
-            "tests::structure",
-            "tests::up",
-            "tests::upkeep",
-        ];
+        const OTHERS: [&str; 2] = ["tests::once", "tests::structure"];
         self.system && !OTHERS.contains(&self.name.as_str())
     }
 
@@ -79,22 +50,22 @@ impl TestBinary {
 
 /// Builds every test of the workspace.
 pub(crate) fn test_binaries() -> Outcome<Vec<TestBinary>> {
-    let mut cargo = Command::new(project::cargo());
-    cargo.current_dir(project::root()).args(["test", "--workspace", "--no-run"]);
+    let mut cargo = project::cargo();
+    cargo.args(["test", "--workspace", "--no-run"]);
     println!("  $ {}", command::line(&cargo));
     let built = built_by(&mut cargo)?;
     // No test links the shared library, so that cargo makes it for none; other programs load it. What it is made of is
     // there: the same packages with the same features.
-    let mut library = Command::new(project::cargo());
-    library.current_dir(project::root()).args(["build", "--quiet", "--workspace", "--lib", "--tests"]);
+    let mut library = project::cargo();
+    library.args(["build", "--quiet", "--workspace", "--lib", "--tests"]);
     command::show(&mut library)?;
     Ok(built)
 }
 
 /// Builds one program of system tests.
 pub(crate) fn system_test(name: &str) -> Outcome<TestBinary> {
-    let mut cargo = Command::new(project::cargo());
-    cargo.current_dir(project::root()).args(["test", "--package", "vmm-tests", "--test", name, "--no-run"]);
+    let mut cargo = project::cargo();
+    cargo.args(["test", "--package", "vmm-tests", "--test", name, "--no-run"]);
     let built = built_by(&mut cargo)?.into_iter().next();
     built.ok_or_else(|| Failure::new(format!("cargo names no program for the tests in {name}")))
 }
@@ -139,9 +110,9 @@ mod tests {
         serde_json::json!({
             "reason": "compiler-artifact",
             "manifest_path": manifest,
-            "target": { "name": "shell", "kind": [kind] },
+            "target": { "name": "engines", "kind": [kind] },
             "profile": { "test": test },
-            "executable": if test { Some("/project/target/debug/deps/shell-1") } else { None },
+            "executable": if test { Some("/project/target/debug/deps/engines-1") } else { None },
         })
         .to_string()
     }
@@ -150,11 +121,11 @@ mod tests {
     fn a_system_test_is_told_from_a_unit_test() {
         let root = Path::new("/project");
         let system = read(&message("/project/tests/Cargo.toml", "test", true), root).unwrap();
-        assert!(system.is_system() && system.name == "tests::shell");
+        assert!(system.is_system() && system.name == "tests::engines");
         let of_harness = read(&message("/project/tests/Cargo.toml", "lib", true), root).unwrap();
         assert!(!of_harness.is_system() && of_harness.name == "tests");
         let of_cli = read(&message("/project/vmm/cli/Cargo.toml", "test", true), root).unwrap();
-        assert!(!of_cli.is_system() && of_cli.name == "vmm/cli::shell");
+        assert!(!of_cli.is_system() && of_cli.name == "vmm/cli::engines");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `cargo verify`: every test of the project, from nothing, and a table of what took how long.
 
 pub(crate) mod build;
-mod docs;
 pub(crate) mod pool;
 pub(crate) mod report;
 pub(crate) mod some;
@@ -30,10 +29,7 @@ pub(crate) fn run(filter: Option<&str>) -> Outcome {
     let (of_laboratory, of_host): (Vec<_>, Vec<_>) =
         binaries.into_iter().partition(|binary| binary.name == lab::SELF_TEST);
     let (system, unit): (Vec<_>, Vec<_>) = of_host.into_iter().partition(TestBinary::is_system);
-    report.add(steps.step("unit tests", || whole::run(&unit, filter))?);
-    if filter.is_none() {
-        report.add(steps.step("examples in the documentation", docs::run)?);
-    }
+    report.add(steps.step("unit tests and the documentation's examples", || whole::run(&unit, filter))?);
     report.add(steps.step("system tests", || pool::run(&system, filter, "software"))?);
     let mut system = system;
     system.retain(TestBinary::is_for_every_engine);

@@ -31,6 +31,12 @@ const ALONE: &str = "alone_";
 const FOR_KVM: &str = "kvm_";
 const FOR_THE_HOST: &str = "host_";
 
+/// Those that are about a kernel of ours need one to be built, which takes longer than all of them.
+const FOR_OUR_KERNEL: &str = "ours_";
+
+/// The variable that tells tests of a home with a kernel of ours, which they then boot.
+pub(crate) const KERNELS: &str = "VMM_TEST_KERNELS";
+
 /// A test of a program of tests.
 pub(crate) struct Test<'a> {
     pub(crate) binary: &'a TestBinary,
@@ -38,9 +44,12 @@ pub(crate) struct Test<'a> {
 }
 
 impl Test<'_> {
-    /// Its name, for people.
+    /// Its name, for people: its file's and its own.
     pub(crate) fn name(&self) -> String {
-        format!("{}::{}", self.binary.name.trim_start_matches("tests::"), self.function)
+        match self.binary.name.trim_start_matches("tests::") {
+            "engines" | "once" => self.function.clone(),
+            program => format!("{program}::{}", self.function),
+        }
     }
 
     /// What it is called with, to run this test only.
@@ -53,7 +62,9 @@ impl Test<'_> {
     }
 
     fn is_for(&self, engine: &str) -> bool {
+        let has_our_kernel = std::env::var_os(KERNELS).is_some();
         !self.begins(if engine == "kvm" { FOR_THE_HOST } else { FOR_KVM })
+            && (has_our_kernel || !self.begins(FOR_OUR_KERNEL))
     }
 
     fn begins(&self, prefix: &str) -> bool {
@@ -83,8 +94,8 @@ pub(crate) fn run_each(
     let tests = select(binaries, filter, engine)?;
     let (alone, beside): (Vec<_>, Vec<_>) = tests.into_iter().partition(Test::is_alone);
     println!("  {} tests, {workers} at once, then {} alone", beside.len(), alone.len());
-    let mut report = in_parallel(beside, workers, &run_one);
-    report.add(in_parallel(alone, 1, &run_one));
+    let mut report = run_tests(beside, workers, &run_one);
+    report.add(run_tests(alone, 1, &run_one));
     Ok(report)
 }
 
@@ -129,38 +140,42 @@ fn functions(binary: &TestBinary) -> Outcome<Vec<String>> {
     Ok(text.lines().filter_map(|line| Some(line.strip_suffix(": test")?.to_owned())).collect())
 }
 
-fn in_parallel(
+fn run_tests(
     tests: Vec<Test<'_>>,
     workers: usize,
     run_one: &(impl Fn(&Test<'_>) -> (bool, String) + Sync),
 ) -> Report {
-    let waiting = Mutex::new(VecDeque::from(tests));
     let report = Mutex::new(Report::default());
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some(test) = next(&waiting) {
-                    let name = test.name();
-                    let began = Instant::now();
-                    let (succeeded, said) = run_one(&test);
-                    let word = match (succeeded, skips(&said).next()) {
-                        (false, _) => "FAIL",
-                        (true, Some(_)) => "skip",
-                        (true, None) => "ok  ",
-                    };
-                    println!("  {word} {name} ({})", seconds(began.elapsed()));
-                    if let Ok(mut report) = report.lock() {
-                        report.add_test(&name, succeeded, &said);
-                    }
-                }
-            });
+    in_parallel(tests, workers, |test| {
+        let name = test.name();
+        let began = Instant::now();
+        let (succeeded, said) = run_one(&test);
+        let word = match (succeeded, skips(&said).next()) {
+            (false, _) => "FAIL",
+            (true, Some(_)) => "skip",
+            (true, None) => "ok  ",
+        };
+        println!("  {word} {name} ({})", seconds(began.elapsed()));
+        if let Ok(mut report) = report.lock() {
+            report.add_test(&name, succeeded, &said);
         }
     });
     report.into_inner().unwrap_or_default()
 }
 
-fn next<'a>(waiting: &Mutex<VecDeque<Test<'a>>>) -> Option<Test<'a>> {
-    waiting.lock().ok()?.pop_front()
+/// Does this work with each of the items, in their order, with so many at once.
+pub(super) fn in_parallel<T: Send>(items: Vec<T>, workers: usize, work: impl Fn(T) + Sync) {
+    let waiting = Mutex::new(VecDeque::from(items));
+    let next = || waiting.lock().ok()?.pop_front();
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(item) = next() {
+                    work(item);
+                }
+            });
+        }
+    });
 }
 
 /// Runs a test to its end; says whether it succeeded and what it printed.

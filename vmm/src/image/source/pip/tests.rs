@@ -120,21 +120,32 @@ fn every_way_to_have_no_network_is_told_from_other_failures() {
 
 #[test]
 fn who_may_have_told_pip_of_an_index_here_is_heard() {
-    let home = tempfile::tempdir().unwrap();
-    let settings = || {
-        has_settings(|name| match name {
-            "HOME" => Some(home.path().into()),
-            "VIRTUAL_ENV" => Some(home.path().join("venv").into()),
-            _ => None,
-        })
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    fs::create_dir(root.join("etc")).unwrap();
+    fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n127.0.1.1 box\n").unwrap();
+    let with = |variables: &[(&str, &str)]| {
+        let places = [("HOME", root.join("home")), ("VIRTUAL_ENV", root.join("venv"))];
+        let places = places.into_iter().map(|(name, place)| (name.into(), place.into()));
+        let others = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        has_settings(root, &places.chain(others).collect::<Vec<_>>())
     };
-    if settings() {
-        println!("skipped: this machine's own settings name an index here");
-        return;
+    let settings = || with(&[]);
+    assert!(!settings());
+    for (name, value, here) in [
+        ("PIP_INDEX_URL", "https://mirror.example/simple", false),
+        ("PIP_INDEX_URL", "http://box:3141/simple", true),
+        ("https_proxy", "http://localhost:3128", true),
+        ("no_proxy", "localhost", false),
+        ("GREETING", "localhost", false),
+        ("XDG_CONFIG_DIRS", "/somewhere", true),
+        ("XDG_CONFIG_DIRS", "", false),
+    ] {
+        assert_eq!(with(&[(name, value)]), here, "{name}={value}");
     }
-    for place in [".config/pip", ".pip", "venv"] {
-        fs::create_dir_all(home.path().join(place)).unwrap();
-        let file = home.path().join(place).join("pip.conf");
+    for place in ["etc", "etc/xdg/pip", "usr", "usr/local", "home/.config/pip", "home/.pip", "venv"] {
+        fs::create_dir_all(root.join(place)).unwrap();
+        let file = root.join(place).join("pip.conf");
         for (text, here) in [
             ("[global]\nindex-url = https://mirror.example/simple", false),
             ("[global]\nindex-url = http://127.0.0.1:3141/simple", true),

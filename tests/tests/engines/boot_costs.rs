@@ -5,7 +5,7 @@ use vmm_tests::boot_costs::{BARE, Baseline, COMMANDS, USED, growth, measure};
 use vmm_tests::{in_laboratory, kernels, skip};
 
 /// What was measured when it last changed for a reason.
-const BASELINE: &str = include_str!("../boot-costs.json");
+const BASELINE: &str = include_str!("../../boot-costs.json");
 
 /// What Firecracker 1.16.1 spends on the boot without devices: port accesses, all handled by its process.
 const FIRECRACKER: u64 = 1096;

@@ -176,7 +176,7 @@ fn a_session_through_a_client_library_passes() {
             skip!("pip cannot install mcp: {}", said.lines().last().unwrap_or_default());
         }
     }
-    for script in ["tests/tests/mcp_session.py", "vmm/python/examples/agent_loop.py"] {
+    for script in ["tests/tests/once/mcp_session.py", "vmm/python/examples/agent_loop.py"] {
         let mut session = Command::new(&python);
         session.arg(repository().join(script)).env("VMM_BIN", binary());
         home.program(session).run().succeeded();

@@ -52,7 +52,7 @@ fn bad_input_is_told_in_a_line() {
 }
 
 #[test]
-fn machines_boot_a_kernel_of_ours() {
+fn ours_machines_boot_a_kernel_of_ours() {
     if vmm_tests::kernels().is_none() {
         skip!("VMM_TEST_KERNELS names no home with a kernel: `cargo verify --soak kernel` makes one");
     }
