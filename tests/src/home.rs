@@ -163,7 +163,7 @@ impl TestHome {
     /// The same with another image.
     ///
     /// In the laboratory its memory is in huge pages: where what maps a page is emulated, that takes as long as
-    /// thousands of instructions, and half of a boot. Machines that are run without a name have small pages there, too.
+    /// thousands of instructions, and a fifth of a boot.
     pub fn machine_of<'a>(&'a self, name: &str, image: &str, options: &[&str]) -> TestVm<'a> {
         let huge_pages = in_laboratory().then_some("--huge-pages");
         let options: Vec<&str> = options.iter().copied().chain(huge_pages).collect();

@@ -1,6 +1,7 @@
 //! Images are pulled once per machine and shared by the homes of all tests.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,9 +48,21 @@ pub(crate) fn bring_into(home: &Path, as_copies: bool) {
     for folder in ["images", "layers"] {
         share(&cache.join(folder), &home.join(folder), as_copies);
     }
+    bring_answers_of_qemu(&cache.join("cache"), &home.join("cache"));
     if let Some(kernels) = kernels() {
         share(&kernels.join("kernels"), &home.join("kernels"), as_copies);
         close(&home.join("kernels"));
+    }
+}
+
+/// Brings what this machine's QEMU said that it can do: it is asked by whoever first runs a machine in a home, which the pull
+/// of an image does.
+fn bring_answers_of_qemu(from: &Path, to: &Path) {
+    let Ok(entries) = fs::read_dir(from) else { return };
+    fs::create_dir_all(to).expect("a folder in the test's home");
+    fs::set_permissions(to, fs::metadata(from).expect("it is there").permissions()).expect("its mode");
+    for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(b"qemu-")) {
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy in the test's home");
     }
 }
 

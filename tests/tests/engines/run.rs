@@ -4,6 +4,7 @@ use vmm_tests::{Finished, TestHome, in_laboratory, skip};
 
 fn run(home: &TestHome, options: &[&str], command: &[&str]) -> Finished {
     let mut arguments = vec!["run"];
+    arguments.extend(in_laboratory().then_some("--huge-pages"));
     arguments.extend(options);
     arguments.extend(["alpine", "--"]);
     arguments.extend(command);
@@ -51,9 +52,10 @@ fn the_guest_has_the_processors_and_memory_that_were_asked_for() {
 }
 
 #[test]
-fn machines_of_one_two_and_four_processors_boot_with_all_of_them() {
+fn machines_of_one_and_four_processors_boot_with_all_of_them() {
     let home = TestHome::new();
-    for count in ["1", "2", "4"] {
+    // One of two is in the test above.
+    for count in ["1", "4"] {
         let run = run(&home, &["--cpus", count], &["nproc"]).succeeded();
         assert_eq!(run.stdout(), format!("{count}\n"));
     }

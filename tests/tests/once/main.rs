@@ -20,6 +20,7 @@ mod images;
 mod import;
 mod kernels;
 mod kills;
+mod library;
 mod mcp;
 mod nested;
 mod python;
