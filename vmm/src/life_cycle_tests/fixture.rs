@@ -187,7 +187,9 @@ impl TestHome {
         options: &StartOptions,
     ) -> Result<Sandbox, Error> {
         let (folder, lifeline) = self.launch(name, script, options);
-        Ok(Sandbox::of(folder, Some(lifeline?)))
+        // As for every new VM: one that was given up before it had a monitor is there to be cleared away.
+        let lifeline = lifeline.inspect_err(|error| start::discard(&folder, error))?;
+        Ok(Sandbox::of(folder, Some(lifeline)))
     }
 
     pub(super) fn run(&self, name: Option<&str>, script: Script) -> Result<Sandbox, Error> {

@@ -98,6 +98,22 @@ fn a_start_that_fails_is_told_and_tried_again_after_a_pause() {
 }
 
 #[test]
+fn a_start_that_begins_when_its_pool_closes_leaves_nothing() {
+    let home = Arc::new(TestHome::new());
+    let (its_home, (begun, begins)) = (home.clone(), mpsc::channel());
+    let pool = SandboxPool::with(1, 1, move |cancel| {
+        begun.send(()).unwrap();
+        let mut fds = [rustix::event::PollFd::new(cancel, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, None).unwrap();
+        start(&its_home, cancel)
+    })
+    .unwrap();
+    begins.recv().unwrap();
+    drop(pool);
+    home.assert_empty();
+}
+
+#[test]
 fn who_waits_gives_up_in_time_and_when_it_is_cancelled() {
     let (begun, begins) = mpsc::channel();
     let pool = SandboxPool::with(1, 1, move |cancel| {

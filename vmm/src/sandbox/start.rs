@@ -506,7 +506,7 @@ fn refresh_boot_files(held: &HeldVm, options: &StartOptions) -> Result<(), Error
 }
 
 /// Clears away a new VM that did not come to life. One with a name whose guest failed stays, for its console says why.
-fn discard(folder: &VmFolder, error: &Error) {
+pub(crate) fn discard(folder: &VmFolder, error: &Error) {
     let ephemeral = folder.spec().ok().flatten().is_none_or(|spec| spec.ephemeral());
     if matches!(error, Error::Ended { .. }) && !ephemeral {
         return;

@@ -25,7 +25,7 @@ use crate::agent::{
     Signal, SignalTarget, TerminalSize,
 };
 
-/// How long the agent may take here: a test must not wait for half a minute.
+/// How long an agent that says too little may take here: a test must not wait for half a minute.
 const ANSWER: Duration = Duration::from_millis(60);
 
 /// However wrongly it speaks, it is done with by then.
@@ -81,8 +81,8 @@ impl Connector for Hostile {
     }
 }
 
-/// What is asked, to its end, with a folder to write to. Whether it was done.
-type Ask = fn(&AgentClient, &Path) -> bool;
+/// What is asked, to its end, with a folder to write to, and how long the agent may be silent. Whether it was done.
+type Ask = fn(&AgentClient, &Path, Duration) -> bool;
 
 struct Conversation {
     name: &'static str,
@@ -151,24 +151,24 @@ fn pieces(bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// Cancels a while later, for what has no other bound.
-fn soon() -> Arc<CancelToken> {
+fn soon(patience: Duration) -> Arc<CancelToken> {
     let token = CancelToken::new().unwrap();
     let later = token.clone();
     #[expect(clippy::disallowed_methods, reason = "a user changes his mind")]
     thread::spawn(move || {
-        thread::sleep(3 * ANSWER);
+        thread::sleep(3 * patience);
         later.cancel();
     });
     Arc::new(token)
 }
 
-fn deadline() -> Option<Instant> {
-    Some(Instant::now() + 3 * ANSWER)
+fn deadline(patience: Duration) -> Option<Instant> {
+    Some(Instant::now() + 3 * patience)
 }
 
 /// A user's own limits.
-fn options() -> CopyOptions {
-    CopyOptions::default().patience(ANSWER).max_bytes(1 << 20).max_entries(100)
+fn options(patience: Duration) -> CopyOptions {
+    CopyOptions::default().patience(patience).max_bytes(1 << 20).max_entries(100)
 }
 
 fn conversations() -> Vec<Conversation> {
@@ -184,19 +184,19 @@ fn conversations() -> Vec<Conversation> {
     ];
     let unpacked = Outcome::Done(Totals::default());
     vec![
-        of("health", vec![say(Reply::Health(Health::default()))], |client, _| client.health().is_ok()),
-        of("processes", vec![say(Reply::Processes(Vec::new()))], |client, _| client.processes().is_ok()),
-        of("exec", [vec![started.clone()], output.to_vec()].concat(), |client, _| {
+        of("health", vec![say(Reply::Health(Health::default()))], |client, _, _| client.health().is_ok()),
+        of("processes", vec![say(Reply::Processes(Vec::new()))], |client, _, _| client.processes().is_ok()),
+        of("exec", [vec![started.clone()], output.to_vec()].concat(), |client, _, patience| {
             let started = client.start(&ProcessSpec::command(["x"]).stdin());
             let limits = OutputLimits { stdout: 1 << 16, stderr: 1 << 16 };
-            started.and_then(|process| process.collect(b"input", limits, deadline(), None)).is_ok()
+            started.and_then(|process| process.collect(b"input", limits, deadline(patience), None)).is_ok()
         }),
-        of("exec, streamed", [vec![started.clone()], output.to_vec()].concat(), |client, _| {
+        of("exec, streamed", [vec![started.clone()], output.to_vec()].concat(), |client, _, patience| {
             let Ok(mut process) = client.start(&ProcessSpec::command(["x"])) else { return false };
             let closer = process.closer();
             #[expect(clippy::disallowed_methods, reason = "a user changes his mind")]
             thread::spawn(move || {
-                thread::sleep(3 * ANSWER);
+                thread::sleep(3 * patience);
                 closer.close();
             });
             let streams = [process.take_stdout(), process.take_stderr()];
@@ -204,49 +204,53 @@ fn conversations() -> Vec<Conversation> {
                 thread::spawn(move || stream.is_some_and(|mut s| io::copy(&mut s, &mut io::sink()).is_ok()))
             });
             let read = read.map(|thread| thread.join().unwrap());
-            process.wait(deadline()).is_ok() && read == [true; 2]
+            process.wait(deadline(patience)).is_ok() && read == [true; 2]
         }),
-        of("exec, detached", vec![started], |client, _| {
+        of("exec, detached", vec![started], |client, _, _| {
             client.start_detached(&ProcessSpec::command(["x"])).is_ok()
         }),
-        of("attach", [vec![attached], output.to_vec()].concat(), |client, _| {
+        of("attach", [vec![attached], output.to_vec()].concat(), |client, _, patience| {
             let attached = client.attach(AttachSpec::to(ProcessId(7)));
-            attached.and_then(|mut process| process.wait(deadline())).is_ok()
+            attached.and_then(|mut process| process.wait(deadline(patience))).is_ok()
         }),
-        of("wait", vec![say(Reply::Ended(exit()))], |client, _| {
-            client.wait(ProcessId(7), deadline()).is_ok()
+        of("wait", vec![say(Reply::Ended(exit()))], |client, _, patience| {
+            client.wait(ProcessId(7), deadline(patience)).is_ok()
         }),
-        of("signal", done.clone(), |client, _| {
+        of("signal", done.clone(), |client, _, _| {
             client.signal(ProcessId(7), Signal::KILL, SignalTarget::All).is_ok()
         }),
-        of("resize", done.clone(), |client, _| {
+        of("resize", done.clone(), |client, _, _| {
             client.resize(ProcessId(7), TerminalSize { rows: 1, columns: 1 }).is_ok()
         }),
-        of("detach", done.clone(), |client, _| client.detach(ProcessId(7)).is_ok()),
+        of("detach", done.clone(), |client, _, _| client.detach(ProcessId(7)).is_ok()),
         of(
             "freeze",
             vec![say(Reply::Frozen), say(Reply::Thawed { frozen_us: 1, expired: false })],
-            |client, _| client.freeze().and_then(crate::agent::FrozenGuest::thaw).is_ok(),
+            |client, _, _| client.freeze().and_then(crate::agent::FrozenGuest::thaw).is_ok(),
         ),
-        of("set the clock", done.clone(), |client, _| client.set_clock(1).is_ok()),
-        of("shutdown", done.clone(), |client, _| {
+        of("set the clock", done.clone(), |client, _, _| client.set_clock(1).is_ok()),
+        of("shutdown", done.clone(), |client, _, _| {
             client.shutdown(ShutdownMode::PowerOff, Duration::ZERO).is_ok()
         }),
-        of("copy out", transfer(archive()), |client, folder| {
-            copy_out(client, vec!["/file".into()], folder, &options()).is_ok()
+        of("copy out", transfer(archive()), |client, folder, patience| {
+            copy_out(client, vec!["/file".into()], folder, &options(patience)).is_ok()
         }),
-        of("copy out, as a name", transfer(archive()), |client, folder| {
-            copy_out(client, vec!["/file".into()], &folder.join("new"), &options()).is_ok()
+        of("copy out, as a name", transfer(archive()), |client, folder, patience| {
+            copy_out(client, vec!["/file".into()], &folder.join("new"), &options(patience)).is_ok()
         }),
-        of("pack", transfer(archive()), |client, _| {
-            let options = CopyOptions::default().patience(ANSWER).max_bytes(1 << 20);
+        of("pack", transfer(archive()), |client, _, patience| {
+            let options = CopyOptions::default().patience(patience).max_bytes(1 << 20);
             pack(client, vec!["/file".into()], io::sink(), &options).is_ok()
         }),
-        of("copy in", vec![say(Reply::Transferring), header::encode(&unpacked).unwrap()], |client, _| {
-            let options = CopyOptions::default().patience(ANSWER);
-            unpack(client, &[0; 10_000][..], "/srv".into(), &options).is_ok()
-        }),
-        of("stat", vec![say(Reply::File(info()))], |client, _| client.stat("/x".into(), true).is_ok()),
+        of(
+            "copy in",
+            vec![say(Reply::Transferring), header::encode(&unpacked).unwrap()],
+            |client, _, patience| {
+                let options = CopyOptions::default().patience(patience);
+                unpack(client, &[0; 10_000][..], "/srv".into(), &options).is_ok()
+            },
+        ),
+        of("stat", vec![say(Reply::File(info()))], |client, _, _| client.stat("/x".into(), true).is_ok()),
         of(
             "list",
             vec![
@@ -254,7 +258,7 @@ fn conversations() -> Vec<Conversation> {
                 say(Reply::Entries(vec![FolderEntry { name: "two".into(), info: info() }])),
                 say(Reply::Done),
             ],
-            |client, _| {
+            |client, _, _| {
                 let Ok(mut listing) = client.list("/x".into(), None) else { return false };
                 // Who lists decides when it is enough.
                 for _ in 0..1000 {
@@ -267,15 +271,15 @@ fn conversations() -> Vec<Conversation> {
                 false
             },
         ),
-        of("read", [vec![say(Reply::Contents(info()))], pieces(b"hello")].concat(), |client, _| {
+        of("read", [vec![say(Reply::Contents(info()))], pieces(b"hello")].concat(), |client, _, _| {
             let read = client.read("/x".into(), 0, 10_000);
             read.is_ok_and(|(_, bytes)| bytes.len() <= 10_000)
         }),
-        of("remove", vec![say(Reply::Going { entries: 1 }), say(Reply::Done)], |client, _| {
-            client.remove("/x".into(), true, Some(soon())).is_ok()
+        of("remove", vec![say(Reply::Going { entries: 1 }), say(Reply::Done)], |client, _, patience| {
+            client.remove("/x".into(), true, Some(soon(patience))).is_ok()
         }),
-        of("make a folder", done.clone(), |client, _| client.make_folder("/x".into(), true, None).is_ok()),
-        of("rename", done, |client, _| client.rename("/x".into(), "/y".into()).is_ok()),
+        of("make a folder", done.clone(), |client, _, _| client.make_folder("/x".into(), true, None).is_ok()),
+        of("rename", done, |client, _, _| client.rename("/x".into(), "/y".into()).is_ok()),
         of(
             "watch",
             vec![
@@ -283,8 +287,10 @@ fn conversations() -> Vec<Conversation> {
                 say(Reply::Changes(vec![Change { what: ChangeKind::Created, path: "a/b".into() }])),
                 say(Reply::Done),
             ],
-            |client, _| {
-                let Ok(mut watching) = client.watch("/x".into(), true, Some(soon())) else { return false };
+            |client, _, patience| {
+                let Ok(mut watching) = client.watch("/x".into(), true, Some(soon(patience))) else {
+                    return false;
+                };
                 loop {
                     match watching.next_page() {
                         Ok(Some(page)) => assert!(page.iter().all(Change::is_sound)),
@@ -297,7 +303,7 @@ fn conversations() -> Vec<Conversation> {
         of(
             "the guest's processes",
             vec![say(Reply::GuestProcesses(vec![process()])), say(Reply::Done)],
-            |client, _| client.guest_processes(Duration::ZERO).is_ok(),
+            |client, _, _| client.guest_processes(Duration::ZERO).is_ok(),
         ),
     ]
 }
@@ -348,9 +354,14 @@ impl Scene {
 
 /// Asks an agent that speaks so. Whether it was done.
 fn ask(conversation: &Conversation, speech: Speech, scene: &Scene) -> bool {
-    let client = AgentClient::with_connector(Arc::new(Hostile(speech.clone()))).with_answer_timeout(ANSWER);
+    ask_within(ANSWER, conversation, speech, scene)
+}
+
+/// The same, where the agent may take so long for an answer.
+fn ask_within(answer: Duration, conversation: &Conversation, speech: Speech, scene: &Scene) -> bool {
+    let client = AgentClient::with_connector(Arc::new(Hostile(speech.clone()))).with_answer_timeout(answer);
     let began = Instant::now();
-    let done = (conversation.ask)(&client, &scene.target());
+    let done = (conversation.ask)(&client, &scene.target(), answer);
     let how = (conversation.name, done, speech);
     assert!(began.elapsed() < BOUND, "it took {:?}: {how:?}", began.elapsed());
     scene.check(&how);
@@ -372,7 +383,8 @@ fn for_each(test: impl Fn(&Conversation, &Scene) + Sync) {
 fn what_an_honest_agent_says_is_understood() {
     for_each(|conversation, scene| {
         let said = Speech::Closed(conversation.honest.concat());
-        assert!(ask(conversation, said, scene), "{}", conversation.name);
+        // On a busy machine it may not get to speak for a while.
+        assert!(ask_within(BOUND, conversation, said, scene), "{}", conversation.name);
     });
 }
 
