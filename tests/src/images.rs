@@ -59,8 +59,7 @@ pub(crate) fn bring_into(home: &Path, as_copies: bool) {
 /// of an image does.
 fn bring_answers_of_qemu(from: &Path, to: &Path) {
     let Ok(entries) = fs::read_dir(from) else { return };
-    fs::create_dir_all(to).expect("a folder in the test's home");
-    fs::set_permissions(to, fs::metadata(from).expect("it is there").permissions()).expect("its mode");
+    make_like(from, to);
     for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(b"qemu-")) {
         fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy in the test's home");
     }
@@ -83,9 +82,14 @@ pub fn kernels() -> Option<PathBuf> {
     home
 }
 
-fn share(from: &Path, to: &Path, as_copies: bool) {
+/// Makes a folder with the mode of another.
+fn make_like(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder in the test's home");
     fs::set_permissions(to, fs::metadata(from).expect("the cache is there").permissions()).expect("its mode");
+}
+
+fn share(from: &Path, to: &Path, as_copies: bool) {
+    make_like(from, to);
     for entry in fs::read_dir(from).expect("the cache can be read") {
         let entry = entry.expect("the cache can be read");
         let (source, target) = (entry.path(), to.join(entry.file_name()));

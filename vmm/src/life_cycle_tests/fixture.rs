@@ -177,7 +177,11 @@ impl TestHome {
     ) -> (VmFolder, Result<Connection, Error>) {
         let held = self.create(name, script);
         let folder = held.folder().clone();
-        (folder, launch(&MonitorProgram::of_tests(), held, true, vmm_sys::clock::monotonic_us(), options))
+        let lifeline =
+            launch(&MonitorProgram::of_tests(), held, true, vmm_sys::clock::monotonic_us(), options);
+        // As for every new VM: one that was given up before it had a monitor is there to be cleared away.
+        let lifeline = lifeline.inspect_err(|error| start::discard(&folder, error));
+        (folder, lifeline)
     }
 
     pub(super) fn run_with(
@@ -187,9 +191,7 @@ impl TestHome {
         options: &StartOptions,
     ) -> Result<Sandbox, Error> {
         let (folder, lifeline) = self.launch(name, script, options);
-        // As for every new VM: one that was given up before it had a monitor is there to be cleared away.
-        let lifeline = lifeline.inspect_err(|error| start::discard(&folder, error))?;
-        Ok(Sandbox::of(folder, Some(lifeline)))
+        Ok(Sandbox::of(folder, Some(lifeline?)))
     }
 
     pub(super) fn run(&self, name: Option<&str>, script: Script) -> Result<Sandbox, Error> {

@@ -145,8 +145,7 @@ fn run_tests(
     workers: usize,
     run_one: &(impl Fn(&Test<'_>) -> (bool, String) + Sync),
 ) -> Report {
-    let report = Mutex::new(Report::default());
-    in_parallel(tests, workers, |test| {
+    let outcomes = in_parallel(tests, workers, |test| {
         let name = test.name();
         let began = Instant::now();
         let (succeeded, said) = run_one(&test);
@@ -156,26 +155,37 @@ fn run_tests(
             (true, None) => "ok  ",
         };
         println!("  {word} {name} ({})", seconds(began.elapsed()));
-        if let Ok(mut report) = report.lock() {
-            report.add_test(&name, succeeded, &said);
-        }
+        (name, succeeded, said)
     });
-    report.into_inner().unwrap_or_default()
+    let mut report = Report::default();
+    for (name, succeeded, said) in outcomes {
+        report.add_test(&name, succeeded, &said);
+    }
+    report
 }
 
-/// Does this work with each of the items, in their order, with so many at once.
-pub(super) fn in_parallel<T: Send>(items: Vec<T>, workers: usize, work: impl Fn(T) + Sync) {
+/// Does this work with each of the items, in their order, with so many at once. What comes of them is in the order in which
+/// they were done.
+pub(super) fn in_parallel<T: Send, R: Send>(
+    items: Vec<T>,
+    workers: usize,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let (done, results) = mpsc::channel();
     let waiting = Mutex::new(VecDeque::from(items));
     let next = || waiting.lock().ok()?.pop_front();
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some(item) = next() {
-                    work(item);
+                    // The receiver lives as long as this function.
+                    let _ = done.send(work(item));
                 }
             });
         }
     });
+    drop(done);
+    results.into_iter().collect()
 }
 
 /// Runs a test to its end; says whether it succeeded and what it printed.

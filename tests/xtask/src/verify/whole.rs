@@ -2,7 +2,7 @@
 //! documentation.
 
 use std::cmp::Reverse;
-use std::sync::mpsc;
+use std::process::Command;
 use std::time::Instant;
 
 use super::build::TestBinary;
@@ -14,45 +14,43 @@ use crate::project;
 use crate::steps::seconds;
 
 /// What runs as a whole.
-enum Program<'a> {
-    Tests(&'a TestBinary),
-    /// The examples in the documentation, which the compiler puts into programs.
-    Examples,
+struct Program<'a> {
+    name: &'a str,
+    command: Command,
 }
 
 /// Runs these programs, or those of their tests that have the filter in their names. The examples have none.
 pub(super) fn run(binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Report> {
-    let mut programs: Vec<&TestBinary> = binaries.iter().collect();
+    let mut binaries: Vec<&TestBinary> = binaries.iter().collect();
     // The longest first, which is the one with most in it: its tests wait for disks and clocks, while others compute.
-    programs.sort_by_key(|binary| Reverse(binary.path.metadata().map_or(0, |meta| meta.len())));
-    let mut programs: Vec<Program<'_>> = programs.into_iter().map(Program::Tests).collect();
+    binaries.sort_by_key(|binary| Reverse(binary.path.metadata().map_or(0, |meta| meta.len())));
+    let mut programs: Vec<Program<'_>> = binaries.into_iter().map(|binary| tests(binary, filter)).collect();
     if filter.is_none() {
-        programs.insert(programs.len().min(1), Program::Examples);
+        programs.insert(programs.len().min(1), examples());
     }
-    let (sender, reports) = mpsc::channel();
-    in_parallel(programs, cores(), |program| {
-        // The receiver lives as long as this function.
-        let _ = sender.send(run_one(&program, filter));
-    });
-    drop(sender);
     let mut report = Report::default();
-    for one in reports {
+    for one in in_parallel(programs, cores(), run_one) {
         report.add(one?);
     }
     Ok(report)
 }
 
-fn run_one(program: &Program<'_>, filter: Option<&str>) -> Outcome<Report> {
+fn tests<'a>(binary: &'a TestBinary, filter: Option<&str>) -> Program<'a> {
+    let mut command = binary.command();
+    // What a test prints is shown even where it passes: it may say that it was skipped.
+    command.args(filter).arg("--show-output");
+    Program { name: &binary.name, command }
+}
+
+/// The examples in the documentation, which the compiler puts into programs.
+fn examples() -> Program<'static> {
+    let mut command = project::cargo();
+    command.args(["test", "--workspace", "--doc"]);
+    Program { name: "examples in the documentation", command }
+}
+
+fn run_one(Program { name, mut command }: Program<'_>) -> Outcome<Report> {
     let began = Instant::now();
-    let (name, mut command) = match program {
-        Program::Tests(binary) => (binary.name.as_str(), binary.command()),
-        Program::Examples => ("examples in the documentation", project::cargo()),
-    };
-    match program {
-        // What a test prints is shown even where it passes: it may say that it was skipped.
-        Program::Tests(_) => command.args(filter).arg("--show-output"),
-        Program::Examples => command.args(["test", "--workspace", "--doc"]),
-    };
     let output = command
         .output()
         .map_err(|error| Failure::new(format!("cannot start {}: {error}", command::line(&command))))?;
