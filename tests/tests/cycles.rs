@@ -17,8 +17,9 @@ enum End {
 
 const ENDS: [End; 3] = [End::Dropped, End::Stopped, End::Killed];
 
+/// What the program holds is no business of the engine's, which is in another process.
 #[test]
-fn a_program_holds_after_each_sandbox_what_it_held_before() {
+fn host_a_program_holds_after_each_sandbox_what_it_held_before() {
     let test = TestHome::new();
     let home = test.open();
     // What is kept for the next one, such as memory, is there after each end was seen once.

@@ -45,76 +45,68 @@ fn kvm_a_guest_does_without_what_it_is_asked_for_and_gets_it_back() {
     }
     let home = TestHome::new();
     let vm = home.machine_with_usual_memory("box", &SIZE);
+    it_leaves_the_guest_64_mebibytes(&home, &vm);
+    it_is_filled_and_emptied(&home, &vm);
+    a_target_outlives_no_run_and_the_balloon_all(&home, &vm);
+    memory_that_a_guest_frees_goes_back_to_the_host_by_itself(&vm);
+}
+
+fn it_leaves_the_guest_64_mebibytes(home: &TestHome, vm: &TestVm<'_>) {
+    let refused = home.vmm(["balloon", "box", "193M"]).run();
+    refused.refused_saying(&["a guest with 256M of memory can do without 192M at most"]);
+    assert_eq!(balloon(home, vm, None)["target"], 0);
+}
+
+fn it_is_filled_and_emptied(home: &TestHome, vm: &TestVm<'_>) {
     assert_eq!(vm.info()["balloon"], true);
-    let before = available(&vm);
+    let before = available(vm);
     // What the kernel keeps of files stays in the guest's memory: the balloon has to press it out.
     vm.shell("dd if=/dev/zero of=/var/x bs=1M count=160 2>/dev/null; sync; cat /var/x > /dev/null")
         .succeeded();
-    let full = resident(&vm);
-    let asked = balloon(&home, &vm, Some("160M"));
+    let full = resident(vm);
+    let asked = balloon(home, vm, Some("160M"));
     assert_eq!(asked["target"], 160 * MEBIBYTE);
-    wait_until(&vm, "the guest does without 160M", || balloon(&home, &vm, None)["actual"] == 160 * MEBIBYTE);
+    wait_until(vm, "the guest does without 160M", || balloon(home, vm, None)["actual"] == 160 * MEBIBYTE);
     let said = home.vmm(["balloon", "box"]).run().succeeded().stdout();
     assert_eq!(said, "box is asked to do without 160M, and does without 160M\n");
-    let pressed = resident(&vm);
+    let pressed = resident(vm);
     println!("resident: {full} MiB before, {pressed} MiB with a balloon of 160 MiB");
     assert!(pressed + 64 <= full, "{full} MiB became {pressed}");
-    let left = available(&vm);
+    let left = available(vm);
     assert!(left + 100 <= before, "of {before} MiB the guest has {left}");
 
-    balloon(&home, &vm, Some("0"));
-    wait_until(&vm, "the guest has all back", || balloon(&home, &vm, None)["actual"] == 0);
+    balloon(home, vm, Some("0"));
+    wait_until(vm, "the guest has all back", || balloon(home, vm, None)["actual"] == 0);
     // While free pages are reported to the host, up to 128 MiB at once, nobody in the guest can have them.
-    wait_until(&vm, "its programs have all back", || available(&vm) + 32 >= before);
+    wait_until(vm, "its programs have all back", || available(vm) + 32 >= before);
     vm.shell("dd if=/dev/zero of=/dev/shm/x bs=1M count=80 2>/dev/null && rm /dev/shm/x").succeeded();
 }
 
-#[test]
-fn kvm_memory_that_a_guest_frees_goes_back_to_the_host_by_itself() {
-    if engine() == "software" {
-        skip!("QEMU has no balloon from elsewhere");
-    }
-    let home = TestHome::new();
-    let vm = home.machine_with_usual_memory("frees", &SIZE);
-    let before = resident(&vm);
+fn a_target_outlives_no_run_and_the_balloon_all(home: &TestHome, vm: &TestVm<'_>) {
+    balloon(home, vm, Some("32M"));
+    vm.stop().succeeded();
+    let not_running = home.vmm(["balloon", "box", "32M"]).run();
+    not_running.refused_saying(&["the VM box is not running", "vmm start box"]);
+    home.vmm(["start", "box"]).run().succeeded();
+    assert_eq!(balloon(home, vm, None)["target"], 0);
+    balloon(home, vm, Some("32M"));
+    wait_until(vm, "the guest does without 32M", || balloon(home, vm, None)["actual"] == 32 * MEBIBYTE);
+    balloon(home, vm, Some("0"));
+    wait_until(vm, "the guest has all back", || balloon(home, vm, None)["actual"] == 0);
+}
+
+fn memory_that_a_guest_frees_goes_back_to_the_host_by_itself(vm: &TestVm<'_>) {
+    let before = resident(vm);
     vm.shell("dd if=/dev/zero of=/dev/shm/x bs=1M count=80 2>/dev/null").succeeded();
-    let full = resident(&vm);
+    let full = resident(vm);
     assert!(full >= before + 48, "{before} MiB became {full}");
     vm.exec(&["rm", "/dev/shm/x"]).succeeded();
-    wait_until(&vm, "48 MiB went back", || resident(&vm) + 48 <= full);
+    wait_until(vm, "48 MiB went back", || resident(vm) + 48 <= full);
 }
 
+/// Who says so knows no engine.
 #[test]
-fn kvm_a_target_outlives_no_run_and_the_balloon_all() {
-    if engine() == "software" {
-        skip!("QEMU has no balloon from elsewhere");
-    }
-    let home = TestHome::new();
-    let vm = home.machine_with_usual_memory("again", &SIZE);
-    balloon(&home, &vm, Some("32M"));
-    vm.stop().succeeded();
-    let not_running = home.vmm(["balloon", "again", "32M"]).run();
-    not_running.refused_saying(&["the VM again is not running", "vmm start again"]);
-    home.vmm(["start", "again"]).run().succeeded();
-    assert_eq!(balloon(&home, &vm, None)["target"], 0);
-    balloon(&home, &vm, Some("32M"));
-    wait_until(&vm, "the guest does without 32M", || balloon(&home, &vm, None)["actual"] == 32 * MEBIBYTE);
-}
-
-#[test]
-fn kvm_a_balloon_leaves_the_guest_64_mebibytes() {
-    if engine() == "software" {
-        skip!("QEMU has no balloon from elsewhere");
-    }
-    let home = TestHome::new();
-    let vm = home.machine_with_usual_memory("keeps", &SIZE);
-    let refused = home.vmm(["balloon", "keeps", "193M"]).run();
-    refused.refused_saying(&["a guest with 256M of memory can do without 192M at most"]);
-    assert_eq!(balloon(&home, &vm, None)["target"], 0);
-}
-
-#[test]
-fn a_machine_without_a_balloon_says_so_and_what_to_do() {
+fn host_a_machine_without_a_balloon_says_so_and_what_to_do() {
     let home = TestHome::new();
     let vm = home.machine_with_usual_memory("plain", &[]);
     assert_eq!(vm.info()["balloon"], false);

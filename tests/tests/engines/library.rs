@@ -1,7 +1,6 @@
 //! A program that embeds the library.
 
 use std::io::{Read, Write};
-use std::time::Duration;
 
 use vmm::{ExitStatus, Sandbox, Stdin};
 use vmm_tests::{TestHome, descendants};
@@ -14,16 +13,14 @@ fn a_sandbox_runs_commands_and_is_gone_when_it_is_dropped() {
     let output = sandbox.command(["sh", "-c", "echo out; echo err >&2; exit 7"]).output().unwrap();
     assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
     assert_eq!(output.status, ExitStatus::Exited(7));
+    a_command_can_be_talked_to_while_it_runs(&sandbox);
     assert!(!descendants().is_empty());
     drop(sandbox);
     test.wait_until_quiet();
     assert_eq!(test.leftovers(), Vec::<String>::new());
 }
 
-#[test]
-fn a_command_can_be_talked_to_while_it_runs() {
-    let test = TestHome::new();
-    let sandbox = Sandbox::builder("alpine").home(&test.open()).start().unwrap();
+fn a_command_can_be_talked_to_while_it_runs(sandbox: &Sandbox) {
     let mut process = sandbox.command(["cat"]).stdin(Stdin::Piped).spawn().unwrap();
     let (mut stdin, mut stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
     let mut line = [0; 6];
@@ -34,13 +31,11 @@ fn a_command_can_be_talked_to_while_it_runs() {
     }
     drop(stdin);
     assert_eq!(process.wait().unwrap(), ExitStatus::Exited(0));
-    sandbox.stop(Duration::from_secs(10)).unwrap();
-    test.wait_until_quiet();
 }
 
 #[test]
-fn a_program_that_is_killed_takes_its_sandboxes_with_it() {
-    // The story of `vmm run` that is killed, which is such a program, is in `life`.
+fn a_sandbox_that_is_killed_is_gone_at_once() {
+    // That of a program that is killed with its sandboxes, as `vmm run` may be, is in `life`.
     let test = TestHome::new();
     let sandbox = Sandbox::builder("alpine").home(&test.open()).start().unwrap();
     let info = sandbox.info().unwrap();

@@ -1,8 +1,10 @@
 //! A machine's life: started, listed, stopped, started again, removed; and what becomes of it when something dies.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
-use vmm_tests::{PATIENCE, TestHome};
+use vmm_tests::{PATIENCE, TestHome, TestVm};
 
 #[test]
 fn a_machine_is_listed_stopped_started_and_removed() {
@@ -12,11 +14,15 @@ fn a_machine_is_listed_stopped_started_and_removed() {
     assert_eq!(home.state_of("box").as_deref(), Some("running"));
     let table = home.vmm(["ps"]).run().succeeded().stdout();
     assert!(table.contains("box") && table.contains("running"), "{table}");
+    what_lies_in_a_home_is_its_owners_alone(&home);
+    home.vmm(["start", "box"]).run().refused_saying(&["box", "running"]);
 
     vm.shell("echo kept > /srv/kept").succeeded();
-    vm.stop().succeeded();
+    the_console_is_kept_and_can_be_followed_to_the_end(&home, &vm);
     assert_eq!(home.state_of("box").as_deref(), Some("stopped"));
-    home.vmm(["start", "box"]).run().succeeded();
+    // It is stopped already.
+    home.vmm(["stop", "box"]).run().succeeded();
+    of_two_starts_at_once_one_wins_and_the_other_says_so(&home, "box");
     assert_eq!(vm.exec(&["cat", "/srv/kept"]).succeeded().stdout(), "kept\n");
 
     // A name begins with its id's first digits, too.
@@ -28,27 +34,49 @@ fn a_machine_is_listed_stopped_started_and_removed() {
     assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
-#[test]
-fn a_machine_can_be_killed() {
-    let home = TestHome::new();
-    let vm = home.machine("doomed", &[]);
-    let monitor = vm.monitor();
-    home.vmm(["kill", "doomed"]).run().succeeded();
-    assert!(monitor.has_ended());
-    assert_eq!(home.state_of("doomed").as_deref(), Some("stopped"));
+fn what_lies_in_a_home_is_its_owners_alone(home: &TestHome) {
+    let mut open = Vec::new();
+    for root in [home.path(), home.runtime()] {
+        visit(root, &mut |path, mode| {
+            if mode & 0o077 != 0 {
+                open.push(format!("{} {mode:o}", path.display()));
+            }
+        });
+    }
+    assert_eq!(open, Vec::<String>::new());
+
+    fn visit(folder: &Path, see: &mut impl FnMut(&Path, u32)) {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let Ok(metadata) = entry.path().symlink_metadata() else { continue };
+            if !metadata.is_symlink() {
+                see(&entry.path(), metadata.permissions().mode() & 0o777);
+            }
+            if metadata.is_dir() {
+                visit(&entry.path(), see);
+            }
+        }
+    }
 }
 
-#[test]
-fn the_console_is_kept_and_can_be_followed() {
-    let home = TestHome::new();
-    let vm = home.machine("talks", &[]);
-    let mut follow = home.vmm(["logs", "-f", "talks"]).start();
+fn the_console_is_kept_and_can_be_followed_to_the_end(home: &TestHome, vm: &TestVm<'_>) {
+    let mut follow = home.vmm(["logs", "-f", vm.name()]).start();
     vm.shell("echo a word from inside > /dev/console").succeeded();
     follow.expect("a word from inside");
     vm.stop().succeeded();
     assert_eq!(follow.end().0, 0);
-    let log = home.vmm(["logs", "talks"]).run().succeeded().stdout();
+    let log = home.vmm(["logs", vm.name()]).run().succeeded().stdout();
     assert!(log.contains("a word from inside"), "{log}");
+}
+
+fn of_two_starts_at_once_one_wins_and_the_other_says_so(home: &TestHome, name: &str) {
+    let mut ends = std::thread::scope(|scope| {
+        let starts = [(); 2].map(|()| scope.spawn(|| home.vmm(["start", name]).run()));
+        starts.map(|start| start.join().unwrap())
+    });
+    ends.sort_by_key(vmm_tests::Finished::status);
+    let [winner, loser] = ends;
+    winner.succeeded();
+    loser.refused_saying(&[name]);
 }
 
 #[test]
@@ -79,6 +107,12 @@ fn a_monitor_that_is_killed_takes_qemu_with_it_and_the_machine_can_start_again()
     assert_eq!(home.state_of("orphan").as_deref(), Some("crashed"));
     home.vmm(["start", "orphan"]).run().succeeded();
     assert_eq!(vm.exec(&["cat", "/srv/synced"]).succeeded().stdout(), "synced\n");
+
+    // A person may kill it, too: then it is no crash.
+    let monitor = vm.monitor();
+    home.vmm(["kill", "orphan"]).run().succeeded();
+    assert!(monitor.has_ended());
+    assert_eq!(home.state_of("orphan").as_deref(), Some("stopped"));
 }
 
 #[test]
@@ -90,57 +124,4 @@ fn a_run_that_is_killed_takes_its_machine_with_it() {
     run.end();
     home.wait_until_quiet();
     assert_eq!(home.leftovers(), Vec::<String>::new());
-}
-
-#[test]
-fn of_two_starts_at_once_one_wins_and_the_other_says_so() {
-    let home = TestHome::new();
-    let vm = home.machine("contested", &[]);
-    vm.stop().succeeded();
-    let mut ends = std::thread::scope(|scope| {
-        let starts = [(); 2].map(|()| scope.spawn(|| home.vmm(["start", "contested"]).run()));
-        starts.map(|start| start.join().unwrap())
-    });
-    ends.sort_by_key(vmm_tests::Finished::status);
-    let [winner, loser] = ends;
-    winner.succeeded();
-    loser.refused_saying(&["contested"]);
-    vm.exec(&["true"]).succeeded();
-}
-
-#[test]
-fn starting_what_runs_is_refused_and_what_does_not_run_is_stopped_already() {
-    let home = TestHome::new();
-    let vm = home.machine("there", &[]);
-    home.vmm(["start", "there"]).run().refused_saying(&["there", "running"]);
-    vm.stop().succeeded();
-    home.vmm(["stop", "there"]).run().succeeded();
-}
-
-#[test]
-fn what_lies_in_a_home_is_its_owners_alone() {
-    use std::os::unix::fs::PermissionsExt;
-    let home = TestHome::new();
-    let _vm = home.machine("private", &[]);
-    let mut open = Vec::new();
-    for root in [home.path(), home.runtime()] {
-        visit(root, &mut |path, mode| {
-            if mode & 0o077 != 0 {
-                open.push(format!("{} {mode:o}", path.display()));
-            }
-        });
-    }
-    assert_eq!(open, Vec::<String>::new());
-
-    fn visit(folder: &std::path::Path, see: &mut impl FnMut(&std::path::Path, u32)) {
-        for entry in std::fs::read_dir(folder).unwrap().flatten() {
-            let Ok(metadata) = entry.path().symlink_metadata() else { continue };
-            if !metadata.is_symlink() {
-                see(&entry.path(), metadata.permissions().mode() & 0o777);
-            }
-            if metadata.is_dir() {
-                visit(&entry.path(), see);
-            }
-        }
-    }
 }

@@ -1,54 +1,64 @@
 //! `vmm run`: a command in a machine of its own, as if it ran here.
 
-use vmm_tests::{Finished, TestHome, in_laboratory, skip};
+use vmm_tests::{Finished, Invocation, TestHome, in_laboratory, skip};
 
-fn run(home: &TestHome, options: &[&str], command: &[&str]) -> Finished {
+fn invocation(home: &TestHome, options: &[&str], command: &[&str]) -> Invocation {
     let mut arguments = vec!["run"];
     arguments.extend(in_laboratory().then_some("--huge-pages"));
     arguments.extend(options);
     arguments.extend(["alpine", "--"]);
     arguments.extend(command);
-    home.vmm(arguments).run()
+    home.vmm(arguments)
+}
+
+fn run(home: &TestHome, options: &[&str], command: &[&str]) -> Finished {
+    invocation(home, options, command).run()
 }
 
 #[test]
-fn streams_stay_apart_and_the_status_is_the_commands() {
+fn a_command_runs_as_if_it_ran_here() {
     let home = TestHome::new();
-    let run = run(&home, &[], &["sh", "-c", "echo out; echo err >&2; exit 7"]).ended_with(7);
-    assert_eq!((run.stdout().as_str(), run.stderr().as_str()), ("out\n", "err\n"));
+    let arguments = ["", "two words", "it's", "\"quoted\"", "$HOME", "-x", "--", "ünï", "a\nb", "*"];
+    // Without -i nothing is read, and the command sees the end of its input.
+    let script =
+        "cat; echo \"$GREETING|$EMPTY|$(pwd)|$(id -un)\"; for a in \"$@\"; do printf '<%s>' \"$a\"; done
+                  echo err >&2; exit 7";
+    let options =
+        ["--env", "GREETING=hello you", "-e", "EMPTY=", "--workdir", "/usr/lib", "--user", "nobody"];
+    let command: Vec<&str> = ["sh", "-c", script, "sh"].into_iter().chain(arguments).collect();
+    let run = invocation(&home, &options, &command).stdin("unread\n").run().ended_with(7);
+    let shown: String = arguments.iter().map(|argument| format!("<{argument}>")).collect();
+    assert_eq!(run.stdout(), format!("hello you||/usr/lib|nobody\n{shown}"));
+    assert_eq!(run.stderr(), "err\n");
     assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
 #[test]
 fn what_is_piped_in_reaches_the_command() {
     let home = TestHome::new();
-    let run = home.vmm(["run", "-i", "alpine", "--", "tr", "a-z", "A-Z"]).stdin("shout\n").run().succeeded();
+    let run = invocation(&home, &["-i"], &["tr", "a-z", "A-Z"]).stdin("shout\n").run().succeeded();
     assert_eq!(run.stdout(), "SHOUT\n");
-    // Without -i nothing is read, and the command sees the end of its input.
-    let run = home.vmm(["run", "alpine", "--", "cat"]).stdin("unread\n").run().succeeded();
-    assert_eq!(run.stdout(), "");
 }
 
 #[test]
-fn a_command_has_the_environment_folder_and_user_that_were_asked_for() {
+fn a_guest_has_what_was_asked_for_and_nothing_else() {
     let home = TestHome::new();
-    let options =
-        ["--env", "GREETING=hello you", "-e", "EMPTY=", "--workdir", "/usr/lib", "--user", "nobody"];
-    let script = "echo \"$GREETING|$EMPTY|$(pwd)|$(id -un)\"";
+    let kernel = home.path().join("my-kernel");
+    std::fs::copy(find(home.path(), "vmlinux").expect("the image has a kernel"), &kernel).unwrap();
+    let options = ["--cpus", "2", "--memory", "1G", "--cmdline", "vmm.test=yes"];
+    let options: Vec<&str> = options.into_iter().chain(["--kernel", kernel.to_str().unwrap()]).collect();
+    let script = "test -e /dev/kvm && exit 1; grep -qwE 'svm|vmx' /proc/cpuinfo && exit 2
+                  nproc; awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo; cat /proc/cmdline; ps -o pid,args";
     let run = run(&home, &options, &["sh", "-c", script]).succeeded();
-    assert_eq!(run.stdout(), "hello you||/usr/lib|nobody\n");
-}
-
-#[test]
-fn the_guest_has_the_processors_and_memory_that_were_asked_for() {
-    let home = TestHome::new();
-    let script = "nproc; awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo";
-    let run = run(&home, &["--cpus", "2", "--memory", "1G"], &["sh", "-c", script]).succeeded();
     let text = run.stdout();
-    let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
-    assert_eq!(numbers[0], 2);
+    let [processors, memory, parameters, processes] = text.splitn(4, '\n').collect::<Vec<_>>()[..] else {
+        panic!("{text}")
+    };
+    assert_eq!(processors, "2");
     // The kernel keeps some for itself.
-    assert!((900..=1024).contains(&numbers[1]), "{numbers:?}");
+    assert!((900..=1024).contains(&memory.parse().unwrap()), "{memory}");
+    assert!(parameters.split_whitespace().any(|parameter| parameter == "vmm.test=yes"), "{parameters}");
+    assert!(!processes.contains("quicksand") && !processes.contains("openrc"), "{processes}");
 }
 
 #[test]
@@ -62,8 +72,9 @@ fn machines_of_one_and_four_processors_boot_with_all_of_them() {
 }
 
 #[test]
-fn only_a_guest_that_may_nest_can_run_machines_and_still_may_after_a_new_start() {
+fn a_guest_that_may_nest_can_run_machines_and_still_may_after_a_new_start() {
     let home = TestHome::new();
+    // That others cannot is in a test above.
     let script = "test -c /dev/kvm && grep -qwE 'svm|vmx' /proc/cpuinfo";
     let vm = home.machine("nest", &["--nested"]);
     vm.shell(script).succeeded();
@@ -71,7 +82,6 @@ fn only_a_guest_that_may_nest_can_run_machines_and_still_may_after_a_new_start()
     vm.stop().succeeded();
     home.vmm(["start", "nest"]).run().succeeded();
     vm.shell(script).succeeded();
-    run(&home, &[], &["sh", "-c", "! test -e /dev/kvm && ! grep -qwE 'svm|vmx' /proc/cpuinfo"]).succeeded();
 }
 
 #[test]
@@ -98,8 +108,10 @@ fn kvm_a_host_whose_kvm_lets_nobody_nest_says_so_and_what_to_do() {
 #[test]
 fn a_machine_whose_first_command_does_not_start_is_not_left_running() {
     let home = TestHome::new();
-    home.vmm(["run", "-d", "alpine", "--", "no-such-program"]).run().ended_with(127);
-    assert_eq!(home.leftovers(), Vec::<String>::new());
+    for options in [&[][..], &["-d"]] {
+        run(&home, options, &["no-such-program"]).ended_with(127);
+        assert_eq!(home.leftovers(), Vec::<String>::new(), "{options:?}");
+    }
 }
 
 #[test]
@@ -107,31 +119,6 @@ fn a_command_whose_time_is_up_ends_with_124() {
     let home = TestHome::new();
     run(&home, &["--timeout", "1s"], &["sleep", "1000"]).ended_with(124);
     assert_eq!(home.leftovers(), Vec::<String>::new());
-}
-
-#[test]
-fn a_command_that_is_missing_or_no_program_has_a_shells_status() {
-    let home = TestHome::new();
-    let vm = home.machine("statuses", &[]);
-    vm.exec(&["no-such-program"]).ended_with(127);
-    vm.exec(&["/no/such/program"]).ended_with(127);
-    vm.exec(&["/etc/os-release"]).ended_with(126);
-    vm.exec(&["/etc"]).ended_with(126);
-    vm.shell("kill -TERM $$").ended_with(128 + 15);
-    vm.shell("kill -KILL $$").ended_with(128 + 9);
-    vm.shell("exit 255").ended_with(255);
-    run(&home, &[], &["no-such-program"]).ended_with(127);
-}
-
-#[test]
-fn arguments_arrive_as_they_were_given() {
-    let home = TestHome::new();
-    let arguments = ["", "two words", "it's", "\"quoted\"", "$HOME", "-x", "--", "ünï", "a\nb", "*"];
-    let mut command = vec!["sh", "-c", "for a in \"$@\"; do printf '<%s>' \"$a\"; done", "sh"];
-    command.extend(arguments);
-    let run = run(&home, &[], &command).succeeded();
-    let expected: String = arguments.iter().map(|argument| format!("<{argument}>")).collect();
-    assert_eq!(run.stdout(), expected);
 }
 
 #[test]
@@ -159,30 +146,6 @@ fn the_images_own_init_can_be_pid_1() {
     assert_eq!(home.leftovers(), Vec::<String>::new());
 }
 
-#[test]
-fn our_agent_is_pid_1_and_no_service_of_the_image_runs() {
-    let home = TestHome::new();
-    let text = run(&home, &[], &["ps", "-o", "pid,args"]).succeeded().stdout();
-    assert!(!text.contains("quicksand") && !text.contains("openrc"), "{text}");
-}
-
-#[test]
-fn the_kernels_command_line_can_be_added_to() {
-    let home = TestHome::new();
-    let run = run(&home, &["--cmdline", "vmm.test=yes"], &["cat", "/proc/cmdline"]).succeeded();
-    assert!(run.stdout().split_whitespace().any(|parameter| parameter == "vmm.test=yes"), "{}", run.stdout());
-}
-
-#[test]
-fn another_kernel_can_be_booted() {
-    let home = TestHome::new();
-    let kernel = find(home.path(), "vmlinux").expect("the image has a kernel");
-    let copy = home.path().join("my-kernel");
-    std::fs::copy(kernel, &copy).unwrap();
-    let kernel = copy.to_str().unwrap();
-    run(&home, &["--kernel", kernel], &["true"]).succeeded();
-}
-
 fn find(folder: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {
     for entry in std::fs::read_dir(folder).ok()? {
         let path = entry.ok()?.path();
@@ -194,29 +157,4 @@ fn find(folder: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {
         }
     }
     None
-}
-
-#[test]
-fn a_machine_has_a_name_a_clock_and_its_own_processes() {
-    let home = TestHome::new();
-    let vm = home.machine("whoami", &[]);
-    assert_eq!(vm.exec(&["hostname"]).succeeded().stdout(), "whoami\n");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let guest: u64 = vm.exec(&["date", "+%s"]).succeeded().stdout().trim().parse().unwrap();
-    assert!(guest.abs_diff(now) < 30, "guest {guest}, host {now}");
-    let mounts = vm.exec(&["cat", "/proc/mounts"]).succeeded().stdout();
-    for place in ["/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/run", "/tmp", "/sys/fs/cgroup"] {
-        assert!(mounts.lines().any(|line| line.split(' ').nth(1) == Some(place)), "{place} in:\n{mounts}");
-    }
-}
-
-#[test]
-fn orphans_are_reaped_and_files_written_under_a_users_name_are_the_users() {
-    let home = TestHome::new();
-    let vm = home.machine("init", &[]);
-    // A grandchild outlives its parent, ends, and is gone.
-    vm.shell("(sleep 0.1 & echo $! > /tmp/orphan); sleep 0.5; ! [ -e /proc/$(cat /tmp/orphan) ]").succeeded();
-    vm.exec_with(&["-u", "1000:1000"], &["sh", "-c", "touch /tmp/mine; stat -c %u:%g /tmp/mine"])
-        .run()
-        .succeeded();
 }

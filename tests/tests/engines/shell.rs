@@ -1,7 +1,7 @@
 //! A shell in a machine, through a real terminal.
 
 use rustix::process::Signal;
-use vmm_tests::{Terminal, TestHome};
+use vmm_tests::{Terminal, TestHome, TestVm};
 
 /// A shell whose prompt can be waited for.
 fn prompt(terminal: &mut Terminal) {
@@ -40,9 +40,15 @@ fn a_shell_has_job_control_and_survives_control_c() {
 }
 
 #[test]
-fn the_window_has_the_size_that_the_person_gives_it() {
+fn people_come_to_a_machine_with_their_terminals_and_leave() {
     let home = TestHome::new();
-    let vm = home.machine("window", &[]);
+    let vm = home.machine("box", &[]);
+    the_window_has_the_size_that_the_person_gives_it(&vm);
+    the_terminal_is_as_it_was_afterwards(&vm);
+    a_second_terminal_can_join(&vm);
+}
+
+fn the_window_has_the_size_that_the_person_gives_it(vm: &TestVm<'_>) {
     let mut terminal = Terminal::run(vm.exec_with(&["-it"], &["sh"]), 33, 101);
     terminal.sees("# ");
     terminal.types_line("stty size");
@@ -59,10 +65,7 @@ fn the_window_has_the_size_that_the_person_gives_it() {
     terminal.ends();
 }
 
-#[test]
-fn the_terminal_is_as_it_was_afterwards() {
-    let home = TestHome::new();
-    let vm = home.machine("modes", &[]);
+fn the_terminal_is_as_it_was_afterwards(vm: &TestVm<'_>) {
     let mut terminal = Terminal::run(vm.exec_with(&["-it"], &["sh"]), 24, 80);
     terminal.sees("# ");
     assert!(terminal.is_raw());
@@ -72,6 +75,22 @@ fn the_terminal_is_as_it_was_afterwards() {
     assert!(process.ends_within(vmm_tests::PATIENCE));
     assert!(!terminal.is_raw());
     terminal.ends();
+}
+
+fn a_second_terminal_can_join(vm: &TestVm<'_>) {
+    let mut first = Terminal::run(vm.exec_with(&["-it"], &["sh"]), 24, 80);
+    let mut second = Terminal::run(vm.exec_with(&["-it"], &["sh"]), 24, 80);
+    first.sees("# ");
+    second.sees("# ");
+    first.types_line("echo from first > /tmp/word");
+    first.types_line("echo wri''tten");
+    first.sees("written");
+    second.types_line("cat /tmp/word");
+    second.sees("from first");
+    for terminal in [&mut first, &mut second] {
+        terminal.types_line("exit");
+    }
+    assert_eq!((first.ends(), second.ends()), (0, 0));
 }
 
 #[test]
@@ -118,23 +137,4 @@ fn control_c_at_every_stage_of_run_leaves_nothing() {
         home.wait_until_quiet();
         assert_eq!(home.leftovers(), Vec::<String>::new(), "after {milliseconds} ms");
     }
-}
-
-#[test]
-fn a_second_terminal_can_join_a_machine() {
-    let home = TestHome::new();
-    let vm = home.machine("two", &[]);
-    let mut first = Terminal::run(vm.exec_with(&["-it"], &["sh"]), 24, 80);
-    let mut second = Terminal::run(vm.exec_with(&["-it"], &["sh"]), 24, 80);
-    first.sees("# ");
-    second.sees("# ");
-    first.types_line("echo from first > /tmp/word");
-    first.types_line("echo wri''tten");
-    first.sees("written");
-    second.types_line("cat /tmp/word");
-    second.sees("from first");
-    for terminal in [&mut first, &mut second] {
-        terminal.types_line("exit");
-    }
-    assert_eq!((first.ends(), second.ends()), (0, 0));
 }

@@ -1,10 +1,10 @@
 //! Living with machines day by day: looking at them, calling them otherwise, reading what they said, making room.
 
 use serde_json::{Value, json};
-use vmm_tests::TestHome;
+use vmm_tests::{TestHome, TestVm};
 
 #[test]
-fn all_that_is_known_of_a_machine_is_told() {
+fn all_that_is_known_of_a_machine_and_all_that_it_said_is_told() {
     let home = TestHome::new();
     let vm = home.machine("box", &["--env", "GREETING=hello", "--stop-timeout", "3s"]);
     vm.exec(&["true"]).succeeded();
@@ -27,9 +27,53 @@ fn all_that_is_known_of_a_machine_is_told() {
     home.vmm(["inspect", "bax"]).run().refused_saying(&["bax", "did you mean box?"]);
     home.vmm(["inspect", "alpine"]).run().refused_saying(&["vmm images inspect alpine"]);
 
+    a_person_reads_the_end_of_a_log_and_what_is_new_in_it(&home, &vm);
+    what_a_command_wrote_is_read_without_taking_it_from_whoever_is_attached(&home, &vm);
+
     vm.stop().succeeded();
     let told = home.json(&["inspect", "box"]);
     assert_eq!((&told[0]["state"], &told[0]["end"]["reason"]), (&json!("stopped"), &json!("stopped")));
+}
+
+fn a_person_reads_the_end_of_a_log_and_what_is_new_in_it(home: &TestHome, vm: &TestVm<'_>) {
+    vm.shell("for i in 1 2 3; do echo word $i > /dev/console; done").succeeded();
+    home.vmm(["logs", "-f", "box"]).start().expect("word 3");
+    let last = home.vmm(["logs", "--tail", "2", "box"]).run().succeeded().stdout();
+    assert_eq!(last.replace('\r', ""), "word 2\nword 3\n");
+    let since = home.vmm(["logs", "--since", "1h", "box"]).run().succeeded().stdout();
+    assert!(since.contains("word 1"), "{since}");
+    let none = home.vmm(["logs", "--since", "2099-01-01", "box"]).run().succeeded().stdout();
+    assert_eq!(none, "");
+    // What comes later than a moment, and nothing of before.
+    vm.exec(&["sleep", "3"]).succeeded();
+    vm.shell("echo later > /dev/console").succeeded();
+    home.vmm(["logs", "-f", "box"]).start().expect("later");
+    let since = home.vmm(["logs", "--since", "2s", "box"]).run().succeeded().stdout();
+    assert_eq!(since.replace('\r', ""), "later\n");
+    home.vmm(["logs", "--since", "some day", "box"]).run().ended_with(125);
+}
+
+fn what_a_command_wrote_is_read_without_taking_it_from_whoever_is_attached(home: &TestHome, vm: &TestVm<'_>) {
+    let script = "echo out; echo err >&2; read line; echo got $line";
+    let id =
+        vm.exec_with(&["-d"], &["sh", "-c", "echo out; echo err >&2; exit 3"]).run().succeeded().stdout();
+    home.vmm(["wait", "box", "--process", id.trim()]).run().ended_with(3);
+    let read = home.vmm(["logs", "box", "--process", id.trim()]).run().succeeded();
+    assert_eq!((read.stdout().as_str(), read.stderr().as_str()), ("out\n", "err\n"));
+    let read = home.json(&["logs", "--json", "box", "--process", id.trim()]);
+    assert_eq!((&read["stdout"], &read["status"]), (&json!("out\n"), &json!({"exited": 3})));
+
+    let mut attached = vm.exec_with(&["-i"], &["sh", "-c", script]).start();
+    attached.expect("out");
+    let processes = home.json(&["processes", "--json", "box"]);
+    let running = processes.as_array().unwrap().iter().find(|process| process["attached"] == true).unwrap();
+    let id = running["process"].to_string();
+    let read = home.vmm(["logs", "box", "--process", &id]).run().succeeded();
+    assert_eq!((read.stdout().as_str(), read.stderr().as_str()), ("out\n", "err\n"));
+    attached.write(b"it\n");
+    attached.expect("got it");
+    assert_eq!(attached.end().0, 0);
+    home.vmm(["logs", "box", "--process", "99"]).run().refused_saying(&["99"]);
 }
 
 #[test]
@@ -109,51 +153,4 @@ fn what_does_not_run_is_removed_by_prune_when_that_is_meant() {
     assert!(said.contains("VM goes (stopped") && said.contains("freed"), "{said}");
     assert_eq!(home.state_of("goes"), None);
     assert_eq!(home.state_of("stays").as_deref(), Some("running"));
-}
-
-#[test]
-fn a_person_reads_the_end_of_a_log_and_what_is_new_in_it() {
-    let home = TestHome::new();
-    let vm = home.machine("talks", &[]);
-    vm.shell("for i in 1 2 3; do echo word $i > /dev/console; done").succeeded();
-    home.vmm(["logs", "-f", "talks"]).start().expect("word 3");
-    let last = home.vmm(["logs", "--tail", "2", "talks"]).run().succeeded().stdout();
-    assert_eq!(last.replace('\r', ""), "word 2\nword 3\n");
-    let since = home.vmm(["logs", "--since", "1h", "talks"]).run().succeeded().stdout();
-    assert!(since.contains("word 1"), "{since}");
-    let none = home.vmm(["logs", "--since", "2099-01-01", "talks"]).run().succeeded().stdout();
-    assert_eq!(none, "");
-    // What comes later than a moment, and nothing of before.
-    vm.exec(&["sleep", "3"]).succeeded();
-    vm.shell("echo later > /dev/console").succeeded();
-    home.vmm(["logs", "-f", "talks"]).start().expect("later");
-    let since = home.vmm(["logs", "--since", "2s", "talks"]).run().succeeded().stdout();
-    assert_eq!(since.replace('\r', ""), "later\n");
-    home.vmm(["logs", "--since", "some day", "talks"]).run().ended_with(125);
-}
-
-#[test]
-fn what_a_command_wrote_is_read_without_taking_it_from_whoever_is_attached() {
-    let home = TestHome::new();
-    let vm = home.machine("works", &[]);
-    let script = "echo out; echo err >&2; read line; echo got $line";
-    let id =
-        vm.exec_with(&["-d"], &["sh", "-c", "echo out; echo err >&2; exit 3"]).run().succeeded().stdout();
-    home.vmm(["wait", "works", "--process", id.trim()]).run().ended_with(3);
-    let read = home.vmm(["logs", "works", "--process", id.trim()]).run().succeeded();
-    assert_eq!((read.stdout().as_str(), read.stderr().as_str()), ("out\n", "err\n"));
-    let read = home.json(&["logs", "--json", "works", "--process", id.trim()]);
-    assert_eq!((&read["stdout"], &read["status"]), (&json!("out\n"), &json!({"exited": 3})));
-
-    let mut attached = vm.exec_with(&["-i"], &["sh", "-c", script]).start();
-    attached.expect("out");
-    let processes = home.json(&["processes", "--json", "works"]);
-    let running = processes.as_array().unwrap().iter().find(|process| process["attached"] == true).unwrap();
-    let id = running["process"].to_string();
-    let read = home.vmm(["logs", "works", "--process", &id]).run().succeeded();
-    assert_eq!((read.stdout().as_str(), read.stderr().as_str()), ("out\n", "err\n"));
-    attached.write(b"it\n");
-    attached.expect("got it");
-    assert_eq!(attached.end().0, 0);
-    home.vmm(["logs", "works", "--process", "99"]).run().refused_saying(&["99"]);
 }

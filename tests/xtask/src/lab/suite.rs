@@ -105,12 +105,14 @@ fn kernels() -> Outcome<Vec<(PathBuf, PathBuf)>> {
 fn run_in(laboratory: &Laboratory, binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Report> {
     let logs = project::target().join("test-logs").join("lab");
     make_folder(&logs)?;
-    run_each(binaries, filter, ENGINE, workers(cores(), MEMORY), |test| {
+    // Those that run alone elsewhere are alone in theirs.
+    let tests = select(binaries, filter, ENGINE)?;
+    Ok(run_each(tests, workers(cores(), MEMORY), |test| {
         let (succeeded, said) = run_one(laboratory, test, None);
         // What is lost with the log is printed all the same where the test failed.
         let _ = std::fs::write(logs.join(test.name().replace("::", ".") + ".log"), &said);
         (succeeded, said)
-    })
+    }))
 }
 
 /// Runs a test in a laboratory of its own, perhaps one that repeats itself for so long; says whether it succeeded and

@@ -77,25 +77,12 @@ pub(super) fn run(binaries: &[TestBinary], filter: Option<&str>, engine: &str) -
     let logs = project::target().join("test-logs").join(engine);
     std::fs::create_dir_all(&logs)
         .map_err(|error| Failure::new(format!("cannot make {}: {error}", logs.display())))?;
-    run_each(binaries, filter, engine, workers(cores() + 1, MEMORY_OF_A_TEST), |test| {
-        run_one(test, engine, &logs.join(test.name().replace("::", ".") + ".log"))
-    })
-}
-
-/// Runs the tests with the filter in their name, so many at once, by a function that says whether one succeeded and
-/// what it printed.
-pub(crate) fn run_each(
-    binaries: &[TestBinary],
-    filter: Option<&str>,
-    engine: &str,
-    workers: usize,
-    run_one: impl Fn(&Test<'_>) -> (bool, String) + Sync,
-) -> Outcome<Report> {
-    let tests = select(binaries, filter, engine)?;
-    let (alone, beside): (Vec<_>, Vec<_>) = tests.into_iter().partition(Test::is_alone);
-    println!("  {} tests, {workers} at once, then {} alone", beside.len(), alone.len());
-    let mut report = run_tests(beside, workers, &run_one);
-    report.add(run_tests(alone, 1, &run_one));
+    let (alone, beside): (Vec<_>, Vec<_>) =
+        select(binaries, filter, engine)?.into_iter().partition(Test::is_alone);
+    let run_one =
+        |test: &Test<'_>| run_one(test, engine, &logs.join(test.name().replace("::", ".") + ".log"));
+    let mut report = run_each(beside, workers(cores() + 1, MEMORY_OF_A_TEST), run_one);
+    report.add(run_each(alone, 1, run_one));
     Ok(report)
 }
 
@@ -140,11 +127,13 @@ fn functions(binary: &TestBinary) -> Outcome<Vec<String>> {
     Ok(text.lines().filter_map(|line| Some(line.strip_suffix(": test")?.to_owned())).collect())
 }
 
-fn run_tests(
+/// Runs tests, so many at once, by a function that says whether one succeeded and what it printed.
+pub(crate) fn run_each(
     tests: Vec<Test<'_>>,
     workers: usize,
-    run_one: &(impl Fn(&Test<'_>) -> (bool, String) + Sync),
+    run_one: impl Fn(&Test<'_>) -> (bool, String) + Sync,
 ) -> Report {
+    println!("  {} tests, {workers} at once", tests.len());
     let outcomes = in_parallel(tests, workers, |test| {
         let name = test.name();
         let began = Instant::now();
