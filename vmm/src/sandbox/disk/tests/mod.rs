@@ -28,7 +28,7 @@ use crate::sandbox::program::MonitorProgram;
 use crate::sandbox::start::create_top_layer;
 use crate::sandbox::{CancelToken, Sandbox, StartOptions};
 use trace::{BEGIN, END, Step, can_trace, this_test, trace};
-use tree::{Cuts, Tree, replay, written};
+use tree::{Cuts, PAGE, Tree, is_zero, replay, written};
 
 /// The size of the disk at first.
 const SIZE: u64 = 1 << 20;
@@ -197,6 +197,8 @@ fn shown(layers: &[LayerSpec]) -> Vec<u8> {
     let disk = open_chain(layers, true).unwrap();
     let mut bytes = vec![9; usize::try_from(disk.size().min(2 * SIZE)).unwrap()];
     disk.read(&mut [IoSliceMut::new(&mut bytes)], 0).unwrap();
+    let zeroes = bytes.rchunks(PAGE).take_while(|piece| is_zero(piece)).map(<[u8]>::len).sum::<usize>();
+    bytes.truncate(bytes.len() - zeroes);
     bytes.truncate(bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1));
     bytes
 }
