@@ -17,7 +17,8 @@ enum End {
 
 const ENDS: [End; 3] = [End::Dropped, End::Stopped, End::Killed];
 
-/// What the program holds is no business of the engine's, which is in another process.
+/// What the program holds is no business of the engine's, which is in another process. What machines leave on KVM is looked at
+/// by `rounds`.
 #[test]
 fn host_a_program_holds_after_each_sandbox_what_it_held_before() {
     let test = TestHome::new();

@@ -2,9 +2,8 @@
 
 use vmm_tests::{TestHome, rounds};
 
-/// On KVM it is what `rounds` does, in more ways.
 #[test]
-fn host_machines_in_a_row_all_succeed_and_leave_nothing() {
+fn machines_in_a_row_all_succeed_and_leave_nothing() {
     let home = TestHome::new();
     for round in 0..rounds(3) {
         home.vmm(["run", "alpine", "--", "true"]).run().succeeded();

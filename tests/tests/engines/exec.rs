@@ -12,15 +12,17 @@ fn one_machine_serves_commands_of_every_kind() {
     let home = TestHome::new();
     let vm = home.machine("box", &[]);
     the_guest_is_as_programs_expect_it(&vm);
-    orphans_are_reaped_and_files_written_under_a_users_name_are_the_users(&vm);
+    orphans_are_reaped(&vm);
+    files_written_under_a_users_name_are_the_users(&vm);
     a_command_that_is_missing_or_no_program_has_a_shells_status(&vm);
+    a_reader_that_goes_away_ends_the_command(&home, &vm);
+    // Before the monitor has had much to carry: what it kept of that, a flood could fill unseen.
+    a_flood_that_nobody_reads_is_held_back(&home, &vm);
     many_mebibytes_arrive_intact_and_come_back_intact(&home, &vm);
     many_commands_at_once_keep_their_output_to_themselves(&vm);
     a_command_can_be_left_to_itself(&vm);
     control_c_reaches_the_command_and_the_machine_lives_on(&vm);
     a_timeout_ends_everything_that_the_command_started(&vm);
-    a_reader_that_goes_away_ends_the_command(&home, &vm);
-    a_flood_that_nobody_reads_is_held_back(&home, &vm);
     a_machine_that_does_not_run_takes_no_command(&home, &vm);
 }
 
@@ -35,9 +37,12 @@ fn the_guest_is_as_programs_expect_it(vm: &TestVm<'_>) {
     }
 }
 
-fn orphans_are_reaped_and_files_written_under_a_users_name_are_the_users(vm: &TestVm<'_>) {
+fn orphans_are_reaped(vm: &TestVm<'_>) {
     // A grandchild outlives its parent, ends, and is gone.
     vm.shell("(sleep 0.1 & echo $! > /tmp/orphan); sleep 0.5; ! [ -e /proc/$(cat /tmp/orphan) ]").succeeded();
+}
+
+fn files_written_under_a_users_name_are_the_users(vm: &TestVm<'_>) {
     let said = vm
         .exec_with(&["-u", "1000:1000"], &["sh", "-c", "touch /tmp/mine; stat -c %u:%g /tmp/mine"])
         .run()
@@ -53,6 +58,38 @@ fn a_command_that_is_missing_or_no_program_has_a_shells_status(vm: &TestVm<'_>) 
     vm.shell("kill -TERM $$").ended_with(128 + 15);
     vm.shell("kill -KILL $$").ended_with(128 + 9);
     vm.shell("exit 255").ended_with(255);
+}
+
+fn a_reader_that_goes_away_ends_the_command(home: &TestHome, vm: &TestVm<'_>) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "\"$VMM_BIN\" exec box -- yes | head -n 1"]);
+    let output = home.in_home(shell).output().unwrap();
+    assert_eq!(output.stdout, b"y\n");
+    vm.shell("! pidof yes").succeeded();
+}
+
+fn a_flood_that_nobody_reads_is_held_back(home: &TestHome, vm: &TestVm<'_>) {
+    let mut reader = Command::new("sh");
+    // The reader never reads.
+    reader.args([
+        "-c",
+        "\"$VMM_BIN\" exec box -- sh -c 'yes | head -c 300000000; echo > /tmp/end' | sleep 1000",
+    ]);
+    let before = private_memory(vm.monitor().pid);
+    let mut flood = home.in_home(reader).process_group(0).spawn().unwrap();
+    vm.shell("until pidof yes; do sleep 0.05; done; sleep 2; ! [ -e /tmp/end ]").succeeded();
+    let after = private_memory(vm.monitor().pid);
+    assert!(after < before + 16 * 1024, "the monitor grew from {before} to {after} KiB");
+    kill_process_group(Pid::from_child(&flood), Signal::KILL).unwrap();
+    flood.wait().unwrap();
+    vm.exec(&["true"]).succeeded();
+}
+
+/// What a process has for itself in KiB, whatever it shares.
+fn private_memory(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("Private_Dirty:"));
+    lines.map(|rest| rest.split_whitespace().next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
 fn many_mebibytes_arrive_intact_and_come_back_intact(home: &TestHome, vm: &TestVm<'_>) {
@@ -108,40 +145,8 @@ fn a_timeout_ends_everything_that_the_command_started(vm: &TestVm<'_>) {
     vm.shell("! pgrep -f 'sleep 123[4]'").succeeded();
 }
 
-fn a_reader_that_goes_away_ends_the_command(home: &TestHome, vm: &TestVm<'_>) {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "\"$VMM_BIN\" exec box -- yes | head -n 1"]);
-    let output = home.in_home(shell).output().unwrap();
-    assert_eq!(output.stdout, b"y\n");
-    vm.shell("! pidof yes").succeeded();
-}
-
-fn a_flood_that_nobody_reads_is_held_back(home: &TestHome, vm: &TestVm<'_>) {
-    let mut reader = Command::new("sh");
-    // The reader never reads.
-    reader.args([
-        "-c",
-        "\"$VMM_BIN\" exec box -- sh -c 'yes | head -c 300000000; echo > /tmp/end' | sleep 1000",
-    ]);
-    let before = private_memory(vm.monitor().pid);
-    let mut flood = home.in_home(reader).process_group(0).spawn().unwrap();
-    vm.shell("until pidof yes; do sleep 0.05; done; sleep 2; ! [ -e /tmp/end ]").succeeded();
-    let after = private_memory(vm.monitor().pid);
-    assert!(after < before + 16 * 1024, "the monitor grew from {before} to {after} KiB");
-    kill_process_group(Pid::from_child(&flood), Signal::KILL).unwrap();
-    flood.wait().unwrap();
-    vm.exec(&["true"]).succeeded();
-}
-
-/// What a process has for itself in KiB, whatever it shares.
-fn private_memory(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let lines = text.lines().filter_map(|line| line.strip_prefix("Private_Dirty:"));
-    lines.map(|rest| rest.split_whitespace().next().unwrap().parse::<u64>().unwrap()).sum()
-}
-
 fn a_machine_that_does_not_run_takes_no_command(home: &TestHome, vm: &TestVm<'_>) {
     vm.stop().succeeded();
-    vm.exec(&["true"]).refused_saying(&["box", "not running", "vmm start"]);
+    vm.exec(&["true"]).refused_saying(&["the VM box is not running", "vmm start box"]);
     home.vmm(["exec", "nobody", "--", "true"]).run().refused_saying(&["nobody", "vmm ps"]);
 }

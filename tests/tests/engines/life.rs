@@ -14,8 +14,9 @@ fn a_machine_is_listed_stopped_started_and_removed() {
     assert_eq!(home.state_of("box").as_deref(), Some("running"));
     let table = home.vmm(["ps"]).run().succeeded().stdout();
     assert!(table.contains("box") && table.contains("running"), "{table}");
+    assert_eq!(vm.info()["seccomp"], true, "nobody asked for less");
     what_lies_in_a_home_is_its_owners_alone(&home);
-    home.vmm(["start", "box"]).run().refused_saying(&["box", "running"]);
+    home.vmm(["start", "box"]).run().refused_saying(&["the VM box", "running"]);
 
     vm.shell("echo kept > /srv/kept").succeeded();
     the_console_is_kept_and_can_be_followed_to_the_end(&home, &vm);
@@ -76,7 +77,7 @@ fn of_two_starts_at_once_one_wins_and_the_other_says_so(home: &TestHome, name: &
     ends.sort_by_key(vmm_tests::Finished::status);
     let [winner, loser] = ends;
     winner.succeeded();
-    loser.refused_saying(&[name]);
+    loser.refused_saying(&[&format!("the VM {name}")]);
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Suite for Boots {
         let (test, count) = if piece == "8 at once" {
             ("alone_machines_at_once_all_succeed_and_leave_nothing", "8")
         } else {
-            ("host_machines_in_a_row_all_succeed_and_leave_nothing", "100")
+            ("machines_in_a_row_all_succeed_and_leave_nothing", "100")
         };
         let ran =
             some::run(&["--package", "vmm-tests", "--test", "engines", test], &[("VMM_TEST_ROUNDS", count)])?;

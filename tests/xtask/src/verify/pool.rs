@@ -19,7 +19,7 @@ use crate::project;
 use crate::steps::seconds;
 
 /// No test of ours takes nearly so long, on the slowest machine: one that does hangs.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// What the machines of one test need at most, in KiB.
 const MEMORY_OF_A_TEST: u64 = 1536 * 1024;
@@ -27,7 +27,7 @@ const MEMORY_OF_A_TEST: u64 = 1536 * 1024;
 /// A test whose name begins so measures something, or needs the whole machine: it runs alone.
 const ALONE: &str = "alone_";
 
-/// Tests whose names begin so are for machines on hardware virtualization, and those for what the laboratory has not.
+/// Tests whose names begin so are for machines on KVM, and those for what is not there, or is no other there.
 const FOR_KVM: &str = "kvm_";
 const FOR_THE_HOST: &str = "host_";
 
@@ -79,10 +79,10 @@ pub(super) fn run(binaries: &[TestBinary], filter: Option<&str>, engine: &str) -
         .map_err(|error| Failure::new(format!("cannot make {}: {error}", logs.display())))?;
     let (alone, beside): (Vec<_>, Vec<_>) =
         select(binaries, filter, engine)?.into_iter().partition(Test::is_alone);
-    let run_one =
+    let run_here =
         |test: &Test<'_>| run_one(test, engine, &logs.join(test.name().replace("::", ".") + ".log"));
-    let mut report = run_each(beside, workers(cores() + 1, MEMORY_OF_A_TEST), run_one);
-    report.add(run_each(alone, 1, run_one));
+    let mut report = run_each(beside, workers(cores() + 1, MEMORY_OF_A_TEST), run_here);
+    report.add(run_each(alone, 1, run_here));
     Ok(report)
 }
 
@@ -133,7 +133,9 @@ pub(crate) fn run_each(
     workers: usize,
     run_one: impl Fn(&Test<'_>) -> (bool, String) + Sync,
 ) -> Report {
-    println!("  {} tests, {workers} at once", tests.len());
+    if !tests.is_empty() {
+        println!("  {} tests, {workers} at once", tests.len());
+    }
     let outcomes = in_parallel(tests, workers, |test| {
         let name = test.name();
         let began = Instant::now();

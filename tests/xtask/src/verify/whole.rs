@@ -37,8 +37,8 @@ pub(super) fn run(binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Repo
 
 fn tests<'a>(binary: &'a TestBinary, filter: Option<&str>) -> Program<'a> {
     let mut command = binary.command();
-    // What a test prints is shown even where it passes: it may say that it was skipped.
-    command.args(filter).arg("--show-output");
+    // What a test prints is shown even where it passes: it may say that it was skipped. Many tests wait more than they compute.
+    command.args(filter).args(["--show-output", &format!("--test-threads={}", 2 * cores())]);
     Program { name: &binary.name, command }
 }
 

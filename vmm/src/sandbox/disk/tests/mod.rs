@@ -188,7 +188,7 @@ pub(super) struct Contents {
     images: BTreeMap<String, Vec<u8>>,
 }
 
-/// What a disk shows, without the zeroes at its end: a disk that grew shows the same.
+/// What a disk shows, without the pages of zeroes at its end: a disk that grew shows the same.
 fn shown(layers: &[LayerSpec]) -> Vec<u8> {
     for layer in layers.iter().filter(|layer| layer.format == Format::Qcow2) {
         let report = vmm_disk::check_layer(&layer.path).unwrap();
@@ -197,9 +197,8 @@ fn shown(layers: &[LayerSpec]) -> Vec<u8> {
     let disk = open_chain(layers, true).unwrap();
     let mut bytes = vec![9; usize::try_from(disk.size().min(2 * SIZE)).unwrap()];
     disk.read(&mut [IoSliceMut::new(&mut bytes)], 0).unwrap();
-    let zeroes = bytes.rchunks(PAGE).take_while(|piece| is_zero(piece)).map(<[u8]>::len).sum::<usize>();
-    bytes.truncate(bytes.len() - zeroes);
-    bytes.truncate(bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1));
+    let pages = bytes.chunks(PAGE).rposition(|page| !is_zero(page)).map_or(0, |last| last + 1);
+    bytes.truncate(pages * PAGE);
     bytes
 }
 

@@ -207,6 +207,7 @@ impl Tree {
 /// How much is looked at together: byte by byte, code that is not optimised would spend most of its time with this.
 pub(super) const PAGE: usize = 4096;
 
+/// Whether a page, or a piece of one, is zero.
 pub(super) fn is_zero(piece: &[u8]) -> bool {
     *piece == [0; PAGE][..piece.len()]
 }
