@@ -170,6 +170,13 @@ impl TestHome {
         TestVm::start(self, name, image, &options)
     }
 
+    /// `vmm run` of a command in a machine of its own, with huge pages like those.
+    pub fn run(&self, options: &[&str], command: &[&str]) -> Invocation {
+        let huge_pages = in_laboratory().then_some("--huge-pages");
+        let words = ["run"].into_iter().chain(huge_pages).chain(options.iter().copied());
+        self.vmm(words.chain(["alpine", "--"]).chain(command.iter().copied()))
+    }
+
     /// Starts a machine that stays whose memory is as it is for those who say nothing of it.
     pub fn machine_with_usual_memory<'a>(&'a self, name: &str, options: &[&str]) -> TestVm<'a> {
         TestVm::start(self, name, "alpine", options)

@@ -6,7 +6,7 @@ use vmm_tests::{TestHome, rounds};
 fn machines_in_a_row_all_succeed_and_leave_nothing() {
     let home = TestHome::new();
     for round in 0..rounds(3) {
-        home.vmm(["run", "alpine", "--", "true"]).run().succeeded();
+        home.run(&[], &["true"]).run().succeeded();
         assert_eq!(home.leftovers(), Vec::<String>::new(), "after round {round}");
     }
 }
@@ -16,7 +16,7 @@ fn alone_machines_at_once_all_succeed_and_leave_nothing() {
     let home = TestHome::new();
     std::thread::scope(|scope| {
         let runs: Vec<_> = (0..rounds(4))
-            .map(|_| scope.spawn(|| home.vmm(["run", "--memory", "128M", "alpine", "--", "true"]).run()))
+            .map(|_| scope.spawn(|| home.run(&["--memory", "128M"], &["true"]).run()))
             .collect();
         for run in runs {
             run.join().unwrap().succeeded();

@@ -1,18 +1,9 @@
 //! `vmm run`: a command in a machine of its own, as if it ran here.
 
-use vmm_tests::{Finished, Invocation, TestHome, in_laboratory, kernels, skip};
-
-fn invocation(home: &TestHome, options: &[&str], command: &[&str]) -> Invocation {
-    let mut arguments = vec!["run"];
-    arguments.extend(in_laboratory().then_some("--huge-pages"));
-    arguments.extend(options);
-    arguments.extend(["alpine", "--"]);
-    arguments.extend(command);
-    home.vmm(arguments)
-}
+use vmm_tests::{Finished, TestHome, in_laboratory, kernels, skip};
 
 fn run(home: &TestHome, options: &[&str], command: &[&str]) -> Finished {
-    invocation(home, options, command).run()
+    home.run(options, command).run()
 }
 
 #[test]
@@ -26,7 +17,7 @@ fn a_command_runs_as_if_it_ran_here() {
     let options =
         ["--env", "GREETING=hello you", "-e", "EMPTY=", "--workdir", "/usr/lib", "--user", "nobody"];
     let command: Vec<&str> = ["sh", "-c", script, "sh"].into_iter().chain(arguments).collect();
-    let run = invocation(&home, &options, &command).stdin("unread\n").run().ended_with(7);
+    let run = home.run(&options, &command).stdin("unread\n").run().ended_with(7);
     let shown: String = arguments.iter().map(|argument| format!("<{argument}>")).collect();
     assert_eq!(run.stdout(), format!("hello you||/usr/lib|nobody\n{shown}"));
     assert_eq!(run.stderr(), "err\n");
@@ -36,7 +27,7 @@ fn a_command_runs_as_if_it_ran_here() {
 #[test]
 fn what_is_piped_in_reaches_the_command() {
     let home = TestHome::new();
-    let run = invocation(&home, &["-i"], &["tr", "a-z", "A-Z"]).stdin("shout\n").run().succeeded();
+    let run = home.run(&["-i"], &["tr", "a-z", "A-Z"]).stdin("shout\n").run().succeeded();
     assert_eq!(run.stdout(), "SHOUT\n");
 }
 

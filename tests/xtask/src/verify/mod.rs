@@ -22,8 +22,7 @@ pub(crate) fn run(filter: Option<&str>) -> Outcome {
     let mut steps = Steps::new();
     let mut report = Report::default();
     steps.step("find or install what the tests need", || setup::install_missing(setup::TO_TEST))?;
-    steps.step("build vmm", quickstart::build)?;
-    let binaries = steps.step("build the tests", build::test_binaries)?;
+    let binaries = steps.step("build vmm and the tests", build::product_and_tests)?;
     steps.step("pull Alpine", pull)?;
 
     let (of_laboratory, of_host): (Vec<_>, Vec<_>) =
