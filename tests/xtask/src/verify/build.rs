@@ -8,7 +8,6 @@ use serde_json::Value;
 use crate::command;
 use crate::failure::{Failure, Outcome};
 use crate::project;
-use crate::quickstart;
 
 /// A program with tests in it.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,16 +46,6 @@ impl TestBinary {
             .stdin(Stdio::null());
         command
     }
-}
-
-/// Builds what people are given and every test of the workspace, beside each other: where one build waits for its last
-/// package, the other one has work for all processors.
-pub(super) fn product_and_tests() -> Outcome<Vec<TestBinary>> {
-    std::thread::scope(|scope| {
-        let tests = scope.spawn(test_binaries);
-        quickstart::build()?;
-        tests.join().unwrap_or_else(|_| Err(Failure::new("the build of the tests came to no end")))
-    })
 }
 
 /// Builds every test of the workspace.

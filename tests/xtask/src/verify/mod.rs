@@ -22,7 +22,9 @@ pub(crate) fn run(filter: Option<&str>) -> Outcome {
     let mut steps = Steps::new();
     let mut report = Report::default();
     steps.step("find or install what the tests need", || setup::install_missing(setup::TO_TEST))?;
-    let binaries = steps.step("build vmm and the tests", build::product_and_tests)?;
+    steps.step("build vmm", quickstart::build)?;
+    // Not beside each other: on two cores that took 6 min 45 s, and one after the other 5 min 22 s.
+    let binaries = steps.step("build the tests", build::test_binaries)?;
     steps.step("pull Alpine", pull)?;
 
     let (of_laboratory, of_host): (Vec<_>, Vec<_>) =
