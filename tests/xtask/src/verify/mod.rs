@@ -23,7 +23,7 @@ pub(crate) fn run(filter: Option<&str>) -> Outcome {
     let mut report = Report::default();
     steps.step("find or install what the tests need", || setup::install_missing(setup::TO_TEST))?;
     steps.step("build vmm", quickstart::build)?;
-    // Not beside each other: on two cores that took 6 min 45 s, and one after the other 5 min 22 s.
+    // Not beside each other: on two cores that took 6 min 03 s, and one after the other 5 min 22 s.
     let binaries = steps.step("build the tests", build::test_binaries)?;
     steps.step("pull Alpine", pull)?;
 
