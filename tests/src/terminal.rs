@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn control_c_and_a_new_size_reach_the_program() {
         let mut terminal = shell(
-            "trap 'echo interrupted; exit 4' INT; trap 'stty size' WINCH; echo ready; while :; do read x; done",
+            "trap 'echo interrupted; exit 4' INT; trap 'stty size' WINCH; echo ready; while :; do sleep 0.1; done",
         );
         terminal.sees("ready");
         terminal.resizes(30, 100);

@@ -25,6 +25,8 @@ enum Target {
 struct State {
     target: Target,
     received: Option<Signal>,
+    /// The window got another size before there was a command to tell it to.
+    resized: bool,
     count: u32,
 }
 
@@ -36,7 +38,7 @@ pub(crate) struct SignalForwarder {
 impl SignalForwarder {
     /// Takes the signals over; until a command runs they cancel `token`.
     pub(crate) fn install(token: &CancelToken) -> io::Result<Self> {
-        let state = State { target: Target::Wait(token.clone()), received: None, count: 0 };
+        let state = State { target: Target::Wait(token.clone()), received: None, resized: false, count: 0 };
         let state = Arc::new(Mutex::new(state));
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH])?;
         let shared = Arc::clone(&state);
@@ -55,6 +57,7 @@ impl SignalForwarder {
         if let Some(signal) = state.received {
             let _ = control.signal(signal);
         }
+        state.catch_up_on_size(&control);
         state.target = Target::Command(control);
         state.count = 0;
     }
@@ -65,6 +68,7 @@ impl SignalForwarder {
         if state.received.is_some() {
             let _ = control.detach();
         }
+        state.catch_up_on_size(&control);
         state.target = Target::Visited(control);
     }
 
@@ -79,13 +83,27 @@ impl SignalForwarder {
     }
 }
 
+impl State {
+    /// A command was given the size that the window had before it was started.
+    fn catch_up_on_size(&mut self, control: &ProcessControl) {
+        if std::mem::take(&mut self.resized) {
+            resize(control);
+        }
+    }
+}
+
+fn resize(control: &ProcessControl) {
+    if let Some((rows, columns)) = terminal::size() {
+        // A process that has just ended has no terminal to resize, nor has one that was started without.
+        let _ = control.resize(TerminalSize { rows, columns });
+    }
+}
+
 fn deliver(state: &mut State, signal: i32) {
     if signal == SIGWINCH {
-        if let (Target::Command(control) | Target::Visited(control), Some((rows, columns))) =
-            (&state.target, terminal::size())
-        {
-            // A process that has just ended has no terminal to resize.
-            let _ = control.resize(TerminalSize { rows, columns });
+        match &state.target {
+            Target::Wait(_) => state.resized = true,
+            Target::Command(control) | Target::Visited(control) => resize(control),
         }
         return;
     }
