@@ -120,6 +120,14 @@ impl VmFolder {
 
     /// Takes the VM's lock. `None`: another process has it, and so the VM lives or is at work.
     pub fn try_hold(&self) -> Result<Option<HeldVm>, HomeError> {
+        let lock = self.try_lock(FileLock::try_exclusive_file)?;
+        Ok(lock.map(|lock| HeldVm { folder: self.clone(), lock }))
+    }
+
+    fn try_lock(
+        &self,
+        try_lock: impl Fn(File) -> io::Result<Option<FileLock>>,
+    ) -> Result<Option<FileLock>, HomeError> {
         let path = self.lock_path();
         let file = match File::options().read(true).write(true).open(&path) {
             Ok(file) => file,
@@ -128,19 +136,17 @@ impl VmFolder {
             }
             Err(source) => return Err(HomeError::Read { path, source }),
         };
-        let Some(lock) = FileLock::try_exclusive_file(file).context(ReadSnafu { path: &path })? else {
-            return Ok(None);
-        };
+        let Some(lock) = try_lock(file).context(ReadSnafu { path: &path })? else { return Ok(None) };
         // Its last holder may have removed the VM between our open and our lock.
         if !is_at(lock.file(), &path) {
             return Err(HomeError::NoSuchVm { wanted: self.id.to_string(), nearest: None });
         }
-        Ok(Some(HeldVm { folder: self.clone(), lock }))
+        Ok(Some(lock))
     }
 
-    /// Whether a process has the VM.
+    /// Whether a process has the VM. Others who look at the same time are none that has it.
     pub fn is_held(&self) -> Result<bool, HomeError> {
-        Ok(self.try_hold()?.is_none())
+        Ok(self.try_lock(FileLock::try_shared_file)?.is_none())
     }
 
     /// Waits until no other client changes the disk of this VM while it runs. Whoever changes that of one that does not run

@@ -129,7 +129,12 @@ fn a_lock_is_held_by_whoever_it_was_handed_to() {
     assert!(folder.is_held().unwrap());
     drop(taken);
     assert!(!folder.is_held().unwrap());
-    let other = fs::File::open(folder.path().join("lock")).unwrap();
+    // Whoever only looks is not taken for one that has it.
+    let path = folder.path().join("lock");
+    let looker = vmm_sys::FileLock::try_shared(&path).unwrap().unwrap();
+    assert!(!folder.is_held().unwrap());
+    drop(looker);
+    let other = fs::File::open(&path).unwrap();
     let _held = folder.hold().unwrap();
     assert!(matches!(super::HeldVm::from_lock_file(folder, other), Err(HomeError::Busy { .. })));
 }

@@ -273,13 +273,20 @@ impl Listener {
         if let Ok(Some(spec)) = vm.folder.spec() {
             self.take_name(&mut vm, &spec);
             if vm.connection.is_none() {
-                self.connect(&mut vm);
-            }
-            if vm.connection.is_none() {
-                self.take_record(&mut vm);
+                self.ask(&mut vm);
             }
         }
         self.watched.insert(id.clone(), vm);
+        // What was said right behind an answer came with it, and wakes nobody.
+        self.hear_out(id);
+    }
+
+    /// The VM's monitor is asked what it does, and listened to from now on; or where there is none, what was recorded.
+    fn ask(&mut self, vm: &mut Watched) {
+        self.connect(vm);
+        if vm.connection.is_none() {
+            self.take_record(vm);
+        }
     }
 
     fn take_name(&mut self, vm: &mut Watched, spec: &VmSpec) {
@@ -308,10 +315,14 @@ impl Listener {
         }
     }
 
-    fn disconnect(&self, vm: &mut Watched) {
-        if let Some(connection) = vm.connection.take() {
+    /// The monitor is no more. Another one may be there already, and have told so before.
+    fn ask_the_next(&mut self, vm: &mut Watched) {
+        if let Some(mut connection) = vm.connection.take() {
             let _ = self.poller.delete(&connection);
+            // Of one that died, the connection ends before its lock is free.
+            connection.wait_for_exit(ANSWER_TIMEOUT);
         }
+        self.ask(vm);
     }
 
     /// What is known of a VM whose monitor is not to be reached.
@@ -337,7 +348,7 @@ impl Listener {
         }
     }
 
-    /// Hears all that a monitor has said.
+    /// Hears all that a monitor has said, and the next one if it ended.
     fn hear_out(&mut self, id: &VmId) {
         let Some(mut vm) = self.watched.remove(id) else { return };
         while let Some(connection) = &mut vm.connection {
@@ -347,18 +358,13 @@ impl Listener {
                     | MonitorLine::Answer { what: Answer::Status(status), .. },
                 ) => self.take_status(&mut vm, &status),
                 Ok(MonitorLine::Event(Event::Ended(end))) => {
-                    self.disconnect(&mut vm);
                     self.take_end(&mut vm, end);
+                    self.ask_the_next(&mut vm);
                 }
                 Ok(_) => {}
                 // That was all.
                 Err(ControlError::Unresponsive) => break,
-                Err(_) => {
-                    // Of one that died, the connection ends before its lock is free.
-                    connection.wait_for_exit(ANSWER_TIMEOUT);
-                    self.disconnect(&mut vm);
-                    self.take_record(&mut vm);
-                }
+                Err(_) => self.ask_the_next(&mut vm),
             }
         }
         if !vm.gone || vm.connection.is_some() {
