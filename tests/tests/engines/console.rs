@@ -112,31 +112,29 @@ fn much_text_arrives_whole(home: &TestHome, vm: &TestVm<'_>) {
 }
 
 #[test]
-fn kvm_a_guest_that_panics_shows_its_last_words_on_a_virtio_console() {
+fn kvm_the_first_words_of_a_kernel_come_before_its_virtio_console_and_its_last_words_on_it() {
     if engine() == "software" {
         skip!("QEMU has no virtio console from elsewhere");
     }
     let home = TestHome::new();
-    let run = ["run", "--name", "dies", "--console", "virtio", "alpine", "--"];
-    let run =
-        home.vmm(run.into_iter().chain(["sh", "-c", "echo c > /proc/sysrq-trigger"])).run().ended_with(125);
-    assert!(run.stderr().contains("Kernel panic - not syncing: sysrq"), "{}", run.stderr());
+    let words = ["run", "-i", "--name", "dies", "--console", "virtio", "--cmdline", "loglevel=7", "alpine"];
+    let script = ["--", "sh", "-c", "echo begun; read go; echo c > /proc/sysrq-trigger"];
+    let mut run = home.vmm(words.into_iter().chain(script)).start();
+    run.expect("begun");
+    let exits =
+        home.json(&["inspect", "dies", "--json"])["exits"]["until_ready"]["devices"]["serial"].clone();
+    let count = |kind: &str| exits[kind].as_u64().unwrap_or_else(|| panic!("no {kind}: {exits}"));
+    assert!(count("reads") + count("writes") > 1000, "the first words come by the serial port: {exits}");
     let log = home.vmm(["logs", "dies"]).run().succeeded().stdout();
-    assert!(log.contains("Kernel panic - not syncing: sysrq"), "{log}");
-}
-
-#[test]
-fn kvm_a_kernels_first_words_come_before_there_is_a_virtio_console() {
-    if engine() == "software" {
-        skip!("QEMU has no virtio console from elsewhere");
-    }
-    let home = TestHome::new();
-    let vm = home.machine("early", &["--console", "virtio", "--cmdline", "loglevel=7"]);
-    let log = home.vmm(["logs", "early"]).run().succeeded().stdout();
     // Once: the virtio console does not say again what the early one said, and goes on where that ends.
     assert_eq!(log.matches("Freeing initrd memory").count(), 1, "{log}");
     assert!(log.contains("EXT4-fs (vda"), "{log}");
-    assert!(exits_for(&vm, "serial") > 1000, "the first words come by the serial port");
+
+    run.write(b"go\n");
+    run.expect_error("Kernel panic - not syncing: sysrq");
+    assert_eq!(run.end().0, 125);
+    let log = home.vmm(["logs", "dies"]).run().succeeded().stdout();
+    assert!(log.contains("Kernel panic - not syncing: sysrq"), "{log}");
 }
 
 #[test]

@@ -39,7 +39,8 @@ fn an_agent_that_is_process_1_is_not_to_be_killed() {
 fn a_copy_whose_process_in_the_guest_is_killed_leaves_the_target_as_it_was() {
     let home = TestHome::new();
     let vm = home.machine("copied", &[]);
-    vm.shell("head -c 100000000 /dev/zero | tr '\\0' x > /srv/large").succeeded();
+    vm.shell("cd /srv; head -c 1000000 /dev/zero | tr '\\0' x > part; for i in $(seq 100); do cat part; done > large")
+        .succeeded();
     fs::write(home.path().join("target"), "as it was").unwrap();
     // It is killed as soon as it runs.
     let killer = "until pid=$(pgrep -f 'vmm-agent [w]ork'); do :; done; kill -9 $pid";

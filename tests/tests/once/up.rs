@@ -119,8 +119,10 @@ fn a_project_is_found_from_its_folders_and_one_without_a_file_is_its_folder_alon
     let home = TestHome::new();
     let folder = Folder::with_file(&home, "project", "hostname = \"found\"");
     fs::create_dir_all(folder.path.join("src/deep")).unwrap();
+    folder.vmm(&["shell"]).refused_saying(&["is not up", "vmm up"]);
     folder.vmm_in("src/deep", &["up"]).succeeded();
     assert_eq!(folder.shell("hostname"), "found\n");
+    a_shell_is_one_on_a_terminal(&folder);
     assert_eq!(folder.vmm_in("src", &["up"]).succeeded().stdout(), "default runs already\n");
     // By name from anywhere else.
     let path = folder.path.to_str().unwrap();
@@ -384,18 +386,6 @@ fn a_script_that_fails_says_what_it_wrote_and_is_tried_again() {
 }
 
 #[test]
-fn control_c_ends_a_script_and_the_machine_goes_on() {
-    let home = TestHome::new();
-    let text = "[[provision]]\nname = \"long\"\ninline = \"echo begun; sleep 1000\"";
-    let folder = Folder::with_file(&home, "interrupted", text);
-    let mut terminal = Terminal::run(home.vmm(["up"]).in_folder(&folder.path), 24, 80);
-    terminal.sees("default | begun");
-    terminal.presses_control('c');
-    assert_eq!(terminal.ends(), 130);
-    assert_eq!(folder.shell("ps | grep -c '[s]leep 1000' || true"), "0\n");
-}
-
-#[test]
 fn up_waits_until_the_machine_is_healthy() {
     let home = TestHome::new();
     let text = "
@@ -492,7 +482,7 @@ fn what_is_wrong_in_a_file_is_told_with_its_place_and_stops_nothing_else() {
 fn a_folder_that_is_moved_keeps_its_machine_and_a_copy_has_its_own() {
     let home = TestHome::new();
     let mut folder = Folder::with_file(&home, "before", "memory = \"160M\"");
-    folder.up();
+    two_ups_at_once_start_one_machine(&folder);
     folder.shell("echo kept > /srv/file; sync");
     let copy = Folder::with_file(&home, "copy", "memory = \"160M\"");
     copy.up();
@@ -519,25 +509,28 @@ fn a_folder_that_is_moved_keeps_its_machine_and_a_copy_has_its_own() {
     home.vmm(["up", "-C", gone]).run().refused_saying(&["cannot read the folder", gone]);
 }
 
-#[test]
-fn two_ups_at_once_start_one_machine() {
-    let home = TestHome::new();
-    let folder = Folder::with_file(&home, "twice", "memory = \"160M\"");
-    let (mut one, other) = std::thread::scope(|scope| {
-        let other = scope.spawn(|| folder.up());
-        (vec![folder.up()], other.join().unwrap())
+fn two_ups_at_once_start_one_machine(folder: &Folder<'_>) {
+    let ups = std::thread::scope(|scope| {
+        let ups = [(); 2].map(|()| scope.spawn(|| folder.up()));
+        ups.map(|up| up.join().unwrap())
     });
-    one.push(other);
-    let mut said: Vec<String> = one.iter().map(Finished::stdout).collect();
+    let mut said = ups.map(|up| up.stdout());
     said.sort();
     assert_eq!(said, ["default is up\n", "default runs already\n"]);
-    assert_eq!(home.ps().len(), 1);
+    assert_eq!(folder.home.ps().len(), 1);
 }
 
 #[test]
-fn an_up_that_is_killed_is_gone_on_with() {
+fn an_up_that_is_interrupted_or_killed_is_gone_on_with() {
     let home = TestHome::new();
     let folder = Folder::with_file(&home, "killed", "[[provision]]\ninline = \"echo begun; sleep 1000\"");
+    let mut terminal = Terminal::run(home.vmm(["up"]).in_folder(&folder.path), 24, 80);
+    terminal.sees("default | begun");
+    terminal.presses_control('c');
+    assert_eq!(terminal.ends(), 130);
+    // The script has ended, and the machine goes on.
+    assert_eq!(folder.shell("ps | grep -c '[s]leep 1000' || true"), "0\n");
+
     let mut running = home.vmm(["up"]).in_folder(&folder.path).start();
     running.expect_error("default | begun");
     running.process().kill();
@@ -554,13 +547,8 @@ fn an_up_that_is_killed_is_gone_on_with() {
     assert_eq!(folder.shell("cat /srv/log"), "done\n");
 }
 
-#[test]
-fn a_shell_is_one_on_a_terminal() {
-    let home = TestHome::new();
-    let folder = Folder::with_file(&home, "terminal", "memory = \"160M\"");
-    folder.vmm(&["shell"]).refused_saying(&["is not up", "vmm up"]);
-    folder.up();
-    let mut terminal = Terminal::run(home.vmm(["shell"]).in_folder(&folder.path), 33, 101);
+fn a_shell_is_one_on_a_terminal(folder: &Folder<'_>) {
+    let mut terminal = Terminal::run(folder.home.vmm(["shell"]).in_folder(&folder.path), 33, 101);
     terminal.sees("# ");
     terminal.types_line("stty size");
     terminal.sees("33 101");

@@ -32,7 +32,7 @@ use emulator::{Emulator, Parts, Start};
 use initramfs::Initramfs;
 use kept::{make_folder, remove_if_there, touch};
 use session::Session;
-pub(crate) use suite::{SELF_TEST, run_test, run_tests};
+pub(crate) use suite::{SELF_TEST, Suite, run_test};
 use terminal::RawTerminal;
 
 const USAGE: &str = "\

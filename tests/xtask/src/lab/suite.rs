@@ -34,7 +34,8 @@ const TOOLS: [&str; 1] = ["qemu-img"];
 pub(super) fn run(filter: Option<&str>) -> Outcome {
     let mut steps = Steps::new();
     let binaries = steps.step("build the tests", test_binaries)?;
-    let report = run_tests(&mut steps, binaries, filter)?;
+    let suite = steps.step("prepare the laboratory", || Suite::prepare(&binaries, filter))?;
+    let report = suite.map_or_else(|| Ok(Report::default()), |suite| suite.run(&mut steps, filter))?;
     println!("\n{report}\nWhat took how long:\n{}\n", steps.summary());
     println!("lab: {}", report.closing_line());
     match report.failed() {
@@ -43,25 +44,37 @@ pub(super) fn run(filter: Option<&str>) -> Outcome {
     }
 }
 
-/// Runs those of the tests that are for the laboratory.
-pub(crate) fn run_tests(
-    steps: &mut Steps,
-    mut binaries: Vec<TestBinary>,
-    filter: Option<&str>,
-) -> Outcome<Report> {
-    binaries.retain(TestBinary::is_for_every_engine);
-    if select(&binaries, filter, ENGINE)?.is_empty() {
-        return Ok(Report::default());
+/// The laboratory with those of the tests in it that are for it.
+pub(crate) struct Suite {
+    laboratory: Laboratory,
+    own: Vec<TestBinary>,
+    others: Vec<TestBinary>,
+}
+
+impl Suite {
+    /// Makes it. `None`: of the tests with the filter in their names, none is for it.
+    pub(crate) fn prepare(binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Option<Self>> {
+        let binaries: Vec<TestBinary> =
+            binaries.iter().filter(|binary| binary.is_for_every_engine()).cloned().collect();
+        if select(&binaries, filter, ENGINE)?.is_empty() {
+            return Ok(None);
+        }
+        let (own, others): (Vec<_>, Vec<_>) =
+            binaries.into_iter().partition(|binary| binary.name == SELF_TEST);
+        let laboratory = prepare(own.iter().chain(&others))?;
+        Ok(Some(Self { laboratory, own, others }))
     }
-    let (own, others): (Vec<_>, Vec<_>) = binaries.into_iter().partition(|binary| binary.name == SELF_TEST);
-    let laboratory = steps.step("prepare the laboratory", || prepare(own.iter().chain(&others)))?;
-    let mut report = steps.step("the laboratory itself", || run_in(&laboratory, &own, None))?;
-    if report.failed() == 0 {
-        report.add(
-            steps.step("system tests on KVM, in the laboratory", || run_in(&laboratory, &others, filter))?,
-        );
+
+    /// Runs those with the filter in their names.
+    pub(crate) fn run(&self, steps: &mut Steps, filter: Option<&str>) -> Outcome<Report> {
+        let mut report = steps.step("the laboratory itself", || run_in(&self.laboratory, &self.own, None))?;
+        if report.failed() == 0 {
+            report.add(steps.step("system tests on KVM, in the laboratory", || {
+                run_in(&self.laboratory, &self.others, filter)
+            })?);
+        }
+        Ok(report)
     }
-    Ok(report)
 }
 
 /// Runs one test that repeats itself for so long in a laboratory of its own; gives what it printed.
@@ -107,12 +120,17 @@ fn run_in(laboratory: &Laboratory, binaries: &[TestBinary], filter: Option<&str>
     make_folder(&logs)?;
     // Those that run alone elsewhere are alone in theirs.
     let tests = select(binaries, filter, ENGINE)?;
-    Ok(run_each(tests, workers(cores(), MEMORY), |test| {
+    Ok(run_each(tests, at_once(), |test| {
         let (succeeded, said) = run_one(laboratory, test, None);
         // What is lost with the log is printed all the same where the test failed.
         let _ = std::fs::write(logs.join(test.name().replace("::", ".") + ".log"), &said);
         (succeeded, said)
     }))
+}
+
+/// How many laboratories run beside each other.
+pub(super) fn at_once() -> usize {
+    workers(cores(), MEMORY)
 }
 
 /// Runs a test in a laboratory of its own, perhaps one that repeats itself for so long; says whether it succeeded and

@@ -10,7 +10,7 @@ use crate::failure::{Failure, Outcome};
 use crate::project;
 
 /// A program with tests in it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TestBinary {
     /// What it tests, such as `vmm/disk` or `tests::engines`.
     pub(crate) name: String,

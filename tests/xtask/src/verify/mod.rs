@@ -12,6 +12,8 @@ use crate::failure::{Failure, Outcome};
 use crate::steps::Steps;
 use crate::{command, lab, project, quickstart, setup};
 use build::TestBinary;
+use lab::Suite;
+use pool::beside;
 use report::Report;
 
 /// What CI allows for everything from an empty clone on.
@@ -21,30 +23,44 @@ const LIMIT: Duration = Duration::from_secs(20 * 60);
 pub(crate) fn run(filter: Option<&str>) -> Outcome {
     let mut steps = Steps::new();
     let mut report = Report::default();
-    steps.step("find or install what the tests need", || setup::install_missing(setup::TO_TEST))?;
-    steps.step("build vmm", quickstart::build)?;
-    // Not beside each other: on two cores that took 6 min 03 s, and one after the other 5 min 22 s.
+    // Packages are waited for more than computed.
+    steps.step("build vmm, find or install what the tests need", || {
+        beside(|| setup::install_missing(setup::TO_TEST), quickstart::build)
+    })?;
+    // Not beside vmm: on two cores that took 6 min 03 s, and one after the other 5 min 22 s.
     let binaries = steps.step("build the tests", build::test_binaries)?;
     steps.step("pull Alpine", pull)?;
 
-    let (of_laboratory, of_host): (Vec<_>, Vec<_>) =
-        binaries.into_iter().partition(|binary| binary.name == lab::SELF_TEST);
-    let (system, unit): (Vec<_>, Vec<_>) = of_host.into_iter().partition(TestBinary::is_system);
-    report.add(steps.step("unit tests and the documentation's examples", || whole::run(&unit, filter))?);
+    let kvm = Kvm::find();
+    let (suite, unit) =
+        steps.step("unit tests, the documentation's examples, prepare the laboratory", || {
+            // The longest of the unit tests leave a processor free for a while.
+            let prepare = || match kvm {
+                Kvm::InLaboratory => Suite::prepare(&binaries, filter),
+                Kvm::Here | Kvm::Nowhere => Ok(None),
+            };
+            let unit = binaries.iter().filter(|binary| !binary.is_system());
+            beside(prepare, || whole::run(unit, filter))
+        })?;
+    report.add(unit);
+    let mut system = binaries;
+    system.retain(|binary| binary.is_system() && binary.name != lab::SELF_TEST);
     report.add(steps.step("system tests", || pool::run(&system, filter, "software"))?);
-    let mut system = system;
-    system.retain(TestBinary::is_for_every_engine);
-    if kvm_works() {
-        report.add(steps.step("system tests on KVM", || pool::run(&system, filter, "kvm"))?);
-    } else if !lab::IS_POSSIBLE {
-        report.add_test(
+    match kvm {
+        Kvm::Here => {
+            system.retain(TestBinary::is_for_every_engine);
+            report.add(steps.step("system tests on KVM", || pool::run(&system, filter, "kvm"))?);
+        }
+        Kvm::InLaboratory => {
+            if let Some(suite) = suite {
+                report.add(suite.run(&mut steps, filter)?);
+            }
+        }
+        Kvm::Nowhere => report.add_test(
             "system tests on KVM",
             true,
             "skipped: this machine builds nothing for the laboratory",
-        );
-    } else {
-        system.extend(of_laboratory);
-        report.add(lab::run_tests(&mut steps, system, filter)?);
+        ),
     }
 
     println!("\n{report}\nWhat took how long:\n{}\n", steps.summary());
@@ -59,8 +75,28 @@ pub(crate) fn run(filter: Option<&str>) -> Outcome {
     }
 }
 
-/// Whether this machine's own KVM runs machines. Where it does not, the laboratory's does.
-fn kvm_works() -> bool {
+/// Where machines run on KVM.
+#[derive(Clone, Copy)]
+enum Kvm {
+    Here,
+    InLaboratory,
+    Nowhere,
+}
+
+impl Kvm {
+    fn find() -> Self {
+        if works_here() {
+            Self::Here
+        } else if lab::IS_POSSIBLE {
+            Self::InLaboratory
+        } else {
+            Self::Nowhere
+        }
+    }
+}
+
+/// Whether this machine's own KVM runs machines.
+fn works_here() -> bool {
     let doctor = command::output(project::vmm_binary(), &["doctor", "--json"]).unwrap_or_default();
     let doctor: serde_json::Value = serde_json::from_str(&doctor).unwrap_or_default();
     let engines = doctor.get("engines").and_then(|engines| engines.as_array()).into_iter().flatten();

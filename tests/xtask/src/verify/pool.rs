@@ -157,7 +157,7 @@ pub(crate) fn run_each(
 
 /// Does this work with each of the items, in their order, with so many at once. What comes of them is in the order in which
 /// they were done.
-pub(super) fn in_parallel<T: Send, R: Send>(
+pub(crate) fn in_parallel<T: Send, R: Send>(
     items: Vec<T>,
     workers: usize,
     work: impl Fn(T) -> R + Sync,
@@ -177,6 +177,19 @@ pub(super) fn in_parallel<T: Send, R: Send>(
     });
     drop(done);
     results.into_iter().collect()
+}
+
+/// Does two things at once; both are done when it returns.
+pub(super) fn beside<A: Send, B>(
+    one: impl FnOnce() -> Outcome<A> + Send,
+    other: impl FnOnce() -> Outcome<B>,
+) -> Outcome<(A, B)> {
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        let one = one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((one?, other?))
+    })
 }
 
 /// Runs a test to its end; says whether it succeeded and what it printed.

@@ -20,8 +20,11 @@ struct Program<'a> {
 }
 
 /// Runs these programs, or those of their tests that have the filter in their names. The examples have none.
-pub(super) fn run(binaries: &[TestBinary], filter: Option<&str>) -> Outcome<Report> {
-    let mut binaries: Vec<&TestBinary> = binaries.iter().collect();
+pub(super) fn run<'a>(
+    binaries: impl Iterator<Item = &'a TestBinary>,
+    filter: Option<&str>,
+) -> Outcome<Report> {
+    let mut binaries: Vec<&TestBinary> = binaries.collect();
     // The longest first, which is the one with most in it: its tests wait for disks and clocks, while others compute.
     binaries.sort_by_key(|binary| Reverse(binary.path.metadata().map_or(0, |meta| meta.len())));
     let mut programs: Vec<Program<'_>> = binaries.into_iter().map(|binary| tests(binary, filter)).collect();
