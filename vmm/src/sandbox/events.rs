@@ -315,14 +315,19 @@ impl Listener {
         }
     }
 
-    /// The monitor is no more. Another one may be there already, and have told so before.
-    fn ask_the_next(&mut self, vm: &mut Watched) {
+    /// The monitor is no more. Another one may be there already, and have told so before; it is asked once, for one that
+    /// nobody understands would be asked without end.
+    fn ask_the_next(&mut self, vm: &mut Watched, asked: &mut bool) {
         if let Some(mut connection) = vm.connection.take() {
             let _ = self.poller.delete(&connection);
             // Of one that died, the connection ends before its lock is free.
             connection.wait_for_exit(ANSWER_TIMEOUT);
         }
-        self.ask(vm);
+        if std::mem::replace(asked, true) {
+            self.take_record(vm);
+        } else {
+            self.ask(vm);
+        }
     }
 
     /// What is known of a VM whose monitor is not to be reached.
@@ -351,6 +356,7 @@ impl Listener {
     /// Hears all that a monitor has said, and the next one if it ended.
     fn hear_out(&mut self, id: &VmId) {
         let Some(mut vm) = self.watched.remove(id) else { return };
+        let mut asked = false;
         while let Some(connection) = &mut vm.connection {
             match connection.next(Some(Instant::now()), None) {
                 Ok(
@@ -359,12 +365,12 @@ impl Listener {
                 ) => self.take_status(&mut vm, &status),
                 Ok(MonitorLine::Event(Event::Ended(end))) => {
                     self.take_end(&mut vm, end);
-                    self.ask_the_next(&mut vm);
+                    self.ask_the_next(&mut vm, &mut asked);
                 }
                 Ok(_) => {}
                 // That was all.
                 Err(ControlError::Unresponsive) => break,
-                Err(_) => self.ask_the_next(&mut vm),
+                Err(_) => self.ask_the_next(&mut vm, &mut asked),
             }
         }
         if !vm.gone || vm.connection.is_some() {
