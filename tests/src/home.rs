@@ -161,19 +161,14 @@ impl TestHome {
     }
 
     /// The same with another image.
-    ///
-    /// In the laboratory its memory is in huge pages: where what maps a page is emulated, that takes as long as
-    /// thousands of instructions, and a fifth of a boot.
     pub fn machine_of<'a>(&'a self, name: &str, image: &str, options: &[&str]) -> TestVm<'a> {
-        let huge_pages = in_laboratory().then_some("--huge-pages");
-        let options: Vec<&str> = options.iter().copied().chain(huge_pages).collect();
+        let options: Vec<&str> = options.iter().copied().chain(quick_memory()).collect();
         TestVm::start(self, name, image, &options)
     }
 
-    /// `vmm run` of a command in a machine of its own, with huge pages like those.
+    /// `vmm run` of a command in a machine of its own.
     pub fn run(&self, options: &[&str], command: &[&str]) -> Invocation {
-        let huge_pages = in_laboratory().then_some("--huge-pages");
-        let words = ["run"].into_iter().chain(huge_pages).chain(options.iter().copied());
+        let words = ["run"].into_iter().chain(quick_memory()).chain(options.iter().copied());
         self.vmm(words.chain(["alpine", "--"]).chain(command.iter().copied()))
     }
 
@@ -268,6 +263,12 @@ impl Drop for TestHome {
             assert!(list.is_empty(), "left running:\n{}", list.join("\n"));
         }
     }
+}
+
+/// In the laboratory, the option for memory in huge pages: where what maps a page is emulated, that takes as long as
+/// thousands of instructions, and a fifth of a boot.
+fn quick_memory() -> Option<&'static str> {
+    in_laboratory().then_some("--huge-pages")
 }
 
 /// What a folder holds, but for the lock that stays; nothing where it is missing.
