@@ -230,9 +230,9 @@ fn a_panic_is_told_in_a_line_and_an_abort_is_an_abort() {
 
 #[test]
 fn the_devices_work_within_their_filters() {
-    // All their tests, with the threads that serve them held to their roles.
+    // All their tests, with the threads that serve them held to their roles. Many wait more than they compute.
     let Output { status, stdout, stderr } =
-        this_binary().arg("virtio::").env(CONFINED, "1").output().unwrap();
+        this_binary().args(["virtio::", "--test-threads=8"]).env(CONFINED, "1").output().unwrap();
     let said = String::from_utf8_lossy(&stdout);
     let errors = String::from_utf8_lossy(&stderr);
     assert!(status.success() && !said.contains(" 0 passed"), "{status}\n{said}\n{errors}");

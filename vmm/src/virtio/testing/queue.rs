@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use vmm_sys::Event;
 
-use super::{FakeInterrupt, TestMemory};
+use super::{FakeInterrupt, PATIENCE, TestMemory};
 use crate::memory::GuestMemory;
 use crate::virtio::{QueueLayout, QueueResources};
 
@@ -246,6 +248,19 @@ impl GuestQueue {
             }
             assert!(!self.interrupt.needs_reset(), "the device gave the queue up");
             self.interrupt.wait_for_queue();
+        }
+    }
+
+    /// Waits until the device is done with a chain, by looking: it may be in no hurry to tell.
+    pub fn look_for_used(&mut self) -> Completion {
+        let began = Instant::now();
+        loop {
+            if let Some(completion) = self.try_used() {
+                return completion;
+            }
+            assert!(!self.interrupt.needs_reset(), "the device gave the queue up");
+            assert!(began.elapsed() < PATIENCE, "the device takes nothing");
+            thread::sleep(Duration::from_micros(20));
         }
     }
 
