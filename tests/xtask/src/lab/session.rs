@@ -33,7 +33,11 @@ impl Session {
     pub(super) fn thaw(parts: &Parts, folder: &Path) -> Outcome<Self> {
         let mut session = Self { emulator: Emulator::start(parts, &Start::Thaw { folder })? };
         // Why, QEMU itself has said in the log.
-        match session.emulator.monitor().and_then(|mut monitor| monitor.restore(STATE_FILE)) {
+        let restored = session.emulator.monitor().and_then(|mut monitor| {
+            session.emulator.let_timers_wait();
+            monitor.restore(STATE_FILE)
+        });
+        match restored {
             Ok(()) => Ok(session),
             Err(_) => {
                 Err(session
