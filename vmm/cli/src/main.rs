@@ -4,6 +4,7 @@
 mod commands;
 mod complete;
 mod error;
+mod log;
 mod progress;
 mod sanitise;
 mod session;
@@ -70,19 +71,8 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS };
         }
     };
-    let outcome = start_log(&cli.log_level).and_then(|()| cli.command.run(cli.quiet, begun));
+    let outcome = log::start(&cli.log_level).and_then(|()| cli.command.run(cli.quiet, begun));
     outcome.unwrap_or_else(|failure| failure.report())
-}
-
-fn start_log(level: &str) -> Result<(), error::Failure> {
-    // A variable that is set to nothing is not set.
-    let level = if level.is_empty() { "error" } else { level };
-    let filter = level.parse::<tracing_subscriber::EnvFilter>().map_err(|_| {
-        error::Failure::usage(format!("{level:?} is no log level"))
-            .with_hint("use error, warn, info, debug, trace or a filter such as vmm::monitor=debug")
-    })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    Ok(())
 }
 
 #[cfg(test)]
