@@ -5,7 +5,7 @@ use vmm_tests::{TestHome, rounds};
 #[test]
 fn machines_in_a_row_all_succeed_and_leave_nothing() {
     let home = TestHome::new();
-    for round in 0..rounds(3) {
+    for round in 0..rounds(2) {
         home.run(&[], &["true"]).run().succeeded();
         assert_eq!(home.leftovers(), Vec::<String>::new(), "after round {round}");
     }

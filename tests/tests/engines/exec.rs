@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use vmm_tests::{TestHome, TestVm, in_laboratory, random};
+use vmm_tests::{PATIENCE, TestHome, TestVm, in_laboratory, random};
 
 #[test]
 fn one_machine_serves_commands_of_every_kind() {
@@ -23,6 +23,7 @@ fn one_machine_serves_commands_of_every_kind() {
     a_command_can_be_left_to_itself(&vm);
     control_c_reaches_the_command_and_the_machine_lives_on(&vm);
     a_timeout_ends_everything_that_the_command_started(&vm);
+    a_guest_that_powers_itself_off_is_stopped(&home, &vm);
     a_machine_that_does_not_run_takes_no_command(&home, &vm);
 }
 
@@ -145,8 +146,14 @@ fn a_timeout_ends_everything_that_the_command_started(vm: &TestVm<'_>) {
     vm.shell("! pgrep -f 'sleep 123[4]'").succeeded();
 }
 
+fn a_guest_that_powers_itself_off_is_stopped(home: &TestHome, vm: &TestVm<'_>) {
+    let monitor = vm.monitor();
+    vm.exec_with(&["-d"], &["poweroff"]).run().succeeded();
+    assert!(monitor.ends_within(PATIENCE));
+    assert_eq!(home.state_of("box").as_deref(), Some("stopped"));
+}
+
 fn a_machine_that_does_not_run_takes_no_command(home: &TestHome, vm: &TestVm<'_>) {
-    vm.stop().succeeded();
     vm.exec(&["true"]).refused_saying(&["the VM box is not running", "vmm start box"]);
     home.vmm(["exec", "nobody", "--", "true"]).run().refused_saying(&["nobody", "vmm ps"]);
 }

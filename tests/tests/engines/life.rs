@@ -81,16 +81,6 @@ fn of_two_starts_at_once_one_wins_and_the_other_says_so(home: &TestHome, name: &
 }
 
 #[test]
-fn a_guest_that_powers_itself_off_is_stopped() {
-    let home = TestHome::new();
-    let vm = home.machine("off", &[]);
-    let monitor = vm.monitor();
-    vm.exec_with(&["-d"], &["poweroff"]).run().succeeded();
-    assert!(monitor.ends_within(PATIENCE));
-    assert_eq!(home.state_of("off").as_deref(), Some("stopped"));
-}
-
-#[test]
 fn a_monitor_that_is_killed_takes_qemu_with_it_and_the_machine_can_start_again() {
     let home = TestHome::new();
     let vm = home.machine("orphan", &[]);
