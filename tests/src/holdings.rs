@@ -32,6 +32,13 @@ impl Holdings {
             children: processes::children(),
         }
     }
+
+    /// These, with the mappings there are now: a first use maps what later ones use too, such as a library's file. All else is
+    /// to be as it was before, and not as it is a moment after a use, of which a thread may still be on its way out.
+    #[must_use]
+    pub fn with_mappings_of_now(self) -> Self {
+        Self { mappings: Self::now().mappings, ..self }
+    }
 }
 
 /// The size and the alignment of such a heap of glibc's (`HEAP_MAX_SIZE` on 64-bit machines).

@@ -67,6 +67,7 @@ fn machines_come_and_go_in_every_way_and_all_is_as_it_was() {
     let home = TestHome::new();
     let began = Instant::now();
     let (mut round, mut commands) = (0, 0);
+    let before = Holdings::now();
     let (mut scene, mut readings) = (None, Vec::new());
     for (way, cpus) in WAYS.into_iter().cycle().zip(CPUS.into_iter().cycle()) {
         if !goes_on(round, USUAL, began) {
@@ -78,7 +79,10 @@ fn machines_come_and_go_in_every_way_and_all_is_as_it_was() {
         bury_orphans();
         assert_eq!(home.leftovers(), Vec::<String>::new(), "after round {round}: {way:?}, {cpus} CPUs");
         if round >= WARM_UP {
-            let scene = scene.get_or_insert_with(|| Scene::now(&home));
+            let scene = scene.get_or_insert_with(|| Scene {
+                holdings: before.with_mappings_of_now(),
+                ..Scene::now(&home)
+            });
             let settled = settles(scene, || Scene::now(&home));
             assert_eq!(settled, Ok(()), "after round {round}: {way:?}, {cpus} CPUs; it was {scene:?}");
         }
