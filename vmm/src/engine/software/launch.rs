@@ -16,6 +16,7 @@ use super::qemu::Qemu;
 use super::qemu_cache::QemuCache;
 use super::running::SoftwareMachine;
 use super::tick_rate::tick_rate;
+use super::timer_watch::TimerWatch;
 use super::{
     DevicesSnafu, HugePagesSnafu, NotInQemuSnafu, PrepareSnafu, RefusedSnafu, SUPERVISOR_ARGUMENT,
     SilentSnafu, SoftwareEngine, SoftwareError, SupervisorSnafu, TalkSnafu, check_processors,
@@ -102,7 +103,11 @@ impl SoftwareEngine {
             }
             ended(end);
         });
-        SoftwareMachine::new(started, control, servers, report, ended).context(PrepareSnafu)
+        let timer = match shape.board {
+            Board::Microvm { .. } => TimerWatch::new(),
+            Board::Q35 | Board::Virt => TimerWatch::none(),
+        };
+        SoftwareMachine::new(started, control, servers, timer, report, ended).context(PrepareSnafu)
     }
 
     /// The quickest board that this host can give this machine.

@@ -13,6 +13,7 @@ mod qmp;
 mod running;
 mod supervisor;
 mod tick_rate;
+mod timer_watch;
 
 use std::io;
 use std::path::PathBuf;

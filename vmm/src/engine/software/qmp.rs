@@ -174,16 +174,18 @@ impl Commands {
 
     /// Carries out a command (`name` is QMP's, `what` ours for messages) and waits for its answer.
     pub(super) fn execute(&self, name: &str, what: &'static str) -> Result<Value, QmpError> {
-        let (id, answer) = self.send(name, what)?;
+        let (id, answer) = self.send(name, &json!({}), what)?;
         let received = answer.recv_timeout(ANSWER_TIMEOUT);
         self.lock().answers.remove(&id);
         let result = received.ok().context(NoAnswerSnafu { command: what })?;
         result.map_err(|reason| QmpError::Refused { command: what, reason })
     }
 
-    fn send(
+    /// Asks for a command, and gives its number and where its answer will be.
+    pub(super) fn send(
         &self,
         name: &str,
+        arguments: &Value,
         what: &'static str,
     ) -> Result<(u64, Receiver<Result<Value, String>>), QmpError> {
         let (sender, receiver) = sync_channel(1);
@@ -192,7 +194,7 @@ impl Commands {
         let id = waiting.next;
         waiting.next += 1;
         waiting.answers.insert(id, sender);
-        let line = format!("{}\n", json!({ "execute": name, "id": id })).into_bytes();
+        let line = format!("{}\n", json!({ "execute": name, "arguments": arguments, "id": id })).into_bytes();
         if let Some(early) = &mut waiting.early {
             early.push(line);
         } else {
@@ -311,11 +313,11 @@ mod tests {
     fn a_command_sent_before_the_greeting_waits_for_it() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let commands = std::sync::Arc::new(Commands::new(ours));
-        let (id, answer) = commands.send("stop", "pause").unwrap();
+        let (id, answer) = commands.send("stop", &json!({}), "pause").unwrap();
         let mut lines = BufReader::new(theirs).lines();
         commands.greeted().unwrap();
         assert!(lines.next().unwrap().unwrap().contains("qmp_capabilities"));
-        assert_eq!(lines.next().unwrap().unwrap(), r#"{"execute":"stop","id":1}"#);
+        assert_eq!(lines.next().unwrap().unwrap(), r#"{"arguments":{},"execute":"stop","id":1}"#);
         commands.answered(99, Ok(Value::Null));
         commands.answered(id, Err("not now".to_owned()));
         assert_eq!(answer.recv().unwrap(), Err("not now".to_owned()));

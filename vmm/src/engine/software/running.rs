@@ -17,6 +17,7 @@ use vmm_sys::{Interest, Poller};
 use super::launch::Started;
 use super::plan::{Reading, Report};
 use super::qmp::{Commands, Event, Message, Parser};
+use super::timer_watch::TimerWatch;
 use super::{ControlSnafu, SoftwareError};
 use crate::engine::{EngineError, LaunchReport, MachineEnd, RunningMachine, SoftwareSnafu};
 use crate::threads::{self, Role};
@@ -56,6 +57,7 @@ impl SoftwareMachine {
         started: Started,
         control: UnixStream,
         servers: Vec<VhostUserServer>,
+        timer: TimerWatch,
         report: LaunchReport,
         ended: Box<dyn FnOnce(MachineEnd) + Send>,
     ) -> io::Result<Self> {
@@ -66,7 +68,7 @@ impl SoftwareMachine {
             stopping: AtomicBool::new(false),
         });
         control.set_nonblocking(false)?;
-        let watcher = Watcher::new(started, control, servers, Arc::clone(&shared))?;
+        let watcher = Watcher::new(started, control, servers, timer, Arc::clone(&shared))?;
         let watcher = threads::spawn(Role::Watcher, "engine", move || ended(watcher.run()))?;
         Ok(Self { shared, processes, report, watcher: Some(watcher) })
     }
@@ -118,6 +120,7 @@ struct Watcher {
     control: UnixStream,
     parser: Parser,
     servers: Vec<VhostUserServer>,
+    timer: TimerWatch,
     shared: Arc<Shared>,
     told: Told,
 }
@@ -139,6 +142,7 @@ impl Watcher {
         started: Started,
         control: UnixStream,
         servers: Vec<VhostUserServer>,
+        timer: TimerWatch,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
@@ -153,6 +157,7 @@ impl Watcher {
             control,
             parser: Parser::default(),
             servers,
+            timer,
             shared,
             told: Told::default(),
         })
@@ -187,7 +192,7 @@ impl Watcher {
 
     /// Waits for what happens next. The outer `Some`: QEMU has ended; the inner `None`: nobody says how.
     fn wait(&mut self) -> io::Result<Option<Option<Report>>> {
-        let ready: Vec<u64> = self.poller.wait(None)?.map(|ready| ready.token).collect();
+        let ready: Vec<u64> = self.poller.wait(self.timer.timeout())?.map(|ready| ready.token).collect();
         for token in ready {
             match token {
                 CONTROL => self.hear_control()?,
@@ -199,6 +204,7 @@ impl Watcher {
                 server => self.hear_server(server)?,
             }
         }
+        self.timer.turn(&self.shared.commands);
         Ok(None)
     }
 
